@@ -1,0 +1,119 @@
+"""What an environment is: a place with fixed paths where commands of a build run.
+
+``docker.py`` makes one of a container, ``host.py`` of this machine. ``build.py`` knows only this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Absolute paths as commands inside the environment see them (DESIGN section 4)."""
+
+    tree: str = "/work/pytorch"
+    mirrors: str = "/mirrors"
+    torch: str = "/opt/torch"
+    cache: str = "/cache"
+    out: str = "/out"
+    launcher: str = "/opt/launcher"
+    cann: str = "/opt/cann"
+
+
+@dataclass(frozen=True)
+class EnvironmentRequest:
+    """All that decides what an environment holds: the same request gives the same environment.
+
+    ``torch`` is the requirement without local version (``2.5.1``); ``requirements`` are pinned
+    requirement lines for the interpreter's own site-packages; ``cxx11_abi`` is torch's C++ ABI.
+    """
+
+    arch: str
+    python: str
+    torch: str
+    torch_source: str  # "cpu-index", "pypi" or "find-links"
+    requirements: tuple[str, ...]
+    base_image: str
+    base_image_digest: str | None = None
+    gcc: str = ""
+    gcc_toolset: str | None = None
+    cmake: str = ">=3.18"
+    find_links: tuple[Path, ...] = ()
+    torch_hashes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Folders of this machine that an environment shows at its fixed paths."""
+
+    tree: Path
+    mirrors: Path
+    cache: Path
+    out: Path
+    launcher: Path
+    cann: Path | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a command may take. ``memory`` in bytes, ``timeout`` in seconds; None means no limit."""
+
+    memory: int | None = None
+    processes: int = 4096
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended. ``cpu_seconds`` covers all its children; None where it was not measured."""
+
+    exit_code: int
+    seconds: float
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+    timed_out: bool = False
+    out_of_memory: bool = False
+
+
+class Opened(Protocol):
+    """An environment with folders in place, for one target."""
+
+    paths: Paths
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str,
+        on_line: Callable[[str], None],
+        limits: Limits,
+    ) -> Outcome:
+        """Run ``argv`` to its end. Each line of output (both streams) goes to ``on_line`` as it comes.
+
+        On KeyboardInterrupt and on a timeout everything that was started is killed within seconds,
+        and the container is removed. Raises TargetError of kind ENGINE when the engine goes away.
+        """
+
+    def interactive(self, *, env: Mapping[str, str], cwd: str) -> int:
+        """Open a shell on the user's terminal; return its exit code."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An environment that exists: what it is, and how to open it.
+
+    ``facts`` goes into the wheel's record: image name and digest, or the host's tools.
+    """
+
+    kind: str  # "docker" or "host"
+    facts: Mapping[str, object]
+    open: Callable[[Folders], AbstractContextManager[Opened]]
+    fixed_paths: bool = True
+    build_user: tuple[int, int] | None = None
+    warnings: tuple[str, ...] = field(default=())

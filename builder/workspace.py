@@ -1,0 +1,175 @@
+"""Where everything lives on disk, and how it gets there: locks, atomic writes, removal.
+
+Nothing here knows what a target or a wheel is; it knows folders, and that a reader must never see
+half of a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from builder.errors import MachineError, RequestError
+
+
+def resource(name: str) -> Path:
+    """The folder of shipped data: ``matrices``, ``docker``, ``patches`` or ``examples``.
+
+    In a checkout it stands beside the package; in an installed wheel it stands inside it.
+    """
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "_data" / name, package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise MachineError(
+        f"the installation lacks its data folder {name!r}",
+        hint="install torch-npu-builder again; its wheel carries that folder",
+    )
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of DESIGN's workspace contract, below ``root`` (by default ``./build``)."""
+
+    root: Path
+    output: Path
+
+    @property
+    def mirrors(self) -> Path:
+        """Bare git repositories, one for each upstream repository."""
+        return self.root / "mirrors"
+
+    @property
+    def trees(self) -> Path:
+        """``pytorch/<target>``: the prepared torch_npu tree of each target."""
+        return self.root / "pytorch"
+
+    @property
+    def scratch(self) -> Path:
+        """``compile/<target>``: the copy of a prepared tree that upstream's scripts may spoil."""
+        return self.root / "compile"
+
+    @property
+    def cache(self) -> Path:
+        """The compile cache."""
+        return self.root / "cache"
+
+    @property
+    def environments(self) -> Path:
+        """Interpreters and PyTorch installed for builds on this host."""
+        return self.root / "environments"
+
+    @property
+    def runs(self) -> Path:
+        """``runs/<run-id>``: logs and result of each run."""
+        return self.root / "runs"
+
+    def create(self) -> None:
+        """Make the folders. Raises RequestError when the place cannot be written."""
+        try:
+            for folder in (self.root, self.output):
+                folder.mkdir(parents=True, exist_ok=True)
+            # A folder of generated files: git and backup programs may pass it by.
+            marker = self.root / "CACHEDIR.TAG"
+            if not marker.exists():
+                atomic_write(marker, "Signature: 8a477f597d28d172789f06886806bc55\n# made by torch-npu-builder\n")
+        except OSError as error:
+            raise RequestError(
+                f"the workspace {self.root} cannot be written: {error.strerror or error}",
+                hint="give another place with --workspace and --output",
+            ) from error
+
+    @contextmanager
+    def locked(self, name: str, *, wait_seconds: float = -1) -> Iterator[None]:
+        """Hold the named lock; a negative wait means for ever. Raises MachineError when it stays taken."""
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{name}.lock")
+        try:
+            lock.acquire(timeout=wait_seconds)
+        except Timeout as error:
+            raise MachineError(
+                f"another builder holds {name} in {self.root}",
+                hint="wait for it to end, or use another --workspace",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write(path: Path, data: str | bytes) -> None:
+    """Write ``data`` beside ``path``, make it durable, then give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(beside, "wb") as stream:
+            stream.write(data.encode() if isinstance(data, str) else data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def atomic_json(path: Path, value: Any) -> None:
+    """Write ``value`` as readable JSON, whole or not at all."""
+    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def publish(source: Path, destination: Path) -> None:
+    """Copy ``source`` to ``destination``'s file system, make it durable, then give it its name."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    beside = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}")
+    try:
+        with open(source, "rb") as reader, open(beside, "wb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+            writer.flush()
+            os.fsync(writer.fileno())
+        os.replace(beside, destination)
+    finally:
+        beside.unlink(missing_ok=True)
+    fsync_folder(destination.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder, also where a build left folders without write permission. Missing is fine."""
+
+    def make_writable(function: Any, name: str, _: Any) -> None:
+        parent = os.path.dirname(name)
+        os.chmod(parent, os.stat(parent).st_mode | stat.S_IRWXU)
+        if os.path.isdir(name) and not os.path.islink(name):
+            os.chmod(name, stat.S_IRWXU)
+        function(name)
+
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path, onerror=make_writable)
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes for this user on the file system that would hold ``path``."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
