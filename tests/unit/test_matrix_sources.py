@@ -1,0 +1,107 @@
+"""The table of repositories: one repository, however its URL is spelt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.errors import RequestError
+from builder.matrix.loader import load_matrix
+from builder.matrix.model import Repository, SourceTable
+
+
+@pytest.fixture
+def table() -> SourceTable:
+    return load_matrix().sources
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://gitee.com/ascend/op-plugin.git", "op-plugin"),
+        ("https://gitee.com/ascend/op-plugin", "op-plugin"),
+        ("https://GITEE.com/Ascend/op-plugin/", "op-plugin"),
+        ("git@gitee.com:ascend/op-plugin.git", "op-plugin"),
+        ("ssh://git@gitee.com:22/ascend/op-plugin.git/", "op-plugin"),
+        ("http://someone@gitcode.com/ascend/op-plugin", "op-plugin"),
+        ("https://gitcode.com/GitHub_Trending/js/json", "nlohmann-json"),
+        ("https://gitee.com/mirrors/nlohmann-json.git", "nlohmann-json"),
+        ("https://gitee.com/mirrors/fmt.git", "fmt"),
+        ("https://gitee.com/other_repository/fmt.git", "fmt"),
+        ("https://gitee.com/mirrors/googletest.git", "googletest"),
+        ("https://gitee.com/ascend/torchair.git", "torchair"),
+        ("https://gitee.com/ascend/Tensorpipe.git", "tensorpipe"),
+        ("https://gitee.com/openeuler/libboundscheck.git", "libboundscheck"),
+        ("https://atomgit.com/openeuler/libboundscheck", "libboundscheck"),
+        ("https://gitee.com/ascend/op-plugin-extra.git", None),
+        ("https://gitee.com/mirrors_llvm/torch-mlir.git", None),
+    ],
+)
+def test_find(table: SourceTable, url: str, name: str | None) -> None:
+    assert table.find(url) == name
+
+
+def test_hosts_are_tried_in_the_documented_order(table: SourceTable) -> None:
+    for name in ("torch_npu", "op-plugin", "torchair", "tensorpipe", "nlohmann-json", "fmt", "googletest"):
+        assert [url.split("/")[2] for url in table.urls(name)] == ["gitcode.com", "gitee.com", "github.com"]
+
+
+def test_override_by_url_keeps_recognition(table: SourceTable) -> None:
+    changed = table.with_override("torch_npu", "https://git.example.org/fork.git")
+    assert changed.urls("torch_npu") == ("https://git.example.org/fork.git",)
+    assert changed.find("https://gitee.com/ascend/pytorch.git") == "torch_npu"
+    assert changed.find("https://git.example.org/fork") == "torch_npu"
+    assert len(table.urls("torch_npu")) == 3
+
+
+def test_override_by_path(table: SourceTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fork").mkdir()
+    monkeypatch.chdir(tmp_path)
+    changed = table.with_override("torch_npu", "fork")
+    assert changed.urls("torch_npu") == (str(tmp_path / "fork"),)
+    assert changed.find(f"file://{tmp_path}/fork/") == "torch_npu"
+    with pytest.raises(RequestError, match="do not fit together"):
+        changed.with_override("op-plugin", "fork")
+
+
+@pytest.mark.parametrize("text", ["--upload-pack=x", "-x", "", "absent/folder", "ext::sh -c id", "ssh://-oX/y"])
+def test_override_refuses(table: SourceTable, text: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        table.with_override("torch_npu", text)
+    assert caught.value.hint
+
+
+def test_override_hides_a_password(table: SourceTable) -> None:
+    with pytest.raises(RequestError) as caught:
+        table.with_override("torch_npu", "https://me:hunter2@git.example.org/x.git")
+    assert "hunter2" not in caught.value.message
+
+
+def test_unknown_name_gets_the_nearest(table: SourceTable) -> None:
+    with pytest.raises(RequestError) as caught:
+        table.urls("op_plugin")
+    assert caught.value.hint == "did you mean op-plugin?"
+
+
+def test_merged_adds_and_replaces(table: SourceTable) -> None:
+    other = SourceTable(
+        repositories={
+            "fmt": Repository(urls=("https://git.example.org/fmt.git",)),
+            "extra": Repository(urls=("https://git.example.org/extra.git",)),
+        }
+    )
+    merged = table.merged(other)
+    assert merged.urls("fmt") == ("https://git.example.org/fmt.git",)
+    assert merged.find("https://github.com/fmtlib/fmt") == "fmt"
+    assert merged.find("https://git.example.org/extra") == "extra"
+
+
+def test_one_url_has_one_owner() -> None:
+    with pytest.raises(ValueError, match="is of a and b"):
+        SourceTable(
+            repositories={
+                "a": Repository(urls=("https://git.example.org/x.git",)),
+                "b": Repository(urls=("git@git.example.org:X",)),
+            }
+        )
