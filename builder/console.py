@@ -15,6 +15,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from builder.errors import BuilderError
 
@@ -67,6 +68,11 @@ class Reporter:
         """One line about what the user should know although the work goes on."""
         self._print(f"[yellow]warning:[/yellow] {escape(text)}")
 
+    def table(self, table: Table) -> None:
+        """A table, as wide as the terminal."""
+        if not self.quiet:
+            self.console.print(table)
+
     def error(self, error: BuilderError) -> None:
         """A message, its details and the next step, as every error of the builder is shown."""
         self._print(f"[bold red]error:[/bold red] {escape(error.message)}")
@@ -104,7 +110,7 @@ class Reporter:
                     self._progress.stop()
                     self._progress = None
 
-    def _add(self, description: str, total: float | None) -> None | TaskID:
+    def _add(self, description: str, total: float | None) -> TaskID | None:
         if self._progress is None:
             self.message(description)
             return None
@@ -118,9 +124,6 @@ class Reporter:
         if not self.console.is_terminal:
             markup = f"[dim]{datetime.now().strftime('%H:%M:%S')}[/dim] {markup}"
         self.console.print(markup, soft_wrap=True)
-
-
-
 
 
 def standard_output() -> Console:

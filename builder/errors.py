@@ -105,5 +105,7 @@ class TargetError(BuilderError):
     ) -> None:
         super().__init__(message, hint=hint if hint is not None else kind.advice, details=details)
         self.kind = kind
+        if kind in (FailureKind.DISK, FailureKind.ENGINE):
+            self.exit_code = EXIT_MACHINE_LACKS
         self.phase = phase
         self.log = log

@@ -154,18 +154,19 @@ def publish(source: Path, destination: Path) -> None:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder, also where a build left folders without write permission. Missing is fine."""
-
-    def make_writable(function: Any, name: str, _: Any) -> None:
-        parent = os.path.dirname(name)
-        os.chmod(parent, os.stat(parent).st_mode | stat.S_IRWXU)
-        if os.path.isdir(name) and not os.path.islink(name):
-            os.chmod(name, stat.S_IRWXU)
-        function(name)
-
     if path.is_symlink() or path.is_file():
         path.unlink()
-    elif path.exists():
-        shutil.rmtree(path, onerror=make_writable)
+        return
+    if not path.exists():
+        return
+    for folder, names, _ in os.walk(path):
+        # Top down: a folder is made writable before anything in it has to go.
+        os.chmod(folder, stat.S_IRWXU)
+        for name in names:
+            child = Path(folder, name)
+            if not child.is_symlink():
+                os.chmod(child, stat.S_IRWXU)
+    shutil.rmtree(path)
 
 
 def free_bytes(path: Path) -> int:

@@ -1,0 +1,105 @@
+"""Reading what a build prints: how far it is, whether code generation broke, and what failed first.
+
+torch_npu's code generation fails silently before 26.1.0 (its script has no ``set -e``), so its output
+is the only early witness; two hours of compiling stale code come after it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+
+#: ``[ 42%] Building`` by make, ``[12/983] Building`` by ninja.
+_MAKE = re.compile(r"^\[\s*(\d{1,3})%\]")
+_NINJA = re.compile(r"^\[(\d+)/(\d+)\]")
+#: setuptools' first line after setup.py has run code generation and built the stub libraries.
+_SETUPTOOLS = re.compile(r"^running (build|bdist_wheel|build_py|egg_info)\b")
+#: What shells, sed and Python print when a step of code generation did not do its work.
+_TROUBLE = r"(?:No module named|No such file or directory|ommand not found|not found|can't |cannot |Permission denied)"
+_STEP_FAILED = re.compile(rf"^(?:\S*(?:python[\d.]*|bash|sh|sed|cp|mkdir)|\S+\.sh): .*{_TROUBLE}")
+_COMPILER_ERROR = re.compile(
+    r"^\S+?:\d+(?::\d+)?: (?:fatal )?error: "
+    r"|^(?:\S*/)?(?:c\+\+|g\+\+|gcc|cc1plus|collect2|ld)\b.*: (?:fatal )?error"
+    r"|undefined reference to "
+    r"|^CMake Error"
+)
+_OTHER_ERROR = re.compile(
+    r"^(?:\w+\.)*\w*(?:Error|Exception)\b[:(]|^make(?:\[\d+\])?: \*\*\*|^ninja: build stopped|\berror:", re.IGNORECASE
+)
+
+#: Lines of the log that an error carries.
+TAIL_LINES = 15
+
+
+class OutputReader:
+    """Follows the output of upstream's ``ci/build.sh``, line by line."""
+
+    def __init__(self) -> None:
+        self.generating = True
+        self.percent: float | None = None
+        self.generation_failure: str | None = None
+        self.first_error: str | None = None
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._traceback: list[str] | None = None
+        self._fallback: str | None = None
+
+    def feed(self, line: str) -> None:
+        """Take the next line."""
+        text = line.rstrip()
+        self.tail.append(text)
+        if self.generating and _SETUPTOOLS.match(text):
+            self.generating = False
+            self._end_traceback()
+        if self.generating:
+            self._follow_generation(text)
+        self._follow_progress(text)
+        if self.first_error is None and _COMPILER_ERROR.search(text):
+            self.first_error = text
+        elif self._fallback is None and not self.generating and _OTHER_ERROR.search(text):
+            self._fallback = text
+
+    def finish(self) -> None:
+        """Say that no line follows."""
+        self._end_traceback()
+
+    @property
+    def error(self) -> str | None:
+        """The line that best says what failed: the first compiler error, else the first other error."""
+        return self.first_error or self._fallback
+
+    def _follow_generation(self, text: str) -> None:
+        if self.generation_failure is not None:
+            return
+        if text.startswith("Traceback (most recent call last)"):
+            self._traceback = [text]
+        elif self._traceback is not None:
+            self._traceback.append(text)
+            # A traceback ends with the first line that is not indented: the exception itself.
+            if text and not text.startswith((" ", "Traceback")):
+                self._end_traceback()
+        elif _STEP_FAILED.match(text):
+            self.generation_failure = text
+
+    def _end_traceback(self) -> None:
+        if self._traceback:
+            self.generation_failure = self.generation_failure or self._traceback[-1]
+        self._traceback = None
+
+    def _follow_progress(self, text: str) -> None:
+        if match := _MAKE.match(text):
+            self.percent = float(match.group(1))
+        elif match := _NINJA.match(text):
+            self.percent = 100.0 * int(match.group(1)) / max(1, int(match.group(2)))
+
+
+def missing_outputs(expected: Sequence[str], ages: dict[str, float | None], started: float) -> list[str]:
+    """Names of expected generated files that are absent (age None) or older than ``started`` (epoch seconds)."""
+    missing = []
+    for name in expected:
+        modified = ages.get(name)
+        if modified is None:
+            missing.append(f"{name} (missing)")
+        elif modified < started:
+            missing.append(f"{name} (stale)")
+    return missing

@@ -1,0 +1,155 @@
+"""The ``demo`` command: the whole path on a miniature upstream, to an operator called through the wheel.
+
+Nothing in it is special: it points the builder's sources at repositories made from ``examples/`` and
+PyTorch at a stand-in that is small enough to compile, then builds as for any other target.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from typing import Any
+
+from builder.build import BuildContext, TargetBuild
+from builder.compilation import cache
+from builder.console import Reporter
+from builder.engines.local import exit_code, run_targets
+from builder.environments.base import Folders, Limits
+from builder.environments.engine import NoEngine, find_engine
+from builder.environments.host import find_interpreter
+from builder.environments.images import has_image
+from builder.errors import BuilderError, FailureKind, MachineError, TargetError
+from builder.matrix.loader import load_matrix
+from builder.matrix.model import Target
+from builder.matrix.selection import resolve_release, select
+from builder.miniature import DEFAULT_LINE, materialise
+from builder.options import BuildOptions
+from builder.results import TargetResult
+from builder.workspace import Workspace, resource
+
+#: Installs the wheel into a fresh virtual environment and calls operators through it; $1 the folder, $2 the
+#: interpreter, $3 the operator.
+_TRY = """
+set -e
+"$2" -m venv "$1/venv"
+"$1/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps "$1"/*.whl
+cd "$1"
+"$1/venv/bin/python" - "$3" <<'PYTHON'
+import sys
+import torch, torch_npu
+operator = getattr(torch_npu, sys.argv[1])
+result = operator([1.0, 2.0], [3.0, 4.0])
+print("torch_npu %s, commit %s" % (torch_npu.__version__, torch_npu.version.git_version[:12]))
+print("%s([1, 2], [3, 4]) = %s" % (sys.argv[1], list(result)))
+assert [float(value) for value in result] == [4.0, 6.0], result
+PYTHON
+"""
+
+
+def run_demo(
+    selection: dict[str, Any], workspace: Workspace, options: BuildOptions, reporter: Reporter, *, custom_ops: bool
+) -> int:
+    """Build the selected targets of the miniature upstream and call an operator through each wheel."""
+    workspace.create()
+    upstream = materialise(workspace.root / "miniature")
+    matrix = load_matrix(sources_file=upstream.sources_file)
+    release = resolve_release(matrix, (selection["pytorch"] or (DEFAULT_LINE,))[0])
+    options = _place(selection["arch"], options, reporter)
+    if not selection["python"]:
+        selection = {**selection, "python": (_python(release.pythons, options),)}
+    targets = select(matrix, **{**selection, "pytorch": selection["pytorch"] or (DEFAULT_LINE,)})
+    options = replace(
+        options,
+        torch_source="find-links",
+        find_links=(upstream.wheelhouse,),
+        custom_ops=upstream.custom_ops if custom_ops else None,
+        # The base at hand is whatever this machine can have; the demo's point is the path, and it says so.
+        allow_toolchain_mismatch=True,
+    )
+    run = run_targets(targets, matrix, workspace, options, reporter)
+    context = BuildContext(matrix, workspace, options, reporter, run)
+    for target, result in zip(targets, run.targets, strict=True):
+        if result.wheel is not None:
+            try:
+                _try_wheel(target, result, context, "npu_add_custom" if custom_ops else "npu_add")
+            except BuilderError as error:
+                result.fail(error)
+                reporter.error(error)
+    run.write()
+    return exit_code(run.targets)
+
+
+def _place(arch: tuple[str, ...], options: BuildOptions, reporter: Reporter) -> BuildOptions:
+    """The environment of the demo, with a base image that this machine can have."""
+    if options.environment == "host" or options.base_image is not None:
+        return options
+    found = find_engine()
+    if isinstance(found, NoEngine):
+        if options.environment == "docker":
+            raise MachineError(found.reason, hint=found.hint)
+        reporter.message(f"building on this host: {found.reason}")
+        return replace(options, environment="host")
+    machine = os.uname().machine if arch in (("native",), ()) else arch[0]
+    base = f"torch-npu-builder/base:bookworm-{machine}"
+    if not has_image(found, base):
+        script = resource("docker") / "bases" / "debian.sh"
+        if os.geteuid() != 0 or shutil.which("debootstrap") is None or shutil.which("docker") is None:
+            reporter.message(
+                f"there is no image {base} (root can make it: apt-get install debootstrap docker.io; {script}); "
+                "using the base image of the matrix"
+            )
+            return options
+        reporter.message(f"making the base image {base} from Debian's packages")
+        made = subprocess.run(["sh", str(script), "--suite", "bookworm", "--arch", machine], check=False)
+        if made.returncode:
+            raise MachineError(f"{script} ended with exit code {made.returncode}", hint="read its output above")
+    return replace(options, environment="docker", base_image=base)
+
+
+def _python(pythons: tuple[str, ...], options: BuildOptions) -> str:
+    """The newest Python of the release line that the environment is sure to have."""
+    newest_first = sorted(pythons, key=lambda python: int(python.split(".")[1]), reverse=True)
+    if options.environment != "host":
+        return newest_first[0]
+    for python in newest_first:
+        if find_interpreter(python) is not None:
+            return python
+    raise MachineError(
+        f"this machine has no container engine and none of the Pythons {', '.join(pythons)}",
+        hint="install one of them, or a container engine ('doctor' says what is missing)",
+    )
+
+
+def _try_wheel(target: Target, result: TargetResult, context: BuildContext, operator: str) -> None:
+    """Install the wheel in a fresh environment and call ``operator``. Raises TargetError when that fails."""
+    assert result.wheel is not None  # noqa: S101
+    folder = context.run.folder / f"{target.id}-try"
+    tree = folder / "tree"
+    out = folder / "out"
+    tree.mkdir(parents=True)
+    out.mkdir()
+    shutil.copy(result.wheel, out)
+    lines: list[str] = []
+    folders = Folders(
+        tree=tree,
+        mirrors=context.workspace.mirrors,
+        cache=context.workspace.cache,
+        out=out,
+        launcher=cache.LAUNCHER,
+    )
+    with result.phase("try"), TargetBuild(target, context, result).environment().open(folders) as opened:
+        outcome = opened.run(
+            ["sh", "-c", _TRY, "try", opened.paths.out, f"python{target.python}", operator],
+            env={},
+            cwd=opened.paths.out,
+            on_line=lines.append,
+            limits=Limits(timeout=300),
+        )
+        if outcome.exit_code != 0:
+            raise TargetError(
+                f"the wheel {result.wheel.name} does not work", kind=FailureKind.VERIFY, details="\n".join(lines[-15:])
+            )
+    for line in lines:
+        context.reporter.message(line)

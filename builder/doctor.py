@@ -1,0 +1,58 @@
+"""The ``doctor`` command: what this machine has, what it lacks, and what to do about it."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from builder.console import standard_output
+from builder.environments.checks import Check, check_machine
+from builder.errors import EXIT_MACHINE_LACKS, EXIT_OK
+from builder.matrix.loader import Matrix
+from builder.sources import gitcli
+from builder.workspace import Workspace
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+#: Repositories whose hosts are tried: without these two nothing can be built.
+_REPOSITORIES = ("torch_npu", "op-plugin")
+
+
+def examine(matrix: Matrix, workspace: Workspace, *, offline: bool) -> int:
+    """Print every check with its advice; 3 when something that a build needs is missing."""
+    checks = check_machine(workspace.root)
+    checks += [] if offline else [check for name in _REPOSITORIES for check in _hosts(matrix, name)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("check", "", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        style = _STYLES[check.status]
+        table.add_row(
+            escape(check.name), f"[{style}]{check.status}[/{style}]", escape(check.text), escape(check.advice or "")
+        )
+    standard_output().print(table)
+    return EXIT_MACHINE_LACKS if any(check.status == "fail" for check in checks) else EXIT_OK
+
+
+def _hosts(matrix: Matrix, name: str) -> list[Check]:
+    """One check for each host of a repository. Hosts are alternatives: only when none answers is that a failure."""
+    answers = []
+    for url in matrix.sources.urls(name):
+        try:
+            gitcli.run(["ls-remote", "--heads", "--", gitcli.check_url(url)], timeout=20)
+            answers.append((url, None))
+        except gitcli.GitFailed as error:
+            answers.append((url, error.reason))
+    reachable = any(reason is None for _, reason in answers)
+    return [
+        Check(
+            name=f"{name} host",
+            status="ok" if reason is None else "warn" if reachable else "fail",
+            text=gitcli.mask(url) if reason is None else f"{gitcli.mask(url)}: {reason}",
+            advice=None
+            if reason is None
+            else "another host serves it"
+            if reachable
+            else "check network and proxy, or give a URL or path by --torch-npu-url, --op-plugin-url or --sources",
+        )
+        for url, reason in answers
+    ]

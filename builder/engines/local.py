@@ -1,0 +1,106 @@
+"""Many targets on this machine, one after the other, with a result file and a summary that always come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from builder.build import BuildContext, TargetBuild, build_target
+from builder.console import Reporter
+from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, RequestError, TargetError
+from builder.matrix.loader import Matrix
+from builder.matrix.model import Target
+from builder.options import BuildOptions
+from builder.results import Run, TargetResult
+from builder.workspace import Workspace
+
+_STYLES = {"built": "green", "skipped": "cyan", "failed": "bold red"}
+
+
+def build_targets(
+    targets: Sequence[Target],
+    matrix: Matrix,
+    workspace: Workspace,
+    options: BuildOptions,
+    reporter: Reporter,
+    *,
+    dry_run: bool = False,
+) -> int:
+    """Build every target and return the exit code. One that fails does not stop the others."""
+    if dry_run:
+        for target in targets:
+            reporter.console.print(f"would build {escape(target.id)}", highlight=False)
+        return EXIT_OK
+    run = run_targets(targets, matrix, workspace, options, reporter)
+    return exit_code(run.targets)
+
+
+def run_targets(
+    targets: Sequence[Target], matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter
+) -> Run:
+    """Build every target; the run's result file is up to date after each of them, also after Ctrl-C."""
+    workspace.create()
+    run = Run(workspace.runs)
+    context = BuildContext(matrix, workspace, options, reporter, run)
+    try:
+        for number, target in enumerate(targets, 1):
+            reporter.message(f"[{number}/{len(targets)}] {target.id}")
+            result = run.target(target.id)
+            build_target(target, context, result)
+            run.write()
+            if result.error is not None:
+                _show_failure(result, reporter)
+    finally:
+        path = run.write()
+        _show_summary(run, reporter)
+        reporter.message(f"result: {path}")
+    return run
+
+
+def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter) -> int:
+    """Open the target's environment on the terminal: with the tree as a failed build left it, else a fresh one."""
+    workspace.create()
+    run = Run(workspace.runs)
+    context = BuildContext(matrix, workspace, options, reporter, run)
+    with workspace.locked(f"target-{target.id}", wait_seconds=0):
+        return TargetBuild(target, context, run.target(target.id)).shell()
+
+
+def exit_code(results: Sequence[TargetResult]) -> int:
+    """0 when everything stands; the failures' own code where they agree, else 1."""
+    codes = {result.error.exit_code for result in results if result.error is not None}
+    if not codes:
+        return EXIT_OK
+    return codes.pop() if len(codes) == 1 else EXIT_TARGET_FAILED
+
+
+def _show_failure(result: TargetResult, reporter: Reporter) -> None:
+    error = result.error
+    assert error is not None  # noqa: S101
+    reporter.error(error)
+    if isinstance(error, TargetError):
+        reporter.message(f"{result.id} failed in phase {error.phase or 'start'} ({error.kind.value})")
+    if not isinstance(error, RequestError) and result.log.exists():
+        reporter.message(f"log: {result.log}")
+
+
+def _show_summary(run: Run, reporter: Reporter) -> None:
+    table = Table(title=f"run {run.id}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("target", "status", "time", "files", "cache hits", "wheel or reason"):
+        table.add_column(
+            heading, overflow="fold", justify="right" if heading in {"time", "files", "cache hits"} else "left"
+        )
+    for result in run.targets:
+        style = _STYLES[result.status]
+        table.add_row(
+            escape(result.id),
+            f"[{style}]{result.status}[/{style}]",
+            f"{result.seconds:.0f} s",
+            "" if result.files_compiled is None else str(result.files_compiled),
+            "" if result.cache is None else str(result.cache["hits"]),
+            escape(result.wheel.name if result.wheel is not None else result.reason),
+        )
+    if run.targets:
+        reporter.table(table)

@@ -1,0 +1,17 @@
+"""The fingerprint of a target: one digest over everything that can change its wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+#: Raised whenever the builder's own steps change what comes out of the same inputs.
+RECIPE_VERSION = 1
+
+
+def fingerprint(inputs: Mapping[str, Any]) -> str:
+    """SHA-256 in hexadecimal over ``inputs`` in canonical JSON, together with the recipe version."""
+    canonical = json.dumps({"recipe": RECIPE_VERSION, **inputs}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

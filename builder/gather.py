@@ -1,0 +1,204 @@
+"""From a matrix row and options to the sources of a target: which commits, from which mirrors.
+
+A tree that stands already is taken as it is, without network, as upstream does. It is prepared anew when
+the user asks for it, or asks for something else than it was prepared from; edits made by hand are never
+overwritten on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from builder.console import Reporter
+from builder.errors import FailureKind, RequestError, TargetError
+from builder.matrix.loader import Matrix
+from builder.matrix.model import Target
+from builder.options import BuildOptions
+from builder.sources.checkout import (
+    OverlaySource,
+    PreparedTree,
+    SubmoduleSource,
+    TreeRequest,
+    describe,
+    load_prepared,
+    prepare,
+)
+from builder.sources.custom_ops import CustomOps
+from builder.sources.mirrors import Mirror, Mirrors, Repository, Submodule
+from builder.sources.patches import Patch, find_series
+from builder.sources.prepared import changed
+from builder.sources.upstream import no_build_script
+from builder.workspace import Workspace, resource
+
+TORCH_NPU = "torch_npu"
+OP_PLUGIN = "op-plugin"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user gave, read and checked before anything is fetched."""
+
+    asked: dict[str, str]
+    patches: dict[str, tuple[Patch, ...]]
+    custom_ops: CustomOps | None
+    local_op_plugin: OverlaySource | None
+
+    def origin(self) -> dict[str, Any]:
+        """The parts of a tree's origin that the user decides."""
+        return {
+            "asked": self.asked,
+            "patches": [
+                {"repository": patch.repository, "name": patch.name, "sha256": patch.sha256}
+                for repository in (TORCH_NPU, OP_PLUGIN)
+                for patch in self.patches[repository]
+            ],
+            "custom_operators": self.custom_ops.describe() if self.custom_ops is not None else None,
+            **({"op_plugin": self.local_op_plugin.describe()} if self.local_op_plugin is not None else {}),
+        }
+
+
+def gather(
+    target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter
+) -> PreparedTree:
+    """The prepared tree of ``target``: the one that stands, or a new one.
+
+    Raises RequestError for what the user gave, TargetError for what hosts and branches hold, and for
+    a tree that was changed by hand and would be lost.
+    """
+    if options.keep_changes and (options.rebuild or options.refresh):
+        raise RequestError(
+            "--keep-changes builds the tree as it stands, --rebuild and --refresh make it anew",
+            hint="leave one of them out",
+        )
+    given = _given(target, options)
+    place = workspace.trees / target.id
+    standing = None if options.rebuild else load_prepared(place)
+    if standing is not None:
+        different = standing.differs({**standing.record["origin"], **given.origin()})
+        if not different and not options.refresh:
+            reporter.message(f"{target.id}: using {place} as it is (--refresh fetches again)")
+            return standing
+        changes = standing.changes()
+        if changes:
+            raise changed(place, changes)
+        if different:
+            reporter.message(f"{target.id}: preparing the tree anew, because of another {', '.join(different)}")
+    request = _request(target, matrix, workspace, options, given, reporter)
+    if standing is not None and not standing.differs(describe(request)):
+        return standing
+    return prepare(request, place, reporter)
+
+
+def _given(target: Target, options: BuildOptions) -> Given:
+    folders = (resource("patches"), *options.patches)
+    folder = options.op_plugin_folder
+    custom_ops = None
+    if options.custom_ops is not None:
+        if not target.release.custom_operators:
+            raise RequestError(
+                f"{target.release.branch} is too old for --custom-ops",
+                hint="op-plugin takes custom operators from its release 6.0.rc3 on",
+            )
+        custom_ops = CustomOps.read(options.custom_ops)
+    return Given(
+        asked={"components": options.components, "op_plugin": "folder" if folder is not None else options.op_plugin},
+        patches={name: find_series(folders, target.release.branch, name) for name in (TORCH_NPU, OP_PLUGIN)},
+        custom_ops=custom_ops,
+        local_op_plugin=OverlaySource.local(folder) if folder is not None else None,
+    )
+
+
+def _request(
+    target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, given: Given, reporter: Reporter
+) -> TreeRequest:
+    release = target.release
+    mirrors = _Opener(Mirrors(workspace.mirrors, reporter, offline=options.offline), matrix)
+    torch_npu = mirrors.open(TORCH_NPU)
+    commit = torch_npu.branch(release.branch, refresh=options.refresh)
+    if not torch_npu.exists(commit, "ci/build.sh"):
+        raise no_build_script(release.branch)
+    pinned = next((m for m in torch_npu.submodules(commit) if mirrors.name_of(m) == OP_PLUGIN), None)
+    return TreeRequest(
+        target_id=target.id,
+        branch=release.branch,
+        torch_npu=torch_npu,
+        commit=commit,
+        submodules=_submodules(target, options, torch_npu, commit, mirrors),
+        overlay=given.local_op_plugin or _overlay(target, options, pinned, mirrors),
+        overlay_path=pinned.path if pinned is not None else "third_party/op-plugin",
+        torch_npu_patches=given.patches[TORCH_NPU],
+        op_plugin_patches=given.patches[OP_PLUGIN],
+        custom_ops=given.custom_ops,
+        pinned_op_plugin=pinned.commit if pinned is not None else None,
+        asked=given.asked,
+    )
+
+
+def _overlay(target: Target, options: BuildOptions, pinned: Submodule | None, mirrors: _Opener) -> OverlaySource | None:
+    branch = target.release.op_plugin
+    if options.op_plugin == "branch":
+        if branch is None:
+            return None
+        mirror = mirrors.open(OP_PLUGIN)
+        return OverlaySource(mirror=mirror, commit=mirror.branch(branch, refresh=options.refresh))
+    mirror = mirrors.open(OP_PLUGIN)
+    if options.op_plugin == "pinned":
+        if pinned is None:
+            raise RequestError(
+                f"{target.release.branch} pins no commit of op-plugin", hint="use --op-plugin branch, or name a branch"
+            )
+        return OverlaySource(mirror=mirror, commit=mirror.commit(pinned.commit))
+    return OverlaySource(mirror=mirror, commit=mirror.commit(options.op_plugin, refresh=options.refresh))
+
+
+def _submodules(
+    target: Target, options: BuildOptions, torch_npu: Mirror, commit: str, mirrors: _Opener
+) -> tuple[SubmoduleSource, ...]:
+    """Only the submodules that the build needs, nested ones too, each at the commit that its parent pins."""
+    needed = frozenset(target.release.submodules_for(options.components))
+    sources = mirrors.submodules(torch_npu, commit, needed)
+    missing = needed - {source.mirror.name for source in _all(sources)}
+    if missing:
+        raise TargetError(
+            f"the matrix says that {target.release.branch} needs the submodule {', '.join(sorted(missing))}, "
+            "which no .gitmodules of it names",
+            kind=FailureKind.SOURCE,
+            hint=f"correct the submodules of {target.release.branch} in the matrix, "
+            "or give the URL that .gitmodules names to that repository in sources.yaml",
+        )
+    return sources
+
+
+def _all(sources: Iterable[SubmoduleSource]) -> Iterator[SubmoduleSource]:
+    for source in sources:
+        yield source
+        yield from _all(source.children)
+
+
+class _Opener:
+    """Opens mirrors by the names of sources.yaml."""
+
+    def __init__(self, mirrors: Mirrors, matrix: Matrix) -> None:
+        self._mirrors = mirrors
+        self._sources = matrix.sources
+
+    def open(self, name: str) -> Mirror:
+        return self._mirrors.open(Repository(name, self._sources.urls(name)))
+
+    def name_of(self, module: Submodule) -> str | None:
+        """The name of a submodule's repository, if sources.yaml knows its URL."""
+        return self._sources.find(module.url)
+
+    def submodules(self, parent: Mirror, commit: str, needed: frozenset[str]) -> tuple[SubmoduleSource, ...]:
+        """The submodules of a commit whose names are in ``needed``, with those that they need themselves."""
+        sources = []
+        for module in parent.submodules(commit):
+            name = self.name_of(module)
+            if name is None or name not in needed or module.update == "none":
+                continue
+            mirror = self.open(name)
+            pinned = mirror.commit(module.commit)
+            sources.append(SubmoduleSource(module.path, mirror, pinned, self.submodules(mirror, pinned, needed)))
+        return tuple(sources)

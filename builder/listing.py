@@ -1,0 +1,63 @@
+"""The ``list`` command: what can be built, as a table for people or JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from builder.console import standard_output
+from builder.matrix.loader import Matrix
+from builder.matrix.model import Target
+from builder.matrix.selection import select
+
+
+def show_targets(
+    matrix: Matrix,
+    *,
+    pytorch: Sequence[str],
+    python: Sequence[str],
+    arch: Sequence[str],
+    cann: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Print the selected targets; without ``--pytorch`` all of them, of all architectures."""
+    everything = tuple(release.branch for release in matrix.releases)
+    chosen = select(
+        matrix, pytorch=pytorch or everything, python=python, arch=("all",) if arch == ("native",) else arch, cann=cann
+    )
+    if as_json:
+        json.dump([target.describe() for target in chosen], sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    console = standard_output()
+    if not console.is_terminal:
+        # A pipe has no width of its own: a program that reads the table wants whole lines.
+        console.width = 200
+    console.print(_table(chosen))
+
+
+def _table(targets: Sequence[Target]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("PyTorch", "release line", "CANN", "op-plugin", "Python", "gcc", "policy", "status"):
+        table.add_column(heading, overflow="fold")
+    lines: dict[str, list[Target]] = {}
+    for target in targets:
+        lines.setdefault(target.release.branch, []).append(target)
+    for branch, members in lines.items():
+        release = members[0].release
+        toolchains = {target.arch: target.toolchain for target in members}
+        table.add_row(
+            release.pytorch,
+            escape(branch),
+            release.cann,
+            release.op_plugin or "none",
+            " ".join(dict.fromkeys(target.python for target in members)),
+            "\n".join(f"{toolchain.gcc} {arch}" for arch, toolchain in toolchains.items()),
+            "\n".join(toolchain.manylinux for toolchain in toolchains.values()),
+            release.status,
+        )
+    return table

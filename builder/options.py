@@ -1,0 +1,46 @@
+"""What a user may ask of a build, beyond which targets: plain values, with their meaning and unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Options of the ``build`` command (DESIGN section 4).
+
+    ``op_plugin`` is ``branch`` (the release line's), ``pinned`` (the commit that torch_npu pins), a branch
+    or commit, or the path of a checkout. ``components`` is ``op-plugin`` or ``full``. ``memory`` is in
+    bytes, ``timeout`` in seconds for each phase; None lets the machine decide.
+    """
+
+    op_plugin: str = "branch"
+    components: str = "op-plugin"
+    custom_ops: Path | None = None
+    patches: tuple[Path, ...] = ()
+    environment: str = "auto"
+    base_image: str | None = None
+    torch_source: str | None = None
+    find_links: tuple[Path, ...] = ()
+    cann_home: Path | None = None
+    jobs: int | None = None
+    memory: int | None = None
+    timeout: float | None = None
+    offline: bool = False
+    refresh: bool = False
+    rebuild: bool = False
+    keep_changes: bool = False
+    allow_toolchain_mismatch: bool = False
+
+    @property
+    def op_plugin_folder(self) -> Path | None:
+        """The local checkout that ``op_plugin`` names, if it names one.
+
+        A value with a slash at its start, or ``.``/``~`` there, is a path; so is the name of a folder
+        that exists and looks like op-plugin. Everything else is a branch or a commit.
+        """
+        if self.op_plugin.startswith(("/", "./", "../", "~")) or self.op_plugin in {".", ".."}:
+            return Path(self.op_plugin).expanduser()
+        folder = Path(self.op_plugin)
+        return folder if (folder / "ci" / "build.sh").is_file() and (folder / "op_plugin").is_dir() else None

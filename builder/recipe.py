@@ -1,0 +1,157 @@
+"""How one compile is run: command, variables, limits, and who repairs the wheel.
+
+Everything that can differ from machine to machine without changing the wheel is fixed here: time,
+locale, time zone, hash seed, umask.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from builder.compilation import cache
+from builder.environments.base import Limits, Paths
+from builder.errors import FailureKind, TargetError
+from builder.matrix.model import Target
+from builder.options import BuildOptions
+from builder.sources.upstream import SetupScript
+from builder.wheels.repair import RepairPlan
+
+#: Bytes that one compiler of torch_npu's larger files takes (measured at 1.2 to 1.9 GB with gcc 12).
+COMPILER_MEMORY = 2 << 30
+
+#: Sources the CANN toolkit where one is mounted, puts the compiler launcher before the real ccache, then
+#: becomes upstream's script.
+_COMMAND = """
+umask 022
+if [ -n "$1" ]; then . "$1" || exit 1; fi
+BUILDER_CCACHE=$(command -v ccache || true)
+export BUILDER_CCACHE PATH="$2:$PATH"
+shift 2
+exec bash ci/build.sh "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One compile. ``epoch`` is SOURCE_DATE_EPOCH in seconds; ``slots`` limits compilers where make does not.
+
+    ``extra`` holds the variables that the matrix gives the release line.
+    """
+
+    arguments: tuple[str, ...]
+    epoch: int
+    repair: RepairPlan
+    jobs: int
+    slots: int
+    limits: Limits
+    cann: bool
+    extra: Mapping[str, str]
+
+    def command(self, paths: Paths) -> tuple[str, ...]:
+        """The command that runs upstream's own ci/build.sh."""
+        set_env = f"{paths.cann}/set_env.sh" if self.cann else ""
+        return ("bash", "-c", _COMMAND, "build", set_env, paths.launcher, *self.arguments)
+
+    def variables(self) -> dict[str, str]:
+        """Variables that can change the wheel; they are part of the fingerprint."""
+        return {
+            **self.extra,
+            "AUDITWHEEL_PLAT": self.repair.variable,
+            "BUILD_WITHOUT_SHA": "1",
+            "LC_ALL": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
+            "SOURCE_DATE_EPOCH": str(self.epoch),
+            "TZ": "UTC",
+        }
+
+    def environment(self, paths: Paths) -> dict[str, str]:
+        """All variables of the compile; paths are those inside the environment."""
+        return {
+            **self.variables(),
+            "MAX_JOBS": str(self.jobs),
+            **cache.environment(
+                cache=paths.cache,
+                launcher=paths.launcher,
+                compile_log=f"{paths.out}/compile.log",
+                slots=self.slots,
+                slot_folder=f"{paths.out}/slots",
+            ),
+        }
+
+
+def default_jobs(memory: int) -> int:
+    """Compilers at once: one for each core, as many as ``memory`` bytes hold, at least one."""
+    return max(1, min(len(os.sched_getaffinity(0)), memory // COMPILER_MEMORY))
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def limits(options: BuildOptions) -> Limits:
+    """Limits of every command of a build: nine tenths of the memory unless the user says otherwise."""
+    memory = options.memory if options.memory is not None else machine_memory() * 9 // 10
+    return Limits(memory=memory, timeout=options.timeout)
+
+
+def repair_plan(target: Target, setup: SetupScript, *, meets_policy: bool) -> RepairPlan:
+    """Who repairs the wheel, to which platform.
+
+    Where the base image's glibc is newer than the policy of the matrix, the wheel cannot have that
+    policy; auditwheel then finds the best one that it has.
+    """
+    if not meets_policy:
+        return RepairPlan(platform="auto", by_upstream=False)
+    platform = f"{target.toolchain.manylinux}_{target.arch}"
+    return RepairPlan(platform=platform, by_upstream=setup.repairs_for(platform))
+
+
+def meets_policy(target: Target, facts: Mapping[str, Any]) -> bool:
+    """True where the environment's glibc is old enough for the target's manylinux policy."""
+    policy = re.fullmatch(r"manylinux_(\d+)_(\d+)", target.toolchain.manylinux)
+    if policy is None:
+        return True
+    return _numbers(str(facts["glibc"]), 2) <= (int(policy[1]), int(policy[2]))
+
+
+def toolchain_mismatches(target: Target, facts: Mapping[str, Any]) -> list[str]:
+    """Differences between the environment and the matrix that a user may accept."""
+    wanted = target.toolchain
+    found = []
+    if _numbers(str(facts["gcc"]), 2) != _numbers(wanted.gcc, 2):
+        found.append(f"gcc is {facts['gcc']}, the matrix wants {wanted.gcc}")
+    if not meets_policy(target, facts):
+        found.append(f"glibc is {facts['glibc']}, too new for {wanted.manylinux}")
+    return found
+
+
+def check_torch(target: Target, facts: Mapping[str, Any]) -> None:
+    """Raise TargetError where the environment's PyTorch is not the one that the target needs."""
+    if facts["torch"] is None:
+        raise TargetError(
+            f"PyTorch cannot be imported in the environment: {facts.get('torch_error')}", kind=FailureKind.TOOLCHAIN
+        )
+    version, abi = str(facts["torch"]), facts["cxx11_abi"]
+    if version.split("+")[0] != target.release.pytorch:
+        raise TargetError(
+            f"the environment has PyTorch {version}, the matrix wants {target.release.pytorch}",
+            kind=FailureKind.TOOLCHAIN,
+            hint="check the folders given by --find-links, and --torch-source",
+        )
+    if abi is not None and int(abi) != target.toolchain.cxx11_abi:
+        raise TargetError(
+            f"PyTorch {version} was built with C++ ABI {int(abi)}, "
+            f"{target.release.branch} on {target.arch} is built with {target.toolchain.cxx11_abi}",
+            kind=FailureKind.TOOLCHAIN,
+            hint="a wheel of one ABI cannot be loaded into a PyTorch of the other; choose another --torch-source",
+        )
+
+
+def _numbers(version: str, count: int) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:count])

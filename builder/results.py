@@ -1,0 +1,143 @@
+"""What became of a target and of a run: the objects behind ``result.json``."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from builder.errors import BuilderError, FailureKind, RequestError, TargetError
+from builder.workspace import atomic_json
+
+#: Version of result.json (DESIGN section 4).
+SCHEMA = 1
+
+
+@dataclass
+class Phase:
+    """One step of a target: ``seconds`` of wall time, ``cpu_seconds`` of all processes where measured."""
+
+    name: str
+    seconds: float = 0.0
+    cpu_seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As in result.json; an unmeasured value is left out."""
+        return {
+            "name": self.name,
+            "seconds": round(self.seconds, 3),
+            **({} if self.cpu_seconds is None else {"cpu_seconds": round(self.cpu_seconds, 3)}),
+        }
+
+
+@dataclass
+class TargetResult:
+    """The outcome of one target: ``status`` is built, skipped or failed."""
+
+    id: str
+    log: Path
+    status: str = "failed"
+    reason: str = ""
+    fingerprint: str | None = None
+    wheel: Path | None = None
+    sha256: str | None = None
+    phases: list[Phase] = field(default_factory=list)
+    files_compiled: int | None = None
+    cache: dict[str, int] | None = None
+    warnings: list[str] = field(default_factory=list)
+    error: BuilderError | None = None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Phase]:
+        """Measure a phase; an error that leaves it learns its name and the log."""
+        phase = Phase(name)
+        self.phases.append(phase)
+        started = time.monotonic()
+        try:
+            yield phase
+        except TargetError as error:
+            error.phase = error.phase or name
+            error.log = error.log or (self.log if self.log.exists() else None)
+            raise
+        finally:
+            phase.seconds = time.monotonic() - started
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all phases."""
+        return sum(phase.seconds for phase in self.phases)
+
+    def fail(self, error: BuilderError) -> None:
+        """Note why the target failed."""
+        self.status = "failed"
+        self.reason = error.message
+        self.error = error
+
+    def to_json(self) -> dict[str, Any]:
+        """The target's entry in result.json."""
+        entry: dict[str, Any] = {
+            "id": self.id,
+            "status": self.status,
+            "reason": self.reason,
+            "fingerprint": self.fingerprint,
+            "wheel": None if self.wheel is None else self.wheel.name,
+            "sha256": self.sha256,
+            "phases": [phase.to_json() for phase in self.phases],
+            "files_compiled": self.files_compiled,
+            "cache": self.cache,
+            "warnings": self.warnings,
+            "log": str(self.log),
+        }
+        if self.error is not None:
+            kind = getattr(self.error, "kind", None)
+            if not isinstance(kind, FailureKind):
+                kind = None
+            entry["failure"] = {
+                "kind": kind.value if kind else ("request" if isinstance(self.error, RequestError) else "machine"),
+                "phase": getattr(self.error, "phase", None) or (self.phases[-1].name if self.phases else None),
+                "message": self.error.message,
+            }
+        return entry
+
+
+class Run:
+    """One invocation: its id, its folder, and a result file that is true at every moment."""
+
+    def __init__(self, runs: Path) -> None:
+        self.started = datetime.now(timezone.utc)
+        self.id = f"{self.started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.folder = runs / self.id
+        self.folder.mkdir(parents=True)
+        self.targets: list[TargetResult] = []
+        self._clock = time.monotonic()
+
+    def target(self, identity: str) -> TargetResult:
+        """A new entry for a target, with its log's place."""
+        result = TargetResult(id=identity, log=self.folder / f"{identity}.log")
+        self.targets.append(result)
+        return result
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return time.monotonic() - self._clock
+
+    def write(self) -> Path:
+        """Write result.json as it stands now."""
+        path = self.folder / "result.json"
+        atomic_json(
+            path,
+            {
+                "schema": SCHEMA,
+                "run": self.id,
+                "started": self.started.isoformat(timespec="seconds"),
+                "seconds": round(self.seconds, 3),
+                "targets": [target.to_json() for target in self.targets],
+            },
+        )
+        return path

@@ -1,0 +1,82 @@
+# /// script
+# dependencies = ["nox>=2025.2.9", "PyYAML>=6.0.1", "pydantic>=2.7", "packaging>=24", "filelock>=3.13", "rich>=13.7"]
+# ///
+"""Sessions of torch-npu-builder: the build sessions come from the matrix, the others serve the project."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+sys.path.insert(0, str(Path(__file__).parent))
+from builder.matrix.loader import load_matrix  # noqa: E402
+from builder.matrix.selection import minors_and_pythons  # noqa: E402
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+
+
+def _install(session: nox.Session, *requirements: str) -> None:
+    session.install("--quiet", "--editable", ".", *requirements)
+
+
+def _development() -> list[str]:
+    return nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "dev")
+
+
+def _build_session(pytorch: str, python: str) -> None:
+    def run(session: nox.Session) -> None:
+        _install(session)
+        session.run("python", "-m", "builder", f"--pytorch={pytorch}", f"--python={python}", *session.posargs)
+
+    run.__doc__ = f"Build the newest release line of PyTorch {pytorch} for Python {python}."
+    nox.session(run, name=f"build-{pytorch}-py{python}", default=False)
+
+
+for _pytorch, _python in minors_and_pythons(load_matrix()):
+    _build_session(_pytorch, _python)
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Build whatever the arguments after -- select: nox -s build -- --pytorch=v2.1.0-7.1.0."""
+    _install(session)
+    session.run("python", "-m", "builder", "build", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments after -- go to pytest."""
+    _install(session, *_development())
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and the direction of imports."""
+    _install(session, *_development())
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    _install(session, *_development())
+    session.run("mypy")
+
+
+@nox.session(default=False)
+def demo(session: nox.Session) -> None:
+    """Build the miniature upstream and call an operator through its wheel."""
+    _install(session)
+    session.run("python", "-m", "builder", "demo", *session.posargs)
+
+
+if __name__ == "__main__":
+    nox.main()

@@ -1,0 +1,87 @@
+"""Reading a build's output: progress, silent code-generation failures, the first error."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.compilation.output import OutputReader, missing_outputs
+
+
+def read(*lines: str) -> OutputReader:
+    reader = OutputReader()
+    for line in lines:
+        reader.feed(line)
+    reader.finish()
+    return reader
+
+
+@pytest.mark.parametrize(("line", "percent"), [("[ 42%] Building CXX object a.o", 42.0), ("[12/48] Building", 25.0)])
+def test_progress_of_make_and_ninja(line: str, percent: float) -> None:
+    assert read("running build", line).percent == percent
+
+
+def test_traceback_during_code_generation_is_a_failure() -> None:
+    reader = read(
+        "Traceback (most recent call last):",
+        '  File "gen.py", line 1, in <module>',
+        "    raise RuntimeError('x')",
+        "RuntimeError: could not find ATen function",
+        "running build",
+    )
+    assert reader.generation_failure == "RuntimeError: could not find ATen function"
+
+
+def test_traceback_that_is_cut_off_still_counts() -> None:
+    assert read("Traceback (most recent call last):", "  File x", "running build").generation_failure is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/opt/python/cp311-cp311/bin/python3.11: No module named codegen.gen_backend_stubs",
+        "gencode.sh: line 4: test/x.yaml: No such file or directory",
+        "sed: can't read test/test_v2r5_ops/unsupported_ops_info.yaml: No such file or directory",
+    ],
+)
+def test_failed_step_of_a_shell_script_is_a_failure(line: str) -> None:
+    assert read(line, "running build").generation_failure == line
+
+
+def test_warnings_and_later_tracebacks_are_not_code_generation_failures() -> None:
+    reader = read(
+        "/work/pytorch/codegen/utils.py:81: UserWarning: Warning: owner does not match the current user.",
+        "  warnings.warn(x)",
+        "running build",
+        "Traceback (most recent call last):",
+        "ValueError: later",
+    )
+    assert reader.generation_failure is None
+    assert reader.error == "ValueError: later"
+
+
+def test_the_first_compiler_error_wins_over_what_make_says() -> None:
+    reader = read(
+        "running build",
+        "make[2]: *** [x.o] Error 1",
+        "/work/pytorch/a.cpp:7:3: error: 'foo' was not declared in this scope",
+        "/work/pytorch/b.cpp:9:1: error: second",
+    )
+    assert reader.error == "/work/pytorch/a.cpp:7:3: error: 'foo' was not declared in this scope"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/usr/bin/ld: a.o: undefined reference to `aclInit'",
+        "collect2: error: ld returned 1 exit status",
+        "c++: fatal error: Killed signal terminated program cc1plus",
+        "CMake Error at CMakeLists.txt:3 (find_package):",
+    ],
+)
+def test_linker_driver_and_cmake_errors(line: str) -> None:
+    assert read("running build", line).error == line
+
+
+def test_missing_and_stale_outputs() -> None:
+    found = missing_outputs(["a.cpp", "b.cpp", "c.cpp"], {"a.cpp": 100.0, "b.cpp": 50.0, "c.cpp": None}, 90.0)
+    assert found == ["b.cpp (stale)", "c.cpp (missing)"]

@@ -1,0 +1,165 @@
+"""Reading, repairing, verifying and publishing wheels, on wheels made here with a real shared library."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import struct
+import subprocess
+import tarfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder.errors import FailureKind, TargetError
+from builder.wheels.provenance import archive_debug_symbols, debug_path, publish_wheel, record_path
+from builder.wheels.repair import RepairPlan, auditwheel_command, built_wheel, is_repaired
+from builder.wheels.verify import Expectation, verify
+
+COMMIT = "7c59c54b2e5e73bbc8cb1e7bc88522c8366f0608"
+EXPECTED = Expectation("cp311", "x86_64", "2.5.1", "manylinux_2_17_x86_64", COMMIT)
+TAGS = ("cp311-cp311-manylinux_2_17_x86_64", "cp311-cp311-manylinux2014_x86_64")
+NAME = "torch_npu-2.5.1.post1-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
+
+
+def elf(machine: int = 62) -> bytes:
+    """The smallest ELF header that names a machine (62 is x86_64, 183 aarch64)."""
+    identification = b"\x7fELF\x02\x01\x01" + bytes(9)
+    return identification + struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 0, 0, 0, 64, 0, 0, 64, 0, 0)
+
+
+def make_wheel(
+    folder: Path,
+    name: str = NAME,
+    *,
+    version: str = "2.5.1.post1",
+    tags: tuple[str, ...] = TAGS,
+    commit: str = COMMIT,
+    library: bytes | None = None,
+    tamper: str | None = None,
+    extra: dict[str, bytes] | None = None,
+) -> Path:
+    info = "torch_npu-2.5.1.post1.dist-info"
+    files = {
+        "torch_npu/__init__.py": b"",
+        "torch_npu/version.py": f"__version__ = '{version}'\ngit_version = '{commit}'\n".encode(),
+        "torch_npu/lib/libtorch_npu.so": elf() if library is None else library,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n".encode(),
+        f"{info}/WHEEL": (
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: false\n" + "".join(f"Tag: {t}\n" for t in tags)
+        ).encode(),
+    }
+    rows = []
+    for path, content in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+        rows.append(f"{path},sha256={digest},{len(content)}")
+    files[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""]).encode()
+    if tamper:
+        files[tamper] += b"#"
+    files |= extra or {}
+    wheel = folder / name
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+    return wheel
+
+
+def fault(wheel: Path, expected: Expectation = EXPECTED) -> str:
+    with pytest.raises(TargetError) as caught:
+        verify(wheel, expected)
+    assert caught.value.kind is FailureKind.VERIFY
+    return caught.value.details or caught.value.message
+
+
+def test_a_right_wheel_passes(tmp_path: Path) -> None:
+    verified = verify(make_wheel(tmp_path), EXPECTED)
+    assert verified.version == "2.5.1.post1"
+    assert verified.git_version == COMMIT
+    assert verified.platforms == ("manylinux2014_x86_64", "manylinux_2_17_x86_64")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected", "says"),
+    [
+        ({"commit": "Unknown"}, EXPECTED, "git_version 'Unknown'"),
+        ({"version": "2.5.1.post1+git1234567"}, EXPECTED, "METADATA says 2.5.1.post1+git1234567"),
+        ({"tags": TAGS[:1]}, EXPECTED, "WHEEL says"),
+        ({"tamper": "torch_npu/__init__.py"}, EXPECTED, "another hash than RECORD"),
+        ({"extra": {"torch_npu/stale.py": b""}}, EXPECTED, "stale.py is in the wheel but not in RECORD"),
+        ({"extra": {"../evil.py": b""}}, EXPECTED, "a place outside the wheel"),
+        ({"library": elf(183)}, EXPECTED, "EM_AARCH64"),
+        ({}, replace(EXPECTED, python_tag="cp310"), "is not for cp310"),
+        ({}, replace(EXPECTED, arch="aarch64", platform="auto"), "not a manylinux tag of aarch64"),
+        ({}, replace(EXPECTED, pytorch="2.6.0"), "not for PyTorch 2.6.0"),
+        ({}, replace(EXPECTED, platform="manylinux_2_28_x86_64"), "lack manylinux_2_28_x86_64"),
+    ],
+)
+def test_each_fault_is_found(tmp_path: Path, change: dict[str, object], expected: Expectation, says: str) -> None:
+    assert says in fault(make_wheel(tmp_path, **change), expected)  # type: ignore[arg-type]
+
+
+def test_an_unrepaired_wheel_is_refused(tmp_path: Path) -> None:
+    name = "torch_npu-2.5.1.post1-cp311-cp311-linux_x86_64.whl"
+    wheel = make_wheel(tmp_path, name, tags=("cp311-cp311-linux_x86_64",))
+    assert not is_repaired(wheel)
+    assert "not a manylinux tag" in fault(wheel, replace(EXPECTED, platform="auto"))
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_a_library_that_needs_cuda_is_refused(tmp_path: Path) -> None:
+    for source, output, options in (
+        ("", "libtorch_cuda.so", []),
+        ("", "user.so", ["-L.", "-Wl,--no-as-needed", "-ltorch_cuda"]),
+    ):
+        (tmp_path / "x.c").write_text(source)
+        subprocess.run(["gcc", "-shared", "-o", output, "x.c", *options], cwd=tmp_path, check=True)
+    assert "libtorch_cuda.so" in fault(make_wheel(tmp_path, library=(tmp_path / "user.so").read_bytes()))
+
+
+def test_a_truncated_wheel_is_refused(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path)
+    wheel.write_bytes(wheel.read_bytes()[:200])
+    with pytest.raises(TargetError, match="not a whole wheel"):
+        verify(wheel, EXPECTED)
+
+
+def test_exactly_one_wheel_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="left nothing in dist"):
+        built_wheel(tmp_path)
+    wheel = make_wheel(tmp_path)
+    assert built_wheel(tmp_path) == wheel
+    make_wheel(tmp_path, NAME.replace("post1", "post2"))
+    with pytest.raises(TargetError, match="expected exactly one"):
+        built_wheel(tmp_path)
+
+
+def test_auditwheel_gets_upstreams_exclusions() -> None:
+    command = auditwheel_command("/t/x.whl", "/out", "manylinux_2_17_x86_64", ("libc10.so",))
+    assert command[-1] == "/t/x.whl"
+    assert command[command.index("--exclude") + 1] == "libc10.so"
+    assert RepairPlan("auto", by_upstream=False).variable == ""
+    assert RepairPlan("manylinux_2_17_x86_64", by_upstream=True).variable == "manylinux_2_17_x86_64"
+
+
+def test_publishing_leaves_only_whole_files(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path)
+    symbols = tmp_path / "dbg"
+    symbols.mkdir()
+    (symbols / "libtorch_npu.so.debug").write_bytes(b"symbols")
+    archives = [tmp_path / "1.tar.gz", tmp_path / "2.tar.gz"]
+    assert [archive_debug_symbols(symbols, archive, 1_700_000_000) for archive in archives] == [True, True]
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    output = tmp_path / "dist"
+    published = publish_wheel(wheel, output, {"sha256": "x"}, archives[0])
+    assert {file.name for file in output.iterdir()} == {NAME, f"{NAME}.json", f"{NAME}.debug.tar.gz"}
+    assert json.loads(record_path(published).read_text()) == {"sha256": "x"}
+    with tarfile.open(debug_path(published)) as archive:
+        assert archive.getnames() == ["libtorch_npu.so.debug"]
+
+
+def test_no_symbols_no_archive(tmp_path: Path) -> None:
+    assert not archive_debug_symbols(tmp_path / "none", tmp_path / "x.tar.gz", 0)
