@@ -337,7 +337,7 @@ class TargetBuild:
                     plan.repair.platform,
                     setup.excluded_libraries,
                 ),
-                env=plan.variables(),
+                env={**plan.variables(), "AUDITWHEEL_PLAT": plan.repair.platform},
                 cwd=opened.paths.out,
                 on_line=on_line,
                 limits=plan.limits,

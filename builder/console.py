@@ -21,6 +21,8 @@ from builder.errors import BuilderError
 
 #: Seconds between two plain progress lines of one task, where no terminal can redraw a bar.
 PLAIN_INTERVAL = 15.0
+#: Columns of a table that goes into a file or a pipe.
+WIDTH_WITHOUT_TERMINAL = 200
 
 
 class Task:
@@ -50,6 +52,9 @@ class Reporter:
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console if console is not None else Console(stderr=True, highlight=False)
+        if not self.console.is_terminal:
+            # A log file has no width of its own: whole lines are easier to read and to search.
+            self.console.width = WIDTH_WITHOUT_TERMINAL
         self.quiet = quiet
         self._progress: Progress | None = None
         self._depth = 0
@@ -128,4 +133,7 @@ class Reporter:
 
 def standard_output() -> Console:
     """The console for what was asked for: tables and JSON, kept apart from progress."""
-    return Console(file=sys.stdout, highlight=False)
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH_WITHOUT_TERMINAL
+    return console

@@ -33,11 +33,7 @@ def show_targets(
         json.dump([target.describe() for target in chosen], sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    console = standard_output()
-    if not console.is_terminal:
-        # A pipe has no width of its own: a program that reads the table wants whole lines.
-        console.width = 200
-    console.print(_table(chosen))
+    standard_output().print(_table(chosen))
 
 
 def _table(targets: Sequence[Target]) -> Table:

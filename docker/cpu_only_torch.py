@@ -41,14 +41,13 @@ def switch_off(text, needle, name):
 def without_libraries(text):
     """Drop the optional targets from every INTERFACE_LINK_LIBRARIES but those of the CUDA targets."""
 
+    def needed(libraries):
+        return ";".join(entry for entry in libraries.group(0).split(";") if entry not in OPTIONAL_LIBRARIES)
+
     def block(match):
         if "cuda" in match.group("target"):
             return match.group(0)
-        return re.sub(
-            r'(INTERFACE_LINK_LIBRARIES\s+")([^"\\]*)(")',
-            lambda m: m.group(1) + ";".join(e for e in m.group(2).split(";") if e not in OPTIONAL_LIBRARIES) + m.group(3),
-            match.group(0),
-        )
+        return re.sub(r'(?<=INTERFACE_LINK_LIBRARIES ")[^"\\]*(?=")', needed, match.group(0))
 
     return re.sub(r"set_target_properties\((?P<target>\S+) PROPERTIES.*?\n\)", block, text, flags=re.S)
 
@@ -60,7 +59,11 @@ def main(arguments):
     cmake = os.path.join(arguments[0], "torch", "share", "cmake")
     config, targets, torch = (
         os.path.join(cmake, *parts)
-        for parts in (("Caffe2", "Caffe2Config.cmake"), ("Caffe2", "Caffe2Targets.cmake"), ("Torch", "TorchConfig.cmake"))
+        for parts in (
+            ("Caffe2", "Caffe2Config.cmake"),
+            ("Caffe2", "Caffe2Targets.cmake"),
+            ("Torch", "TorchConfig.cmake"),
+        )
     )
     changed = {}
     try:

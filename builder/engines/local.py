@@ -9,7 +9,7 @@ from rich.table import Table
 
 from builder.build import BuildContext, TargetBuild, build_target
 from builder.console import Reporter
-from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, RequestError, TargetError
+from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, TargetError
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
@@ -82,8 +82,8 @@ def _show_failure(result: TargetResult, reporter: Reporter) -> None:
     reporter.error(error)
     if isinstance(error, TargetError):
         reporter.message(f"{result.id} failed in phase {error.phase or 'start'} ({error.kind.value})")
-    if not isinstance(error, RequestError) and result.log.exists():
-        reporter.message(f"log: {result.log}")
+        if error.log is not None:
+            reporter.message(f"log: {error.log}")
 
 
 def _show_summary(run: Run, reporter: Reporter) -> None:

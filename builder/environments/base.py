@@ -22,7 +22,7 @@ class Paths:
     cache: str = "/cache"
     out: str = "/out"
     launcher: str = "/opt/launcher"
-    cann: str = "/opt/cann"
+    cann: str = "/usr/local/Ascend/ascend-toolkit"
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,14 @@ class Outcome:
 
 
 class Opened(Protocol):
-    """An environment with folders in place, for one target."""
+    """An environment with folders in place, for one target.
+
+    ``base_env`` holds what every command gets (PATH, PYTHONPATH, HOME and the like); what the caller
+    passes to ``run`` goes over it, and its git configuration is added to it.
+    """
 
     paths: Paths
+    base_env: Mapping[str, str]
 
     def run(
         self,
@@ -108,7 +113,8 @@ class Opened(Protocol):
 class Ready:
     """An environment that exists: what it is, and how to open it.
 
-    ``facts`` goes into the wheel's record: image name and digest, or the host's tools.
+    ``facts`` goes into the wheel's record: image name and digest, or the host's tools. ``identity`` names those
+    facts that can change a wheel; they are part of the fingerprint.
     """
 
     kind: str  # "docker" or "host"
@@ -116,4 +122,5 @@ class Ready:
     open: Callable[[Folders], AbstractContextManager[Opened]]
     fixed_paths: bool = True
     build_user: tuple[int, int] | None = None
+    identity: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())

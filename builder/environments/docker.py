@@ -1,0 +1,328 @@
+"""Builds in containers: one container for each command, without network, privileges or root.
+
+What a container sees of this machine is the list of mounts in :meth:`Container.mounts`, nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from builder.console import Reporter
+from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Paths, Ready
+from builder.environments.engine import PLATFORMS, DockerEngine, engine, engine_errors, labels, remove_container
+from builder.environments.images import Image, ensure_image
+from builder.environments.leftovers import remove_leftovers as remove_leftovers
+from builder.environments.lines import LineSplitter
+from builder.environments.live import registered
+from builder.environments.network import NetworkSettings
+
+#: Who compiles when the builder was started as root: a user that this machine does not have.
+UNPRIVILEGED = (61000, 61000)
+HOME = "/home/builder"
+
+#: Runs a command and says afterwards, on a line that starts with a word only this run knows, its CPU
+#: time (microseconds or the shell's own sum) and peak memory (bytes): a container's counters are gone
+#: once it has ended. The first group of paths is cgroup v1's, the second v2's.
+_WRAPPER = """
+word=$1
+shift
+"$@"
+code=$?
+first() { for f in "$@"; do if [ -r "$f" ]; then head -n 1 "$f"; return; fi; done; echo -; }
+c=/sys/fs/cgroup
+nano=$(first $c/cpuacct/cpuacct.usage $c/cpu,cpuacct/cpuacct.usage)
+micro=-
+if [ -r $c/cpu.stat ]; then micro=$(sed -n 's/^usage_usec //p' $c/cpu.stat); fi
+peak=$(first $c/memory/memory.max_usage_in_bytes $c/memory.peak)
+printf '\\n%s %s %s %s\\n' "$word" "$nano" "${micro:--}" "$peak"
+exit $code
+"""
+
+
+def ready_docker(
+    request: EnvironmentRequest,
+    *,
+    settings: NetworkSettings,
+    resources: Path,
+    log: Path,
+    reporter: Reporter,
+    env: Mapping[str, str] | None = None,
+) -> Ready:
+    """The environment of ``request`` as a build image of the container engine, made when absent.
+
+    ``resources`` is the shipped folder ``docker``; the image build's output goes to ``log``; ``env`` is
+    where DOCKER_HOST and DOCKER_CONTEXT are read (by default this process's).
+    Raises MachineError without an engine, TargetError (IMAGE) when the image cannot be made.
+    """
+    found = engine(env)
+    image = ensure_image(found, request, settings=settings, resources=resources, log=log, reporter=reporter)
+    user = build_user(found)
+
+    @contextmanager
+    def open_docker(folders: Folders) -> Iterator[Opened]:
+        with tempfile.TemporaryDirectory(prefix="torch-npu-builder.") as scratch:
+            yield Container(found, image, request, folders, user, Path(scratch))
+
+    facts = {
+        "environment": "docker",
+        "image": image.name,
+        "image_id": image.identity,
+        "image_digest": image.digest,
+        "base_image": image.base,
+        "base_image_id": image.base_identity,
+        "base_image_digests": list(image.base_digests),
+        "torch_source": request.torch_source,
+        "requirements": list(request.requirements),
+        "engine": found.version,
+        "emulated": found.arch != request.arch,
+    }
+    return Ready(
+        "docker",
+        facts,
+        open_docker,
+        fixed_paths=True,
+        build_user=user,
+        # The digest covers the base image, PyTorch, the requirements and the recipe.
+        identity=("environment", "image_digest"),
+        warnings=image.warnings,
+    )
+
+
+def build_user(found: DockerEngine) -> tuple[int, int]:
+    """The uid and gid that commands run as: never root of this machine."""
+    if found.rootless:
+        return (0, 0)
+    return (os.getuid(), os.getgid()) if os.getuid() != 0 else UNPRIVILEGED
+
+
+def give(folder: Path, user: tuple[int, int]) -> None:
+    """Make ``user`` the owner of everything below ``folder``; symbolic links are not followed."""
+    uid, gid = user
+
+    def own(path: str) -> None:
+        state = os.lstat(path)
+        if (state.st_uid, state.st_gid) != user:
+            os.lchown(path, uid, gid)
+
+    own(str(folder))
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            own(os.path.join(parent, name))
+
+
+class Container:
+    """An opened environment in the engine (see ``base.Opened``)."""
+
+    def __init__(
+        self,
+        found: DockerEngine,
+        image: Image,
+        request: EnvironmentRequest,
+        folders: Folders,
+        user: tuple[int, int],
+        scratch: Path,
+    ) -> None:
+        self.paths = Paths()
+        self.base_env: Mapping[str, str] = {
+            "PATH": image.path,
+            "PYTHONPATH": self.paths.torch,
+            "HOME": HOME,
+            "USER": "builder",
+            "LOGNAME": "builder",
+            # Whoever owns the tree and the mirror: their ownership was settled outside.
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory",
+            "GIT_CONFIG_VALUE_0": "*",
+        }
+        self._engine = found
+        self._image = image
+        self._request = request
+        self._folders = folders
+        self._user = user
+        uid, gid = user
+        accounts = {
+            "passwd": f"root:x:0:0:root:/root:/bin/sh\nbuilder:x:{uid}:{gid}:builder:{HOME}:/bin/sh\n",
+            "group": f"root:x:0:\nbuilder:x:{gid}:\n",
+        }
+        scratch.chmod(0o755)
+        for name, text in accounts.items():
+            (scratch / name).write_text(text)
+            (scratch / name).chmod(0o644)
+        self._scratch = scratch
+        for folder in (folders.tree, folders.cache, folders.out):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.getuid() == 0 and not found.rootless:
+                give(folder, user)
+
+    def mounts(self) -> list[tuple[Path, str, bool]]:
+        """All that a container sees of this machine: (folder here, path inside, read-only)."""
+        mounts = [
+            (self._folders.tree, self.paths.tree, False),
+            (self._folders.cache, self.paths.cache, False),
+            (self._folders.out, self.paths.out, False),
+            (self._folders.mirrors, self.paths.mirrors, True),
+            (self._folders.launcher, self.paths.launcher, True),
+            (self._scratch / "passwd", "/etc/passwd", True),
+            (self._scratch / "group", "/etc/group", True),
+        ]
+        if self._folders.cann is not None:
+            mounts.append((self._folders.cann, self.paths.cann, True))
+        return mounts
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str,
+        on_line: Callable[[str], None],
+        limits: Limits,
+    ) -> Outcome:
+        """Run ``argv`` in a new container (see ``base.Opened.run``)."""
+        word = secrets.token_hex(16)
+        used: list[str] = []
+        # The wrapper's line needs an empty one before it, because the command may end without a newline.
+        held: list[str] = []
+
+        def take(line: str) -> None:
+            if line.startswith(word):
+                used.extend(line.split()[1:])
+                held.clear()
+                return
+            if held:
+                on_line(held.pop())
+            if line:
+                on_line(line)
+            else:
+                held.append(line)
+
+        doing = f"running {argv[0]} in a container"
+        with engine_errors(doing):
+            container = self._create(["/bin/sh", "-c", _WRAPPER, "run", word, *argv], env, cwd, limits, terminal=False)
+        timed_out = threading.Event()
+
+        def expire() -> None:
+            timed_out.set()
+            remove_container(container)
+
+        timer = threading.Timer(limits.timeout, expire) if limits.timeout is not None else None
+        removed = threading.Event()
+
+        def stop() -> None:
+            removed.set()
+            remove_container(container)
+
+        started = time.monotonic()
+        try:
+            with registered(stop):
+                try:
+                    with engine_errors(doing):
+                        # Attached before it starts, so that no line is lost.
+                        output = container.attach(stream=True, stdout=True, stderr=True, logs=False)
+                        container.start()
+                        if timer is not None:
+                            timer.daemon = True
+                            timer.start()
+                        splitter = LineSplitter(take)
+                        for chunk in output:
+                            splitter.feed(chunk)
+                        splitter.close()
+                        if held and not used:
+                            on_line(held.pop())
+                        code = int(container.wait()["StatusCode"])
+                        container.reload()
+                        killed = bool((container.attrs.get("State") or {}).get("OOMKilled"))
+                except Exception:
+                    if timed_out.is_set():
+                        return Outcome(137, time.monotonic() - started, timed_out=True)
+                    if removed.is_set():
+                        raise KeyboardInterrupt from None
+                    raise
+                if timed_out.is_set():
+                    return Outcome(137, time.monotonic() - started, timed_out=True)
+                if removed.is_set():
+                    raise KeyboardInterrupt
+        finally:
+            if timer is not None:
+                timer.cancel()
+            remove_container(container)
+        cpu, peak = _counters(used)
+        return Outcome(code, time.monotonic() - started, cpu, peak, out_of_memory=killed)
+
+    def interactive(self, *, env: Mapping[str, str], cwd: str) -> int:
+        """Open a shell in a new container on the user's terminal; return its exit code."""
+        from builder.environments.terminal import attach
+
+        with engine_errors("opening a shell in a container"):
+            script = "command -v bash >/dev/null && exec bash -i; exec sh -i"
+            container = self._create(["/bin/sh", "-c", script], env, cwd, Limits(), terminal=True)
+            try:
+                with registered(lambda: remove_container(container)):
+                    return attach(self._engine, container)
+            finally:
+                remove_container(container)
+
+    def _create(self, argv: Sequence[str], env: Mapping[str, str], cwd: str, limits: Limits, *, terminal: bool) -> Any:
+        from docker.types import LogConfig, Mount
+
+        uid, gid = self._user
+        memory: dict[str, Any] = (
+            {} if limits.memory is None else {"mem_limit": limits.memory, "memswap_limit": limits.memory}
+        )
+        return self._engine.client.containers.create(
+            self._image.name,
+            list(argv),
+            entrypoint=[],
+            platform=PLATFORMS[self._request.arch],
+            environment=merged({**self.base_env, "TERM": os.environ.get("TERM", "dumb") if terminal else "dumb"}, env),
+            working_dir=cwd,
+            user=f"{uid}:{gid}",
+            network_mode="none",
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=limits.processes,
+            mounts=[Mount(to, str(here.resolve()), type="bind", read_only=fixed) for here, to, fixed in self.mounts()],
+            tmpfs={HOME: "mode=1777,exec"},
+            # The lines go to the builder's own log; the engine need not keep them too.
+            log_config=LogConfig(type="none"),
+            labels=labels(target=re.sub(r"[^A-Za-z0-9_.-]", "_", self._folders.tree.name)),
+            hostname="builder",
+            tty=terminal,
+            stdin_open=terminal,
+            init=False,
+            **memory,
+        )
+
+
+def merged(base: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
+    """``base`` overlaid with the caller's ``env``; the caller's git configuration is added to the base's."""
+    result = {**base, **env}
+    count = base.get("GIT_CONFIG_COUNT", "0")
+    if "GIT_CONFIG_COUNT" in env and count.isdigit() and env["GIT_CONFIG_COUNT"].isdigit():
+        first, more = int(count), int(env["GIT_CONFIG_COUNT"])
+        for number in range(first):
+            for part in ("KEY", "VALUE"):
+                result[f"GIT_CONFIG_{part}_{number}"] = base[f"GIT_CONFIG_{part}_{number}"]
+        for number in range(more):
+            for part in ("KEY", "VALUE"):
+                result[f"GIT_CONFIG_{part}_{first + number}"] = env[f"GIT_CONFIG_{part}_{number}"]
+        result["GIT_CONFIG_COUNT"] = str(first + more)
+    return result
+
+
+def _counters(used: Sequence[str]) -> tuple[float | None, int | None]:
+    """CPU seconds and peak bytes from the wrapper's words (nanoseconds, microseconds, bytes; ``-``: none)."""
+    if len(used) != 3:
+        return None, None
+    nano, micro, peak = used
+    cpu = int(nano) / 1e9 if nano.isdigit() else int(micro) / 1e6 if micro.isdigit() else None
+    return cpu, int(peak) if peak.isdigit() else None

@@ -1,0 +1,143 @@
+"""How environments reach packages while they are made: CA bundle, proxies, index, wheel folders.
+
+Only the making of an environment sees these; commands of a build run without any network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from builder.errors import RequestError
+
+#: Variables that name a CA bundle, the builder's own first.
+CA_VARIABLES = ("BUILDER_CA_BUNDLE", "PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Settings for the making of environments.
+
+    ``proxies`` maps upper-case variable names to URLs; ``torch_index_url`` is PyTorch's CPU index
+    (needed for the torch source ``cpu-index``); ``find_links`` are folders of wheels on this machine;
+    ``offline`` means that only ``find_links`` may be used. Values may hold passwords: they are handed
+    over as environment of one process, and :meth:`redact` takes them out of whatever is shown.
+    """
+
+    ca_bundle: Path | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    pip_index_url: str | None = None
+    pip_extra_index_urls: tuple[str, ...] = ()
+    pip_config: Path | None = None
+    find_links: tuple[Path, ...] = ()
+    torch_index_url: str | None = None
+    offline: bool = False
+
+    @classmethod
+    def from_environment(
+        cls,
+        env: Mapping[str, str],
+        *,
+        torch_index_url: str | None = None,
+        find_links: tuple[Path, ...] = (),
+        offline: bool = False,
+    ) -> NetworkSettings:
+        """Read the settings from variables (docs/environments.md lists them).
+
+        Raises RequestError when a variable of the builder names a file or folder that is not there.
+        Variables of other programs that name a missing one are passed over.
+        """
+        bundle = None
+        for name in CA_VARIABLES:
+            if bundle is None and env.get(name):
+                bundle = _file(env[name], name)
+        config = None
+        for name in ("BUILDER_PIP_CONFIG", "PIP_CONFIG_FILE"):
+            if config is None and env.get(name):
+                config = _file(env[name], name)
+        folders = list(find_links)
+        for name in ("BUILDER_FIND_LINKS", "PIP_FIND_LINKS"):
+            for word in env.get(name, "").split():
+                folder = Path(word).expanduser()
+                if folder.is_dir():
+                    folders.append(folder.resolve())
+                elif name.startswith("BUILDER_"):
+                    raise RequestError(f"{name}: {word} is not a folder", hint="name folders that hold wheels")
+        proxies = {}
+        for name in PROXY_VARIABLES:
+            value = env.get(name) or env.get(name.lower())
+            if value:
+                proxies[name] = value
+        return cls(
+            ca_bundle=bundle,
+            proxies=proxies,
+            pip_index_url=env.get("BUILDER_PIP_INDEX_URL") or env.get("PIP_INDEX_URL") or None,
+            pip_extra_index_urls=tuple(
+                (env.get("BUILDER_PIP_EXTRA_INDEX_URL") or env.get("PIP_EXTRA_INDEX_URL") or "").split()
+            ),
+            pip_config=config,
+            find_links=tuple(dict.fromkeys(folders)),
+            torch_index_url=torch_index_url,
+            offline=offline,
+        )
+
+    def proxy_environment(self) -> dict[str, str]:
+        """Proxy variables in both spellings: programs do not agree on one."""
+        return {spelling: value for name, value in self.proxies.items() for spelling in (name, name.lower())}
+
+    def environment(self, *, ca_bundle: str | None, pip_config: str | None) -> dict[str, str]:
+        """Variables for a process that fetches packages; the arguments are the files' paths as it sees them."""
+        env = self.proxy_environment()
+        if ca_bundle is not None:
+            for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"):
+                env[name] = ca_bundle
+        env["PIP_CONFIG_FILE"] = pip_config if pip_config is not None else "/dev/null"
+        if self.offline:
+            env["PIP_NO_INDEX"] = "1"
+        else:
+            if self.pip_index_url:
+                env["PIP_INDEX_URL"] = self.pip_index_url
+            if self.pip_extra_index_urls:
+                env["PIP_EXTRA_INDEX_URL"] = " ".join(self.pip_extra_index_urls)
+        env.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_ROOT_USER_ACTION="ignore")
+        return env
+
+    def secrets(self) -> frozenset[str]:
+        """User names with passwords and passwords that stand in the URLs, as written and decoded."""
+        urls = [*self.proxies.values(), *self.pip_extra_index_urls]
+        urls += [url for url in (self.pip_index_url, self.torch_index_url) if url]
+        if self.pip_config is not None:
+            with suppress(OSError):
+                urls += _URL.findall(self.pip_config.read_text(encoding="utf-8", errors="replace"))
+        found = set()
+        for url in urls:
+            # A proxy may be written without its scheme.
+            network = urlsplit(url if "://" in url else f"//{url}").netloc
+            login, at, _ = network.rpartition("@")
+            if at:
+                user, colon, password = login.partition(":")
+                # A lone user name is a token in some registries' URLs.
+                secret = password if colon else user
+                found |= {login, secret, unquote(secret), quote(unquote(secret), safe="")}
+        return frozenset(text for text in found if text)
+
+    def redact(self, text: str) -> str:
+        """``text`` with every secret replaced; for logs and messages."""
+        for secret in sorted(self.secrets(), key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+
+def _file(value: str, name: str) -> Path | None:
+    path = Path(value).expanduser()
+    if path.is_file():
+        return path.resolve()
+    if name.startswith("BUILDER_"):
+        raise RequestError(f"{name}: {value} is not a file", hint=f"correct or unset {name}")
+    return None

@@ -1,0 +1,55 @@
+"""Which environment a target is compiled in: what the user said, else a container if an engine answers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from builder.console import Reporter
+from builder.environments.base import EnvironmentRequest, Ready
+from builder.environments.engine import NoEngine, find_engine
+from builder.environments.network import NetworkSettings
+
+#: PyTorch's own index of CPU builds; upstream's Dockerfiles install torch for x86_64 from it.
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def ready_environment(
+    kind: str,
+    request: EnvironmentRequest,
+    *,
+    docker: Path,
+    host: Path,
+    log: Path,
+    reporter: Reporter,
+    offline: bool,
+) -> Ready:
+    """Make the environment of ``request`` unless it stands. ``kind`` is ``docker``, ``host`` or ``auto``.
+
+    ``docker`` is the folder of the Dockerfile, ``host`` where environments of this host are kept, ``log``
+    where the output of making one goes. Raises MachineError where the wanted kind cannot be had, TargetError
+    (IMAGE) where it cannot be made.
+    """
+    settings = NetworkSettings.from_environment(
+        os.environ,
+        torch_index_url=os.environ.get("BUILDER_TORCH_INDEX_URL", TORCH_CPU_INDEX),
+        find_links=request.find_links,
+        offline=offline,
+    )
+    if kind == "auto":
+        found = find_engine()
+        if isinstance(found, NoEngine):
+            reporter.message(f"building on this host: {found.reason}")
+            kind = "host"
+        else:
+            reporter.message(f"building in a container: engine {found.version} answers")
+            kind = "docker"
+    if kind == "docker":
+        from builder.environments.docker import ready_docker
+
+        return ready_docker(request, settings=settings, resources=docker, log=log, reporter=reporter)
+    from builder.environments.host import ready_host
+
+    return ready_host(
+        request, settings=settings, resources=docker, workspace_environments=host, log=log, reporter=reporter
+    )

@@ -1,0 +1,219 @@
+"""From commits to a prepared tree: checkout, patches, submodules, op-plugin, custom operators, record."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from builder.console import Reporter
+from builder.errors import FailureKind, RequestError, TargetError
+from builder.sources import custom_ops as custom
+from builder.sources import gitcli as git
+from builder.sources import overlay as overlays
+from builder.sources import patches as series
+from builder.sources.custom_ops import CustomOps
+from builder.sources.export import check_links, disk_or_source
+from builder.sources.mirrors import Mirror
+from builder.sources.overlay import OverlaySource
+from builder.sources.patches import Patch
+from builder.sources.prepared import PreparedTree, load_prepared, replacing, repository_at, save
+from builder.workspace import remove_tree
+
+__all__ = [
+    "OverlaySource", "PreparedTree", "SubmoduleSource", "TreeRequest", "describe", "load_prepared", "prepare",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SubmoduleSource:
+    """A submodule to put at ``path`` (relative to its parent), at ``commit`` of ``mirror``."""
+
+    path: str
+    mirror: Mirror
+    commit: str
+    children: tuple[SubmoduleSource, ...] = ()
+
+
+@dataclass(frozen=True)
+class TreeRequest:
+    """All that decides what a prepared tree holds.
+
+    ``pinned_op_plugin`` is the op-plugin commit that torch_npu pins: recorded, also when another one is laid. ``asked`` is
+    what the user asked for in words (``op_plugin: branch``), so that another wish is told from a newer commit. Without
+    ``overlay`` op-plugin is what ``submodules`` put at ``overlay_path``, as in torch_npu's own build.
+    """
+
+    target_id: str
+    branch: str
+    torch_npu: Mirror
+    commit: str
+    submodules: tuple[SubmoduleSource, ...] = ()
+    overlay: OverlaySource | None = None
+    overlay_path: str = "third_party/op-plugin"
+    torch_npu_patches: tuple[Patch, ...] = ()
+    op_plugin_patches: tuple[Patch, ...] = ()
+    custom_ops: CustomOps | None = None
+    pinned_op_plugin: str | None = None
+    asked: Mapping[str, str] = field(default_factory=dict)
+
+
+def describe(request: TreeRequest) -> dict[str, Any]:
+    """What a tree prepared from ``request`` is made of, as JSON: ``PreparedTree.differs`` compares with it."""
+    return {
+        "asked": dict(request.asked),
+        "branch": request.branch,
+        "torch_npu": request.commit,
+        "submodules": {path: source.commit for path, source in _flat(request.submodules)},
+        "op_plugin": request.overlay.describe() if request.overlay is not None else None,
+        "patches": [
+            {"repository": patch.repository, "name": patch.name, "sha256": patch.sha256}
+            for patch in (*request.torch_npu_patches, *request.op_plugin_patches)
+        ],
+        "custom_operators": request.custom_ops.describe() if request.custom_ops is not None else None,
+    }
+
+
+def prepare(request: TreeRequest, destination: Path, reporter: Reporter) -> PreparedTree:
+    """Make ``destination`` (``<workspace>/pytorch/<target>``) the prepared tree of ``request``.
+
+    Built in a folder beside it and renamed when whole: after any failure what stood there is as before.
+    The commits must be in their mirrors. It replaces whatever stands at ``destination``: whoever calls it has
+    asked for changes by hand first.
+
+    Raises TargetError of kind SOURCE, OVERLAY, PATCH, CUSTOM_OPERATOR or DISK, RequestError for patches or
+    operators that cannot belong to this release line, MachineError when the disk is full.
+    """
+    git.check_ref(request.branch, "branch name")
+    with replacing(destination) as staging, reporter.task(f"preparing {request.target_id}", total=6) as task:
+        task.update(0, detail="torch_npu")
+        _checkout(request, staging)
+        series.apply(request.torch_npu_patches, staging)
+        task.update(1, detail="submodules")
+        for path, source in _flat(request.submodules):
+            _submodule(source, staging, path)
+        task.update(3, detail="op-plugin")
+        op_plugin = _place(staging, request.overlay_path)
+        laid: tuple[str, ...] = ()
+        if request.overlay is not None:
+            laid = _overlay(request, op_plugin, staging)
+        elif request.op_plugin_patches:
+            _need_op_plugin(request, op_plugin, "patches for op-plugin")
+            series.apply(request.op_plugin_patches, op_plugin)
+        task.update(4, detail="custom operators")
+        if request.custom_ops is not None:
+            _need_op_plugin(request, op_plugin, "custom operators")
+            custom.insert(request.custom_ops, op_plugin, reporter)
+        check_links(staging, f"the prepared tree of {request.target_id}", kind=FailureKind.SOURCE)
+        task.update(5, detail="recording")
+        prepared = save(staging, _record(request, laid))
+    return PreparedTree(destination, prepared.record, prepared.manifest)
+
+
+def _checkout(request: TreeRequest, staging: Path) -> None:
+    mirror = request.torch_npu
+    try:
+        repository_at(
+            staging, objects=mirror.path / "objects", branch=request.branch, commit=request.commit,
+            shallow=mirror.path / "shallow",
+        )  # fmt: skip
+    except git.GitFailed as error:
+        raise disk_or_source(error, f"{mirror.name} at {request.commit[:12]} cannot be checked out") from error
+
+
+def _submodule(source: SubmoduleSource, staging: Path, path: str) -> None:
+    place = _place(staging, path)
+    if place.is_symlink() or place.is_file() or (place.is_dir() and any(place.iterdir())):
+        raise TargetError(
+            f"the place {path} of the submodule {source.mirror.name} is taken by files of its parent or a patch",
+            kind=FailureKind.SOURCE,
+        )
+    source.mirror.export(source.commit, place)
+
+
+def _overlay(request: TreeRequest, op_plugin: Path, staging: Path) -> tuple[str, ...]:
+    """op-plugin by its own recipe, patched before it is laid."""
+    overlay = request.overlay
+    assert overlay is not None  # noqa: S101 - the caller looked
+    # Beside the staging folder and named after it: it is cleared with it.
+    sources = staging.with_name(f"{staging.name}.op-plugin-{secrets.token_hex(2)}")
+    try:
+        if overlay.mirror is not None:
+            overlay.mirror.export(overlay.commit, sources)
+            where = f"op-plugin at {overlay.commit[:12]}, {overlays.SCRIPT}"
+        else:
+            assert overlay.folder is not None  # noqa: S101 - OverlaySource sees to it
+            current = OverlaySource.local(overlay.folder)
+            if overlay.digest and current.digest != overlay.digest:
+                raise TargetError(
+                    f"op-plugin in {overlay.folder} has been changed while the build began",
+                    kind=FailureKind.OVERLAY,
+                    hint="run the same command again",
+                )
+            overlays.copy_sources(overlay.folder, sources, current.recipe or ())
+            where = str(overlay.folder / overlays.SCRIPT)
+        series.apply(request.op_plugin_patches, sources)
+        recipe = overlay.recipe
+        if recipe is None or overlay.folder is not None:
+            script = sources / overlays.SCRIPT
+            if not script.is_file():
+                raise TargetError(f"{where}: there is no such file", kind=FailureKind.OVERLAY)
+            recipe = overlays.read_recipe(script.read_text(encoding="utf-8", errors="replace"), where)
+        return overlays.lay(sources, op_plugin, recipe)
+    finally:
+        remove_tree(sources)
+
+
+def _need_op_plugin(request: TreeRequest, op_plugin: Path, what: str) -> None:
+    if not op_plugin.is_dir() or not any(op_plugin.iterdir()):
+        raise RequestError(
+            f"{what} were given, but {request.branch} is built without op-plugin",
+            hint="release lines have op-plugin from 5.0.rc3 on",
+        )
+
+
+def _place(staging: Path, path: str) -> Path:
+    """``path`` in the tree, where neither it nor a symlink on the way leads out of it."""
+    parts = path.split("/")
+    place = staging / path
+    if (
+        path.startswith("/")
+        or {"", ".", "..", ".git"} & set(parts)
+        or not place.parent.resolve().is_relative_to(staging.resolve())
+    ):
+        raise TargetError(f"{path!r} is not a place inside the tree", kind=FailureKind.SOURCE)
+    return place
+
+
+def _flat(sources: Iterable[SubmoduleSource], prefix: str = "") -> list[tuple[str, SubmoduleSource]]:
+    """Submodules with their full paths, parents before children."""
+    found = []
+    for source in sources:
+        path = f"{prefix}{source.path}"
+        found.append((path, source))
+        found += _flat(source.children, f"{path}/")
+    return found
+
+
+def _record(request: TreeRequest, laid: tuple[str, ...]) -> dict[str, Any]:
+    overlay = request.overlay
+    return {
+        "target": request.target_id,
+        "branch": request.branch,
+        "head": f"refs/heads/{request.branch}",
+        "commits": {
+            "torch_npu": request.commit,
+            **({"op-plugin": overlay.commit} if overlay is not None and overlay.commit else {}),
+            **({"op-plugin (pinned)": request.pinned_op_plugin} if request.pinned_op_plugin else {}),
+            **{path: source.commit for path, source in _flat(request.submodules)},
+        },
+        "commit_time": request.torch_npu.commit_time(request.commit),
+        "overlay": {**overlay.describe(), "entries": list(laid)} if overlay is not None else None,
+        "patches": describe(request)["patches"],
+        "custom_operators": list(request.custom_ops.operators) if request.custom_ops is not None else [],
+        "origin": describe(request),
+        "prepared": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,274 @@
+"""How the builder runs git: the same everywhere, whatever the user's and the machine's settings are.
+
+Every call gets a clean environment and configuration that is given here and nowhere else. Only what
+reaches hosts is taken from outside: proxies, certificate bundles and the SSH command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from builder.errors import MachineError, RequestError
+
+#: Variables that reach hosts. Everything else of git's own (``GIT_DIR``, ``GIT_CONFIG_*``) stays outside.
+_PASSED = (
+    "PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND",
+    "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_PROXY_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE",
+)  # fmt: skip
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+#: Settings of every call. A prepared tree shares objects with its mirror, so nothing may ever be
+#: pruned; a pack that is always kept whole means that no commit is present without its files.
+_SETTINGS = (
+    ("safe.directory", "*"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("gc.pruneExpire", "never"),
+    ("fetch.unpackLimit", "1"),
+    ("fetch.fsckObjects", "true"),
+    # Defects of old but honest histories, which every host serves as they are.
+    ("fetch.fsck.badTimezone", "ignore"),
+    ("fetch.fsck.missingSpaceBeforeDate", "ignore"),
+    ("fetch.fsck.zeroPaddedFilemode", "ignore"),
+    ("fetch.fsck.missingTaggerEntry", "ignore"),
+    ("fetch.fsck.badFilemode", "ignore"),
+    ("protocol.ext.allow", "never"),
+    ("protocol.fd.allow", "never"),
+    ("core.hooksPath", "/dev/null"),
+    ("core.fsmonitor", "false"),
+    ("core.symlinks", "true"),
+    ("core.autocrlf", "false"),
+    ("core.fileMode", "true"),
+    ("core.protectHFS", "true"),
+    ("core.protectNTFS", "true"),
+    ("core.quotePath", "false"),
+    ("http.lowSpeedLimit", "1000"),
+    ("http.lowSpeedTime", "60"),
+    ("submodule.recurse", "false"),
+    ("advice.detachedHead", "false"),
+    ("init.defaultBranch", "main"),
+    ("user.name", "torch-npu-builder"),
+    ("user.email", "torch-npu-builder@localhost"),
+)
+
+#: What ``git fetch`` runs on a local path: by-commit fetches are allowed there, foreign ownership is trusted.
+LOCAL_UPLOAD_PACK = "git -c safe.directory='*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+@=-]*)*")
+_SCHEMES = ("https://", "http://", "ssh://", "git://", "file://")
+_SCP_LIKE = re.compile(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.-]*:(?!:)[A-Za-z0-9._~/][^\s]*")
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+_MINIMUM = (2, 32)
+
+
+class GitFailed(Exception):  # noqa: N818 - internal; callers turn it into an error for the user
+    """A git command ended with another status than 0. ``output`` is what it wrote to standard error."""
+
+    def __init__(self, argv: Sequence[str], status: int, output: str) -> None:
+        super().__init__(f"git {' '.join(argv)}: exit status {status}: {output}")
+        self.status = status
+        self.output = mask(output).strip()
+
+    @property
+    def reason(self) -> str:
+        """The line that says most: the last ``fatal:`` or ``error:``, without that word."""
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
+        for prefix in ("fatal: ", "error: ", "ssh: ", "remote: "):
+            said = [line[len(prefix) :] for line in lines if line.startswith(prefix)]
+            if said:
+                # git often ends with a general line after the precise one.
+                return said[0]
+        return lines[-1] if lines else f"git ended with status {self.status}"
+
+
+def mask(text: str) -> str:
+    """Hide ``user:password@`` of every URL in ``text``."""
+    return _USER_INFO.sub("***@", text)
+
+
+def is_commit(text: str) -> bool:
+    """True for a full commit id: 40 lower-case hexadecimal digits."""
+    return _COMMIT.fullmatch(text) is not None
+
+
+def check_ref(name: str, what: str = "branch or commit") -> str:
+    """Return ``name`` when it can only be a branch, tag or commit. Raises RequestError otherwise."""
+    if (
+        not _REF.fullmatch(name)
+        or ".." in name
+        or "@{" in name
+        or name.endswith((".", ".lock"))
+        or "./" in name
+        or ".lock/" in name
+        or len(name) > 200
+    ):
+        raise RequestError(
+            f"{name!r} is not a {what}",
+            hint="a name is letters, digits and . _ - + = @ in parts divided by /, and does not begin with - or .",
+        )
+    return name
+
+
+def local_path(url: str) -> Path | None:
+    """The folder that ``url`` means on this machine, or None for a host elsewhere."""
+    if url.startswith("file://"):
+        return Path(url[len("file://") :])
+    if url.startswith(_SCHEMES):
+        return None
+    if url.startswith(("/", "./", "../", "~")) or url == "." or Path(url).is_dir():
+        return Path(os.path.abspath(os.path.expanduser(url)))
+    return None
+
+
+def check_url(url: str) -> str:
+    """Return ``url`` when git may fetch from it; a relative path is made absolute. Raises RequestError otherwise."""
+    path = local_path(url)
+    if url and not url.startswith("-") and url.isprintable() and "::" not in url:
+        if path is not None:
+            return url if url.startswith("file://") else str(path)
+        if url.startswith(_SCHEMES) and not re.match(r"[a-z]+://(-|$|/)", url):
+            return url
+        if _SCP_LIKE.fullmatch(url) and not re.match(r"[a-z]+://", url):
+            return url
+    raise RequestError(
+        f"{mask(url)!r} is not a URL or path of a git repository",
+        hint="give https://, ssh://, git://, http:// or file:// URLs, user@host:path, or an existing folder",
+    )
+
+
+@cache
+def executable() -> str:
+    """The path of git. Raises MachineError when it is absent or older than 2.32."""
+    found = shutil.which("git")
+    if found is None:
+        raise MachineError("git is not installed", hint="install git 2.32 or newer")
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"(\d+)\.(\d+)", said)
+    if version is None or (int(version[1]), int(version[2])) < _MINIMUM:
+        raise MachineError(f"{found} is {said.strip() or 'no git'}", hint="install git 2.32 or newer")
+    return found
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of every git process."""
+    env = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    for proxy in _PROXIES:
+        for name in (proxy, proxy.upper()):
+            if name in os.environ:
+                env[name] = os.environ[name]
+    env.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=30")
+    env.update(
+        LC_ALL="C",
+        LANGUAGE="C",
+        GIT_TERMINAL_PROMPT="0",
+        GIT_ASKPASS="",
+        SSH_ASKPASS="",
+        GIT_CONFIG_NOSYSTEM="1",
+        GIT_CONFIG_GLOBAL=os.devnull,
+        GIT_ATTR_NOSYSTEM="1",
+        GIT_ALLOW_PROTOCOL="file:git:http:https:ssh",
+        GIT_CONFIG_COUNT=str(len(_SETTINGS)),
+    )
+    for number, (key, value) in enumerate(_SETTINGS):
+        env[f"GIT_CONFIG_KEY_{number}"] = key
+        env[f"GIT_CONFIG_VALUE_{number}"] = value
+    if extra:
+        env.update(extra)
+    return env
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    git_dir: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    data: bytes | None = None,
+) -> bytes:
+    """Run ``git`` with ``argv`` and return its standard output.
+
+    ``data`` goes to its standard input. Raises GitFailed for a status other than 0.
+    """
+    chosen = [f"--git-dir={git_dir}"] if git_dir is not None else []
+    done = subprocess.run(
+        [executable(), *chosen, *argv],
+        cwd=cwd,
+        env=environment(env),
+        input=data if data is not None else b"",
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise GitFailed(argv, done.returncode, done.stderr.decode(errors="replace"))
+    return done.stdout
+
+
+@contextmanager
+def held(path: Path) -> Iterator[int]:
+    """Hold the lock file ``path`` and give its descriptor, which ``stream`` hands on to git.
+
+    So the lock outlives a builder that is killed for as long as its git still writes.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def stream(argv: Sequence[str], *, git_dir: Path, on_line: Callable[[str], None], lock: int) -> None:
+    """Run ``git`` with ``argv``; each line of standard error goes to ``on_line`` as it comes.
+
+    git redraws its progress with carriage returns: these end a line too. Whatever ends the call
+    early (Ctrl-C too) ends git and the helpers it started. Raises GitFailed for a status other than 0.
+    """
+    process = subprocess.Popen(
+        [executable(), f"--git-dir={git_dir}", *argv],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        pass_fds=(lock,),
+    )
+    kept: list[str] = []
+    pending = b""
+    try:
+        assert process.stderr is not None  # noqa: S101 - a pipe was asked for
+        with process.stderr as pipe:
+            while chunk := os.read(pipe.fileno(), 65536):
+                *lines, pending = re.split(rb"[\r\n]", pending + chunk)
+                for line in filter(None, (part.decode(errors="replace").rstrip() for part in lines)):
+                    if not _PROGRESS.match(line):
+                        kept = [*kept[-60:], line]
+                    on_line(line)
+        status = process.wait()
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if pending:
+        kept.append(pending.decode(errors="replace"))
+    if status:
+        raise GitFailed(argv, status, "\n".join(kept))
+
+
+_PROGRESS = re.compile(r"(remote: )?(Enumerating|Counting|Compressing|Receiving|Resolving|Checking|Updating)[^:]*: +\d")

@@ -1,0 +1,223 @@
+"""Patch series: which patches belong to a release line, and applying them whole or not at all.
+
+``patches/<release line or glob>/{torch_npu,op-plugin}/series`` names patch files, one a line, in the
+order in which they are applied; see ``patches/README.md``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from builder.errors import FailureKind, RequestError, TargetError
+from builder.sources import gitcli as git
+
+REPOSITORIES = ("torch_npu", "op-plugin")
+SERIES = "series"
+
+_HUNK = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_NAMED = re.compile(rb"(?:---|\+\+\+) (.*)|(?:rename|copy) (?:from|to) (.*)|diff --git (.*)")
+_PATCH_FAILED = re.compile(r"error: patch failed: (.*):(\d+)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One patch file: where it stands, the repository it is for, its bytes and their SHA-256.
+
+    The bytes are read once, so that what was recorded is what is applied.
+    """
+
+    path: Path
+    repository: str
+    sha256: str
+    data: bytes = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """What messages and records call it: ``<release line>/<repository>/<file>``."""
+        return "/".join(self.path.parts[-3:])
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """A hunk of a patch: its file, its number in that file from 1, the line in the file, the line in the patch."""
+
+    file: str
+    number: int
+    start: int
+    line: int
+    header: str
+
+
+def find_series(patches_dirs: Sequence[Path], branch: str, repository: str) -> tuple[Patch, ...]:
+    """The patches for ``repository`` (``torch_npu`` or ``op-plugin``) of the release line ``branch``, in order.
+
+    Each folder of ``patches_dirs`` in turn; in it every folder whose name is ``branch`` or a glob that
+    matches it, the less specific first, then by name. Raises RequestError for a series that names a
+    missing file or one outside its folder, and for a patch that touches files outside the repository.
+    """
+    if repository not in REPOSITORIES:
+        raise ValueError(repository)
+    found: list[Patch] = []
+    for folder in patches_dirs:
+        if not folder.is_dir():
+            raise RequestError(f"there is no folder of patches {folder}")
+        matching = [entry for entry in folder.iterdir() if entry.is_dir() and fnmatch.fnmatchcase(branch, entry.name)]
+        for line in sorted(matching, key=lambda entry: (_specificity(entry.name), entry.name)):
+            for inner in sorted(line.iterdir()):
+                if inner.is_dir() and inner.name not in REPOSITORIES:
+                    raise RequestError(f"{inner}: patches are for {' or '.join(REPOSITORIES)}, not for {inner.name!r}")
+            found += _read_series(line / repository, repository)
+    return tuple(found)
+
+
+def _specificity(glob: str) -> tuple[bool, int]:
+    """More literal characters are more specific, and no wildcard is the most."""
+    literal = re.sub(r"\[[^\]]*\]|[*?]", "", glob)
+    return literal == glob, len(literal)
+
+
+def _read_series(folder: Path, repository: str) -> Iterator[Patch]:
+    series = folder / SERIES
+    if not folder.is_dir():
+        return
+    if not series.is_file():
+        if any(folder.glob("*.patch")):
+            raise RequestError(f"{folder} holds patches but no file named {SERIES!r} that gives their order")
+        return
+    for number, text in enumerate(series.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        name = re.sub(r"(^|\s)#.*", "", text).strip()
+        if not name:
+            continue
+        where = f"{series}, line {number}"
+        path = folder / name
+        if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+            raise RequestError(f"{where}: {name!r} is outside of {folder}", hint="put the patch beside its series")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise RequestError(f"{where}: the patch {name!r} cannot be read: {error.strerror}") from error
+        patch = Patch(path, repository, hashlib.sha256(data).hexdigest(), data)
+        check(patch)
+        yield patch
+
+
+def check(patch: Patch) -> None:
+    """Raise RequestError when ``patch`` names a file outside the tree or in a repository, or is no patch."""
+    found = False
+    for number, line in _headers(patch.data):
+        named = _NAMED.fullmatch(line)
+        if named is None:
+            continue
+        found = True
+        text = next(group for group in named.groups() if group is not None).decode(errors="replace")
+        for name in _names(text, both=line.startswith(b"diff --git ")):
+            parts = name.split("/")
+            if name == "/dev/null":
+                continue
+            inner = parts if line.startswith((b"rename", b"copy")) else parts[1:]
+            if name.startswith("/") or ".." in parts or "" in inner[:1] or any(p.lower() == ".git" for p in parts):
+                raise RequestError(
+                    f"{patch.path}, line {number}: the patch touches {name!r}, outside of {patch.repository}",
+                    hint="a patch may touch only files of its repository, named a/<path> and b/<path>",
+                )
+    if not found:
+        raise RequestError(f"{patch.path} is not a patch", hint="make it with 'git diff' or 'git format-patch'")
+
+
+def _names(text: str, *, both: bool) -> list[str]:
+    """The paths of one header line; git quotes unusual ones as C does."""
+
+    def plain(quoted: str) -> str:
+        octal = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8) & 255]), quoted.encode())
+        return re.sub(rb"\\(.)", rb"\1", octal).decode(errors="replace")
+
+    quoted = re.findall(r'"((?:[^"\\]|\\.)*)"', text) if '"' in text else []
+    rest = re.sub(r'"(?:[^"\\]|\\.)*"', "", text).split("\t")[0].strip()
+    names = [plain(name) for name in quoted]
+    if rest:
+        # Two unquoted paths with spaces cannot be told apart; each word is judged then, which is stricter.
+        names += re.split(r" (?=b/)", rest, maxsplit=1) if both else [rest]
+    return names
+
+
+def _headers(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Every line that is not content of a hunk, with its number; ``@@`` lines are among them."""
+    old = new = 0
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if old > 0 or new > 0:
+            old -= line[:1] in (b" ", b"-", b"", b"\t")
+            new -= line[:1] in (b" ", b"+", b"", b"\t")
+            continue
+        hunk = _HUNK.match(line)
+        if hunk is not None:
+            old, new = int(hunk[2] or 1), int(hunk[4] or 1)
+        yield number, line.rstrip(b"\r")
+
+
+def hunks(patch: Patch) -> list[Hunk]:
+    """All hunks of ``patch`` in order."""
+    found: list[Hunk] = []
+    file, number = "", 0
+    for line_number, line in _headers(patch.data):
+        named = re.match(rb"(---|\+\+\+) (.*)", line)
+        hunk = _HUNK.match(line)
+        if named is not None:
+            names = _names(named[2].decode(errors="replace"), both=False)
+            if names and names[0] != "/dev/null":
+                file, number = names[0].partition("/")[2], 0
+        elif hunk is not None:
+            number += 1
+            found.append(Hunk(file, number, int(hunk[1]), line_number, line.decode(errors="replace")))
+    return found
+
+
+def apply(patches: Sequence[Patch], tree: Path) -> None:
+    """Apply ``patches`` in order to the files of ``tree``, with git; ``tree`` need not be a repository.
+
+    Raises TargetError of kind PATCH that names the patch, its hunk, the file and the line; ``tree`` is
+    then as before. RequestError for a patch that touches files outside of ``tree``.
+    """
+    for patch in patches:
+        check(patch)
+    done: list[Patch] = []
+    for patch in patches:
+        try:
+            _git_apply(patch, tree)
+        except git.GitFailed as error:
+            for earlier in reversed(done):
+                _git_apply(earlier, tree, "--reverse")
+            raise _failure(patch, error) from error
+        done.append(patch)
+
+
+def _git_apply(patch: Patch, tree: Path, *options: str) -> None:
+    # Outside a repository git takes paths as they are; inside one of a parent folder it would
+    # silently skip every file, so parents are not searched.
+    git.run(
+        ["apply", "--whitespace=nowarn", *options, "-"],
+        cwd=tree,
+        env={"GIT_CEILING_DIRECTORIES": str(tree.resolve().parent)},
+        data=patch.data,
+    )
+
+
+def _failure(patch: Patch, error: git.GitFailed) -> TargetError:
+    message = f"the patch {patch.name} does not apply"
+    failed = _PATCH_FAILED.search(error.output)
+    corrupt = re.search(r"corrupt patch at (?:line |\S+:)(\d+)", error.output)
+    if failed is not None:
+        file, start = failed[1], int(failed[2])
+        hunk = next((h for h in hunks(patch) if h.file == file and h.start == start), None)
+        message += f" to {file}, line {start}"
+        if hunk is not None:
+            message += f": hunk {hunk.number} ({hunk.header}, line {hunk.line} of the patch)"
+    elif corrupt is not None:
+        message = f"the patch {patch.name} is damaged at its line {corrupt[1]}"
+    else:
+        message += f": {error.reason}"
+    return TargetError(message, kind=FailureKind.PATCH, details=f"{patch.path}\n{error.output}")
