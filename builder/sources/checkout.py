@@ -42,9 +42,10 @@ class SubmoduleSource:
 class TreeRequest:
     """All that decides what a prepared tree holds.
 
-    ``pinned_op_plugin`` is the op-plugin commit that torch_npu pins: recorded, also when another one is laid. ``asked`` is
-    what the user asked for in words (``op_plugin: branch``), so that another wish is told from a newer commit. Without
-    ``overlay`` op-plugin is what ``submodules`` put at ``overlay_path``, as in torch_npu's own build.
+    ``pinned_op_plugin`` is the op-plugin commit that torch_npu pins: recorded, also when another one is
+    laid. ``asked`` is what the user asked for in words (``op_plugin: branch``), so that another wish is
+    told from a newer commit. Without ``overlay`` op-plugin is what ``submodules`` put at ``overlay_path``,
+    as in torch_npu's own build.
     """
 
     target_id: str

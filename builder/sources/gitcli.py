@@ -195,10 +195,12 @@ def run(
     git_dir: Path | None = None,
     env: Mapping[str, str] | None = None,
     data: bytes | None = None,
+    timeout: float | None = None,
 ) -> bytes:
     """Run ``git`` with ``argv`` and return its standard output.
 
-    ``data`` goes to its standard input. Raises GitFailed for a status other than 0.
+    ``data`` goes to its standard input, ``timeout`` is in seconds. Raises GitFailed for a status other
+    than 0 and subprocess.TimeoutExpired.
     """
     chosen = [f"--git-dir={git_dir}"] if git_dir is not None else []
     done = subprocess.run(
@@ -208,6 +210,7 @@ def run(
         input=data if data is not None else b"",
         capture_output=True,
         check=False,
+        timeout=timeout,
     )
     if done.returncode:
         raise GitFailed(argv, done.returncode, done.stderr.decode(errors="replace"))

@@ -122,7 +122,7 @@ class Mirror(TreeExport):
         has it (or the mirror lacks it and the run is offline), of kind NETWORK when no host answered.
         """
         git.check_ref(name, "branch name")
-        found = self._resolve(f"refs/heads/{name}")
+        found = self._kept(f"refs/heads/{name}")
         if self._mirrors.offline:
             if found is None:
                 raise self._forbidden(f"branch {name}")
@@ -135,7 +135,7 @@ class Mirror(TreeExport):
             return found
         with self._locked() as lock:
             self._fetch_branches(f"branch {name}", name, lock)
-        found = self._resolve(f"refs/heads/{name}")
+        found = self._kept(f"refs/heads/{name}")
         if found is None:
             raise TargetError(
                 f"{self.name} has no branch {name!r} on {git.mask(self._origin() or 'any host')}",
@@ -165,9 +165,9 @@ class Mirror(TreeExport):
     def _named(self, name: str, *, refresh: bool) -> str:
         def look() -> str | None:
             for ref in (f"refs/heads/{name}", f"refs/tags/{name}"):
-                if found := self._resolve(ref):
+                if found := self._kept(ref):
                     return found
-            return self._resolve(name) if re.fullmatch(r"[0-9a-f]{7,40}", name) else None
+            return self._kept(name) if re.fullmatch(r"[0-9a-f]{7,40}", name) else None
 
         found = look()
         if self._mirrors.offline:
@@ -194,6 +194,11 @@ class Mirror(TreeExport):
         except git.GitFailed:
             return None
         return said.decode().strip()
+
+    def _kept(self, expression: str) -> str | None:
+        """The commit that ``expression`` names, which then stays even when its branch is rewritten."""
+        found = self._resolve(expression)
+        return found if found is not None and self._present(found) else None
 
     def _present(self, commit: str) -> bool:
         """True when the commit and all its files and ancestors are here; it is then kept by a ref of its own."""
