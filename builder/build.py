@@ -240,7 +240,7 @@ class TargetBuild:
         started = time.time()
         checked = False
         with (
-            open(self.result.log, "a", encoding="utf-8") as log,
+            open(self.result.log, "a", encoding="utf-8", buffering=1) as log,
             self.reporter.task(f"{self.target.id} compile", total=100) as task,
         ):
 
@@ -324,7 +324,7 @@ class TargetBuild:
         if plan.repair.by_upstream:
             return wheel
         lines: list[str] = []
-        with open(self.result.log, "a", encoding="utf-8") as log:
+        with open(self.result.log, "a", encoding="utf-8", buffering=1) as log:
 
             def on_line(line: str) -> None:
                 log.write(line + "\n")

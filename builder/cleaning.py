@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.console import Reporter
-from builder.environments.docker import remove_leftovers
+from builder.environments.leftovers import remove_leftovers
 from builder.errors import EXIT_OK, RequestError
 from builder.sources.checkout import load_prepared
 from builder.workspace import Workspace, remove_tree

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,6 +17,8 @@ from builder.workspace import Workspace
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 #: Repositories whose hosts are tried: without these two nothing can be built.
 _REPOSITORIES = ("torch_npu", "op-plugin")
+#: Seconds that a host may take to answer.
+HOST_TIMEOUT = 20.0
 
 
 def examine(matrix: Matrix, workspace: Workspace, *, offline: bool) -> int:
@@ -35,13 +39,15 @@ def examine(matrix: Matrix, workspace: Workspace, *, offline: bool) -> int:
 
 def _hosts(matrix: Matrix, name: str) -> list[Check]:
     """One check for each host of a repository. Hosts are alternatives: only when none answers is that a failure."""
-    answers = []
+    answers: list[tuple[str, str | None]] = []
     for url in matrix.sources.urls(name):
         try:
-            gitcli.run(["ls-remote", "--heads", "--", gitcli.check_url(url)], timeout=20)
+            gitcli.run(["ls-remote", "--heads", "--", gitcli.check_url(url)], timeout=HOST_TIMEOUT)
             answers.append((url, None))
         except gitcli.GitFailed as error:
             answers.append((url, error.reason))
+        except subprocess.TimeoutExpired:
+            answers.append((url, f"no answer within {HOST_TIMEOUT:g} s"))
     reachable = any(reason is None for _, reason in answers)
     return [
         Check(
