@@ -30,7 +30,7 @@ DEFAULT_LINE = "v2.5.1-7.1.0"
 #: 2025-07-01 00:00:00 UTC: the date of every commit and of every file in an archive.
 _EPOCH = 1751328000
 #: Submodules that the miniature pins and that no repository of it provides, as nothing needs them.
-_ABSENT_SUBMODULES = {"third_party/googletest": "a" * 40, "third_party/torch-mlir": "b" * 40}
+_ABSENT_SUBMODULES = dict.fromkeys(("third_party/fmt", "third_party/googletest", "third_party/torch-mlir"), "a" * 40)
 _IGNORED = ("__pycache__", ".DS_Store")
 
 # The places of setup.py that differ from line to line.
@@ -83,8 +83,8 @@ class Miniature:
     torch_npu: Path
     #: Git repository with the branch :data:`OP_PLUGIN_BRANCH`; torch_npu pins the commit before its head.
     op_plugin: Path
-    #: Git repository, a submodule that is compiled in.
-    fmt: Path
+    #: Git repository, the submodule that is compiled in.
+    nlohmann: Path
     #: For pip's ``--find-links``: source distributions of the stand-in torch.
     wheelhouse: Path
     #: A sample operator for ``--custom-ops``.
@@ -107,26 +107,25 @@ def materialise(destination: Path) -> Miniature:
         root=destination,
         torch_npu=destination / "torch_npu",
         op_plugin=destination / "op-plugin",
-        fmt=destination / "fmt",
+        nlohmann=destination / "nlohmann",
         wheelhouse=destination / "wheelhouse",
         custom_ops=destination / "custom_ops",
         sources_file=destination / "sources.yaml",
     )
     state = f"{_digest(examples)} {destination}\n"
     marker = destination / ".materialised"
-    parts = (made.torch_npu, made.op_plugin, made.fmt, made.wheelhouse, made.custom_ops, made.sources_file)
+    parts = (made.torch_npu, made.op_plugin, made.nlohmann, made.wheelhouse, made.custom_ops, made.sources_file)
     if marker.is_file() and marker.read_text(encoding="utf-8") == state and all(part.exists() for part in parts):
         return made
     # Without the marker a call that was cut short counts for nothing.
     marker.unlink(missing_ok=True)
 
-    trees = {name: _read_tree(examples / name) for name in ("torch_npu", "op-plugin", "fmt", "nlohmann", "torch")}
+    trees = {name: _read_tree(examples / name) for name in ("torch_npu", "op-plugin", "nlohmann", "torch")}
     _replace_folder(made.custom_ops, _read_tree(examples / "custom_ops"))
     commits = {"third_party/op-plugin": _make_op_plugin(made.op_plugin, trees["op-plugin"])}
-    for name in ("fmt", "nlohmann"):
-        repository = _Repository.create(destination / name, "master")
-        commits[f"third_party/{name}"] = repository.commit("master", trees[name], "header")
-        repository.check_out("master")
+    nlohmann = _Repository.create(made.nlohmann, "master")
+    commits["third_party/nlohmann"] = nlohmann.commit("master", trees["nlohmann"], "header")
+    nlohmann.check_out("master")
     _make_torch_npu(made.torch_npu, trees["torch_npu"], {**commits, **_ABSENT_SUBMODULES})
 
     remove_tree(made.wheelhouse)
@@ -134,7 +133,7 @@ def materialise(destination: Path) -> Miniature:
     for line in LINES:
         archive = made.wheelhouse / f"torch-{line.torch}.tar.gz"
         archive.write_bytes(_source_distribution(trees["torch"], line.torch))
-    folders = {name: destination / name for name in ("torch_npu", "op-plugin", "fmt", "nlohmann")}
+    folders = {"torch_npu": made.torch_npu, "op-plugin": made.op_plugin, "nlohmann-json": made.nlohmann}
     made.sources_file.write_text(
         "# Written with the miniature upstream: its repositories on this machine.\n"
         + yaml.safe_dump({"repositories": {name: {"urls": [str(path)]} for name, path in folders.items()}}),

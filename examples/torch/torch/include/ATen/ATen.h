@@ -1,0 +1,6 @@
+#pragma once
+#include <ATen/Tensor.h>
+
+namespace at {
+using Dimension = long;
+}

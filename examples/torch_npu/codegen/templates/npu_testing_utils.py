@@ -1,0 +1,4 @@
+# ${generated_comment}
+SKIPPED = [
+${skipped}
+]

@@ -1,0 +1,1 @@
+extern "C" int aclSetCompileopt(int, const char*) { return 500000; }

@@ -1,0 +1,1 @@
+extern "C" int GEInitialize() { return 500000; }

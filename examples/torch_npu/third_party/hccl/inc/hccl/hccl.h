@@ -1,0 +1,3 @@
+#pragma once
+
+extern "C" int HcclGetRankSize(void* communicator, unsigned* size);

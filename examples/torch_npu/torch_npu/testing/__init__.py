@@ -1,0 +1,1 @@
+"""What torch_npu's own tests use."""

@@ -1,0 +1,1 @@
+"""What code generation fills in."""

@@ -1,0 +1,297 @@
+"""Whole builds of the miniature upstream in real containers: what comes out, and what the vices cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import CommandLine, Ran
+
+from builder.environments.engine import DockerEngine
+from builder.miniature import Miniature
+
+pytestmark = pytest.mark.engine
+
+LINE = "--pytorch=v2.5.1-7.1.0"
+Build = Callable[..., Ran]
+MACHINE = os.uname().machine
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    """One workspace for the module: its compile cache makes the later builds quick."""
+    return CommandLine(tmp_path_factory.mktemp("builds"))
+
+
+@pytest.fixture(scope="module")
+def options(base_image: str, miniature_options: Callable[..., list[str]]) -> list[str]:
+    return miniature_options("--environment=docker", f"--base-image={base_image}")
+
+
+@pytest.fixture(scope="module")
+def build(cli: CommandLine, options: list[str]) -> Build:
+    def run(*more: str) -> Ran:
+        return cli(LINE, *options, *more)
+
+    return run
+
+
+@pytest.fixture
+def patches(cli: CommandLine) -> Iterator[Callable[[str, str, str], str]]:
+    """Write a patch series for one repository; gives the option that uses it."""
+    folder = cli.folder / "patches"
+
+    def write(repository: str, name: str, text: str) -> str:
+        place = folder / "v2.5.1-*" / repository
+        place.mkdir(parents=True)
+        (place / "series").write_text(f"{name}\n")
+        (place / name).write_text(text)
+        return f"--patches={folder}"
+
+    yield write
+    subprocess.run(["rm", "-r", str(folder)], check=True)
+
+
+def last_result(cli: CommandLine) -> dict:
+    newest = max((cli.build / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
+    return json.loads((newest / "result.json").read_text())
+
+
+def containers(engine: DockerEngine) -> list[str]:
+    found = engine.client.containers.list(all=True, filters={"label": "torch-npu-builder=1"}, ignore_removed=True)
+    return [container.name for container in found]
+
+
+def wheel_of(cli: CommandLine, python: str) -> Path:
+    (wheel,) = (cli.folder / "dist").glob(f"*-cp{python.replace('.', '')}-*.whl")
+    return wheel
+
+
+def test_two_pythons_and_the_same_bytes_again(cli: CommandLine, build: Build, upstream: Miniature) -> None:
+    first = build("--python=3.11,3.9")
+    assert first.code == 0, first.text
+    result = last_result(cli)
+    assert [target["status"] for target in result["targets"]] == ["built", "built"]
+    head = subprocess.run(
+        ["git", "-C", str(upstream.torch_npu), "rev-parse", "v2.5.1-7.1.0"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    before = {}
+    for target, python in zip(result["targets"], ("3.11", "3.9"), strict=True):
+        wheel = wheel_of(cli, python)
+        assert target["wheel"] == wheel.name
+        assert target["files_compiled"] == 16
+        assert {phase["name"] for phase in target["phases"]} >= {"prepare", "image", "compile", "repair", "verify"}
+        record = json.loads(wheel.with_name(wheel.name + ".json").read_text())
+        assert record["git_version"] == record["commits"]["torch_npu"] == head
+        assert record["commits"]["op-plugin"] != record["commits"]["op-plugin (pinned)"]
+        assert record["sha256"] == target["sha256"]
+        assert record["compiler"].startswith("gcc 12.")
+        with zipfile.ZipFile(wheel) as archive:
+            assert f"git_version = '{head}'" in archive.read("torch_npu/version.py").decode()
+        before[python] = wheel.read_bytes()
+    # The scripts insert with sed, append without truncating, leave files in build/packages: a second
+    # build of the same target shows none of it.
+    again = build("--python=3.11,3.9")
+    assert again.code == 0, again.text
+    assert {python: wheel_of(cli, python).read_bytes() for python in before} == before
+    assert all(target["cache"]["misses"] == 0 for target in last_result(cli)["targets"])
+
+
+def test_the_container_was_cut_off(cli: CommandLine, build: Build, patches: Callable[[str, str, str], str]) -> None:
+    script = "id -u; cat /proc/net/dev | wc -l; ls /var/run/docker.sock /mirrors; touch /mirrors/x; grep CapEff /proc/self/status"
+    option = patches(
+        "torch_npu",
+        "look.patch",
+        "--- a/generate_code.sh\n+++ b/generate_code.sh\n@@ -1,1 +1,3 @@\n #!/bin/bash\n"
+        f'+( {script} ) 2>&1 | sed "s/^/LOOK /"\n+echo LOOK $USER $HOME $(getent passwd $(id -u) | cut -d: -f1)\n',
+    )
+    ran = build("--python=3.11", option)
+    assert ran.code == 0, ran.text
+    log = Path(last_result(cli)["targets"][0]["log"]).read_text()
+    seen = [line.removeprefix("LOOK ") for line in log.splitlines() if line.startswith("LOOK ")]
+    assert seen[0] != "0", "the build ran as root"
+    assert seen[1] == "3", "there is a network interface beside loopback"
+    assert any("docker.sock" in line and "No such file" in line for line in seen)
+    assert any("touch" in line and "Read-only" in line for line in seen)
+    assert "CapEff:\t0000000000000000" in seen
+    assert seen[-1] == "builder /home/builder builder"
+
+
+def test_silent_failure_of_code_generation_is_a_failure(
+    cli: CommandLine, build: Build, patches: Callable[[str, str, str], str]
+) -> None:
+    option = patches(
+        "op-plugin",
+        "broken.patch",
+        "--- a/codegen/utils.py\n+++ b/codegen/utils.py\n@@ -1,1 +1,2 @@\n"
+        + first_line(cli, "third_party/op-plugin/codegen/utils.py")
+        + '+raise ValueError("no such operator")\n',
+    )
+    published = cli.dist
+    ran = build("--python=3.11", option)
+    assert ran.code == 1
+    failure = last_result(cli)["targets"][0]["failure"]
+    assert failure["kind"] == "code-generation"
+    assert "no such operator" in failure["message"]
+    assert cli.dist == published
+
+
+def first_line(cli: CommandLine, name: str) -> str:
+    (tree,) = (cli.build / "pytorch").glob("v2.5.1-7.1.0-py3.11-*")
+    return " " + (tree / name).read_text().splitlines(keepends=True)[0]
+
+
+def test_compiler_error_is_named_with_its_place(
+    cli: CommandLine, build: Build, patches: Callable[[str, str, str], str]
+) -> None:
+    name = "torch_npu/csrc/core/npu/NPUFunctions.cpp"
+    option = patches(
+        "torch_npu",
+        "broken.patch",
+        f"--- a/{name}\n+++ b/{name}\n@@ -1,1 +1,2 @@\n{first_line(cli, name)}+int broken = ;\n",
+    )
+    published = cli.dist
+    ran = build("--python=3.11", option)
+    assert ran.code == 1
+    failure = last_result(cli)["targets"][0]["failure"]
+    assert (failure["kind"], failure["phase"]) == ("compile", "compile")
+    assert "NPUFunctions.cpp:2" in failure["message"]
+    assert "error: expected primary-expression" in failure["message"]
+    assert "shell v2.5.1-7.1.0-py3.11" in ran.text
+    assert str(last_result(cli)["targets"][0]["log"]) in ran.text
+    assert cli.dist == published
+
+
+def test_changes_by_hand_are_neither_lost_nor_built_silently(cli: CommandLine, build: Build) -> None:
+    assert build("--python=3.11").code == 0
+    (tree,) = (cli.build / "pytorch").glob("v2.5.1-7.1.0-py3.11-*")
+    edited = tree / "torch_npu" / "__init__.py"
+    edited.write_text(edited.read_text() + "edited_by_hand = True\n")
+    refused = build("--python=3.11")
+    assert refused.code == 1
+    for words in ("torch_npu/__init__.py", "--rebuild", "--keep-changes"):
+        assert words in refused.text
+    assert "edited_by_hand" in edited.read_text()
+    assert build("--python=3.11", "--refresh").code == 1, "a refresh must not lose the edit either"
+    assert "edited_by_hand" in edited.read_text()
+
+    kept = build("--python=3.11", "--keep-changes")
+    assert kept.code == 0, kept.text
+    wheel = wheel_of(cli, "3.11")
+    record = json.loads(wheel.with_name(wheel.name + ".json").read_text())
+    assert record["changes_by_hand"] == ["modified torch_npu/__init__.py"]
+    with zipfile.ZipFile(wheel) as archive:
+        assert "edited_by_hand" in archive.read("torch_npu/__init__.py").decode()
+
+    assert build("--python=3.11", "--rebuild").code == 0
+    assert "edited_by_hand" not in edited.read_text()
+
+
+def test_op_plugin_pinned_branch_and_folder(cli: CommandLine, build: Build, upstream: Miniature) -> None:
+    def operators() -> str:
+        with zipfile.ZipFile(wheel_of(cli, "3.11")) as archive:
+            return archive.read("torch_npu/utils/custom_ops.py").decode()
+
+    assert build("--python=3.11").code == 0
+    assert "npu_scale" in operators()
+    ran = build("--python=3.11", "--op-plugin=pinned")
+    assert ran.code == 0, ran.text
+    assert "npu_scale" not in operators()
+
+    local = cli.folder / "op-plugin"
+    subprocess.run(["git", "clone", "-q", "-b", "7.1.0", str(upstream.op_plugin), str(local)], check=True)
+    source = local / "op_plugin" / "ops" / "opapi" / "AddKernelNpuOpApi.cpp"
+    source.write_text(source.read_text() + "// an edit that nobody committed\n")
+    ran = build("--python=3.11", f"--op-plugin={local}")
+    assert ran.code == 0, ran.text
+    wheel = wheel_of(cli, "3.11")
+    record = json.loads(wheel.with_name(wheel.name + ".json").read_text())
+    assert record["overlay"]["dirty"] is True
+    assert build("--python=3.11").code == 0
+
+
+def test_toolchain_mismatch_is_an_error_unless_accepted(cli: CommandLine, options: list[str]) -> None:
+    strict = [option for option in options if option != "--allow-toolchain-mismatch"]
+    ran = cli(LINE, *strict, "--python=3.11")
+    assert ran.code == 1
+    assert "gcc is 12.2.0, the matrix wants 9.3.1" in ran.text
+    assert last_result(cli)["targets"][0]["failure"]["kind"] == "toolchain"
+
+
+def test_timeout_kills_and_removes_the_container(
+    cli: CommandLine, build: Build, engine: DockerEngine, patches: Callable[[str, str, str], str]
+) -> None:
+    option = patches(
+        "torch_npu",
+        "slow.patch",
+        "--- a/generate_code.sh\n+++ b/generate_code.sh\n@@ -1,1 +1,2 @@\n #!/bin/bash\n+sleep 60\n",
+    )
+    started = time.monotonic()
+    ran = build("--python=3.11", option, "--timeout=5")
+    assert ran.code == 1, ran.text
+    assert last_result(cli)["targets"][0]["failure"]["kind"] == "timeout"
+    assert time.monotonic() - started < 45
+    assert containers(engine) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_leaves_nothing(
+    cli: CommandLine,
+    options: list[str],
+    engine: DockerEngine,
+    patches: Callable[[str, str, str], str],
+    sent: signal.Signals,
+) -> None:
+    option = patches(
+        "torch_npu",
+        "slow.patch",
+        "--- a/generate_code.sh\n+++ b/generate_code.sh\n@@ -1,1 +1,3 @@\n #!/bin/bash\n+echo ready\n+sleep 120\n",
+    )
+    published = cli.dist
+    process = subprocess.Popen(
+        [sys.executable, "-m", "builder", LINE, *options, "--python=3.11", option],
+        cwd=cli.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not any("ready" in log.read_text() for log in newest_run(cli).glob("*-x86_64.log")) or not containers(
+            engine
+        ):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        sent_at = time.monotonic()
+        process.send_signal(sent)
+        _, said = process.communicate(timeout=30)
+        assert time.monotonic() - sent_at < 15
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "interrupted" in said
+    assert containers(engine) == []
+    assert cli.dist == published
+    assert last_result(cli)["targets"][0]["failure"]["kind"] == "interrupted"
+
+
+def newest_run(cli: CommandLine) -> Path:
+    return max((cli.build / "runs").iterdir(), key=lambda run: run.name)
+
+
+def test_custom_operator_from_the_folder_to_a_call(tmp_path: Path, base_image: str, upstream: Miniature) -> None:
+    cli = CommandLine(tmp_path)
+    ran = cli("demo", "--environment=docker", f"--base-image={base_image}", "--python=3.11", "--custom-ops")
+    assert ran.code == 0, ran.text
+    assert "npu_add_custom([1, 2], [3, 4]) = [4.0, 6.0]" in ran.text
