@@ -11,8 +11,8 @@ from pathlib import Path
 import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
-from builder.matrix.loader import load_matrix  # noqa: E402
-from builder.matrix.selection import minors_and_pythons  # noqa: E402
+from builder.matrix.loader import load_matrix
+from builder.matrix.selection import minors_and_pythons
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "tests"]

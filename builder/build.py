@@ -13,8 +13,9 @@ from typing import Any
 
 from builder import __version__, recipe
 from builder.compilation import cache
-from builder.compilation.output import OutputReader, missing_outputs
+from builder.compilation.output import OutputReader
 from builder.console import Reporter
+from builder.diagnosis import check_generated, compile_failure
 from builder.environments.base import EnvironmentRequest, Folders, Opened, Ready
 from builder.environments.probe import probe
 from builder.environments.select import ready_environment
@@ -36,8 +37,6 @@ from builder.workspace import Workspace, free_bytes, remove_tree, resource
 
 #: Bytes that must be free before a compile starts; a full disk in the middle costs hours.
 MINIMUM_FREE = 256 << 20
-#: Generated C++ that registers the schemas of all custom operators.
-GENERATED_SCHEMA = "torch_npu/csrc/aten/CustomRegisterSchema.cpp"
 
 
 @dataclass(frozen=True)
@@ -232,12 +231,11 @@ class TargetBuild:
             "platform": plan.repair.platform,
         }
 
-    def _compile(
-        self, opened: Opened, tree: PreparedTree, setup: SetupScript, plan: Recipe
-    ) -> float | None:
+    def _compile(self, opened: Opened, tree: PreparedTree, setup: SetupScript, plan: Recipe) -> float | None:
         """Run upstream's ci/build.sh; returns the CPU seconds it took."""
         reader = OutputReader()
         started = time.time()
+        operators = tree.record["custom_operators"]
         checked = False
         with (
             open(self.result.log, "a", encoding="utf-8", buffering=1) as log,
@@ -251,9 +249,8 @@ class TargetBuild:
                 if not checked and not reader.generating:
                     # Two hours of compiling stale code would follow: look now.
                     checked = True
-                    log.flush()
-                    self._check_generated(reader, setup, tree, started)
-                task.update(completed=reader.percent, detail=line[-60:])
+                    check_generated(self.scratch, reader, setup, operators, started)
+                task.update(completed=reader.percent, detail=reader.activity)
 
             outcome = opened.run(
                 plan.command(opened.paths),
@@ -267,56 +264,11 @@ class TargetBuild:
         self.result.files_compiled = counts.files
         self.result.cache = {"hits": counts.hits, "misses": counts.misses}
         if outcome.exit_code != 0 or outcome.timed_out:
-            raise self._compile_failure(reader, outcome.exit_code, outcome.timed_out, outcome.out_of_memory)
+            raise compile_failure(reader, outcome, self.target.id, self.options.timeout)
         if not checked:
-            self._check_generated(reader, setup, tree, started)
+            check_generated(self.scratch, reader, setup, operators, started)
         self.reporter.message(f"{self.target.id}: {counts.summary()} in {outcome.seconds:.0f} s")
         return outcome.cpu_seconds
-
-    def _check_generated(self, reader: OutputReader, setup: SetupScript, tree: PreparedTree, started: float) -> None:
-        """Raise TargetError where code generation failed; before 26.1.0 upstream does not notice."""
-        if reader.generation_failure is not None:
-            raise TargetError(
-                f"code generation failed, which upstream's script does not notice: {reader.generation_failure}",
-                kind=FailureKind.CODE_GENERATION,
-                details="\n".join(reader.tail),
-            )
-        ages: dict[str, float | None] = {}
-        for name in setup.generated_files:
-            file = self.scratch / name
-            ages[name] = file.stat().st_mtime if file.is_file() and file.stat().st_size else None
-        # A file system may keep whole seconds only.
-        missing = missing_outputs(setup.generated_files, ages, started - 2)
-        if missing:
-            raise TargetError(
-                f"code generation left out {missing[0]}", kind=FailureKind.CODE_GENERATION, details="\n".join(missing)
-            )
-        schema = self.scratch / GENERATED_SCHEMA
-        generated = schema.read_text(errors="replace") if schema.is_file() else ""
-        for operator in tree.record["custom_operators"]:
-            if f"{operator}(" not in generated:
-                raise TargetError(
-                    f"the generated schema does not contain the custom operator {operator}",
-                    kind=FailureKind.CUSTOM_OPERATOR,
-                    hint="check its declaration: upstream drops what it does not understand without a word",
-                )
-
-    def _compile_failure(
-        self, reader: OutputReader, exit_code: int, timed_out: bool, out_of_memory: bool
-    ) -> TargetError:
-        if timed_out:
-            kind, what = FailureKind.TIMEOUT, f"the compile did not end within {self.options.timeout:g} s"
-        elif out_of_memory:
-            kind, what = FailureKind.OUT_OF_MEMORY, "the kernel killed a compiler for want of memory"
-        elif any("No space left on device" in line for line in reader.tail):
-            kind, what = FailureKind.DISK, "no space left on device"
-        elif reader.generating:
-            kind = FailureKind.CODE_GENERATION
-            what = reader.generation_failure or reader.error or f"exit code {exit_code} before the compile began"
-        else:
-            kind, what = FailureKind.COMPILE, reader.error or f"ci/build.sh ended with exit code {exit_code}"
-        hint = f"{kind.advice}; 'shell {self.target.id}' opens the same environment"
-        return TargetError(what, kind=kind, details="\n".join(reader.tail), hint=hint)
 
     def _repair(self, opened: Opened, setup: SetupScript, plan: Recipe) -> Path:
         """The one wheel of the build, as a manylinux wheel."""

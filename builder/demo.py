@@ -18,8 +18,8 @@ from builder.console import Reporter
 from builder.engines.local import exit_code, run_targets
 from builder.environments.base import Folders, Limits
 from builder.environments.engine import NoEngine, find_engine
+from builder.environments.images import has_image
 from builder.environments.interpreters import find_interpreter
-from builder.environments.bases import has_image
 from builder.errors import BuilderError, FailureKind, MachineError, TargetError
 from builder.matrix.loader import load_matrix
 from builder.matrix.model import Target

@@ -7,7 +7,7 @@ overwritten on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from builder.errors import FailureKind, RequestError, TargetError
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
+from builder.sources import gitcli
 from builder.sources.checkout import (
     OverlaySource,
     PreparedTree,
@@ -59,6 +60,19 @@ class Given:
         }
 
 
+def check_request(targets: Sequence[Target], options: BuildOptions) -> None:
+    """Raise RequestError for whatever the user gave that can be judged before anything is made or fetched."""
+    if options.keep_changes and (options.rebuild or options.refresh):
+        raise RequestError(
+            "--keep-changes builds the tree as it stands, --rebuild and --refresh make it anew",
+            hint="leave one of them out",
+        )
+    if options.op_plugin_folder is None:
+        gitcli.check_ref(options.op_plugin, "branch or commit of op-plugin")
+    for target in {target.release.branch: target for target in targets}.values():
+        _given(target, options)
+
+
 def gather(
     target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter
 ) -> PreparedTree:
@@ -67,11 +81,6 @@ def gather(
     Raises RequestError for what the user gave, TargetError for what hosts and branches hold, and for
     a tree that was changed by hand and would be lost.
     """
-    if options.keep_changes and (options.rebuild or options.refresh):
-        raise RequestError(
-            "--keep-changes builds the tree as it stands, --rebuild and --refresh make it anew",
-            hint="leave one of them out",
-        )
     given = _given(target, options)
     place = workspace.trees / target.id
     standing = None if options.rebuild else load_prepared(place)

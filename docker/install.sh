@@ -83,7 +83,8 @@ at_least() {
 }
 wanted=''
 at_least cmake "$CMAKE" || wanted="$wanted cmake"
-at_least patchelf 0.14 || wanted="$wanted patchelf"
+# auditwheel 6 repairs nothing with an older one, although 0.14 is what it asks for.
+at_least patchelf 0.14.5 || wanted="$wanted patchelf"
 at_least auditwheel 5.0 || wanted="$wanted auditwheel"
 at_least ninja 1.10 || wanted="$wanted ninja"
 mkdir -p "$tools/bin"

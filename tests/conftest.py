@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support import CommandLine
 
-from builder.environments.bases import has_image
 from builder.environments.engine import DockerEngine, NoEngine, find_engine
+from builder.environments.images import has_image
 from builder.miniature import Miniature, materialise
 from builder.workspace import resource
 

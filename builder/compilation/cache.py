@@ -32,13 +32,12 @@ class CompileCounts:
         return f"{self.files} files, {self.hits} from the compile cache, {self.misses} compiled"
 
 
-def environment(
-    *, cache: str, launcher: str, compile_log: str, slots: int, slot_folder: str
-) -> Mapping[str, str]:
+def environment(*, cache: str, launcher: str, compile_log: str, slots: int, slot_folder: str) -> Mapping[str, str]:
     """Variables that make every compile go through the launcher; paths are those inside the environment.
 
-    The real ccache is found inside, before the launcher goes first on PATH. ``slots`` is the number of compilers that may run at once, 0 for no limit. The compiler is known
-    to ccache by its content, so that a rebuilt image with the same compiler finds the same objects.
+    The real ccache is found inside, before the launcher goes first on PATH. ``slots`` is the number of
+    compilers that may run at once, 0 for no limit. The compiler is known to ccache by its content, so that a
+    rebuilt image with the same compiler finds the same objects.
     """
     launched = f"{launcher}/ccache"
     return {

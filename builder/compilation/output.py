@@ -38,6 +38,7 @@ class OutputReader:
     def __init__(self) -> None:
         self.generating = True
         self.percent: float | None = None
+        self.activity = "code generation"
         self.generation_failure: str | None = None
         self.first_error: str | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -51,6 +52,7 @@ class OutputReader:
         if self.generating and _SETUPTOOLS.match(text):
             self.generating = False
             self._end_traceback()
+            self.activity = "configuring"
         if self.generating:
             self._follow_generation(text)
         self._follow_progress(text)
@@ -91,6 +93,10 @@ class OutputReader:
             self.percent = float(match.group(1))
         elif match := _NINJA.match(text):
             self.percent = 100.0 * int(match.group(1)) / max(1, int(match.group(2)))
+        else:
+            return
+        # `Building CXX object a/b/File.cpp.o`: the file is what a person recognises.
+        self.activity = text.rsplit("/", 1)[-1].removesuffix(".o") if "Building" in text else text.split("] ", 1)[-1]
 
 
 def missing_outputs(expected: Sequence[str], ages: dict[str, float | None], started: float) -> list[str]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from builder.build import BuildContext, TargetBuild, build_target
 from builder.console import Reporter
 from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, TargetError
+from builder.gather import check_request
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
@@ -30,6 +31,7 @@ def build_targets(
 ) -> int:
     """Build every target and return the exit code. One that fails does not stop the others."""
     if dry_run:
+        check_request(targets, options)
         for target in targets:
             reporter.console.print(f"would build {escape(target.id)}", highlight=False)
         return EXIT_OK
@@ -41,6 +43,7 @@ def run_targets(
     targets: Sequence[Target], matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter
 ) -> Run:
     """Build every target; the run's result file is up to date after each of them, also after Ctrl-C."""
+    check_request(targets, options)
     workspace.create()
     run = Run(workspace.runs)
     context = BuildContext(matrix, workspace, options, reporter, run)
@@ -61,6 +64,7 @@ def run_targets(
 
 def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter) -> int:
     """Open the target's environment on the terminal: with the tree as a failed build left it, else a fresh one."""
+    check_request([target], options)
     workspace.create()
     run = Run(workspace.runs)
     context = BuildContext(matrix, workspace, options, reporter, run)

@@ -95,9 +95,7 @@ def check_disk(workspace: Path) -> Check:
     free = free_bytes(workspace)
     text = f"{free / GIB:.1f} GiB free for {workspace}"
     if free < DISK_NEEDED:
-        return Check(
-            "disk", "fail", text, f"free {DISK_NEEDED // GIB} GiB ('clean' helps), or name another --workspace"
-        )
+        return Check("disk", "fail", text, f"free {DISK_NEEDED // GIB} GiB (see 'clean'), or name another --workspace")
     if free < DISK_WANTED:
         return Check("disk", "warn", text, f"several targets take {DISK_WANTED // GIB} GiB and more")
     return Check("disk", "ok", text)

@@ -18,7 +18,15 @@ from typing import Any
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Paths, Ready
-from builder.environments.engine import PLATFORMS, DockerEngine, engine, engine_errors, labels, remove_container
+from builder.environments.engine import (
+    PLATFORMS,
+    DockerEngine,
+    engine,
+    engine_errors,
+    labels,
+    remove_container,
+    streamed,
+)
 from builder.environments.images import Image, ensure_image
 from builder.environments.leftovers import remove_leftovers as remove_leftovers
 from builder.environments.lines import LineSplitter
@@ -227,15 +235,18 @@ class Container:
                 try:
                     with engine_errors(doing):
                         # Attached before it starts, so that no line is lost.
-                        output = container.attach(stream=True, stdout=True, stderr=True, logs=False)
-                        container.start()
-                        if timer is not None:
-                            timer.daemon = True
-                            timer.start()
-                        splitter = LineSplitter(take)
-                        for chunk in output:
-                            splitter.feed(chunk)
-                        splitter.close()
+                        attached = self._engine.client.api.attach_socket(
+                            container.id, params={"stdout": 1, "stderr": 1, "stream": 1}
+                        )
+                        with streamed(attached) as output:
+                            container.start()
+                            if timer is not None:
+                                timer.daemon = True
+                                timer.start()
+                            splitter = LineSplitter(take)
+                            for chunk in output:
+                                splitter.feed(chunk)
+                            splitter.close()
                         if held and not used:
                             on_line(held.pop())
                         code = int(container.wait()["StatusCode"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 LABEL = "torch-npu-builder"
 #: Who is making it: ``host:pid:start``; tells the leftovers of a killed builder from work going on.
 OWNER_LABEL = f"{LABEL}.owner"
+
+#: The engine's interface of Docker 20.10, which later ones still speak.
+_API = "1.41"
 
 #: Platforms of the engine by architecture of a target.
 PLATFORMS = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
@@ -58,33 +62,70 @@ class NoEngine:
     hint: str
 
 
+#: One client for each engine, for the life of the process: threads share its connections.
+_engines: dict[tuple[str, str], DockerEngine] = {}
+
+
 def find_engine(env: Mapping[str, str] | None = None) -> DockerEngine | NoEngine:
     """The engine at DOCKER_HOST, of the context named by DOCKER_CONTEXT, or of the current context."""
     import requests
-    from docker.context import ContextAPI
     from docker.errors import DockerException
+
+    env = os.environ if env is None else env
+    key = (env.get("DOCKER_HOST", ""), env.get("DOCKER_CONTEXT", ""))
+    known = _engines.pop(key, None)
+    client = known.client if known is not None else None
+    url = known.url if known is not None else key[0]
+    try:
+        if client is None:
+            url, client = _connect(env)
+        client.ping()
+        return _engines.setdefault(key, known or DockerEngine(client, url, client.info()))
+    except NoContextError as error:
+        return error.args[0]  # type: ignore[no-any-return]
+    except (DockerException, requests.RequestException, OSError, ValueError) as error:
+        if client is not None:
+            client.close()
+        return _why(url or key[0] or _default(), error)
+
+
+class NoContextError(Exception):
+    """The named or current context does not exist; its argument is the NoEngine that says so."""
+
+
+def _connect(env: Mapping[str, str]) -> tuple[str, docker.DockerClient]:
+    from docker.context import ContextAPI
+    from docker.utils import kwargs_from_env
 
     import docker
 
-    env = os.environ if env is None else env
-    url = env.get("DOCKER_HOST", "")
-    try:
-        if url:
-            client = docker.DockerClient.from_env(environment=dict(env))
-        else:
-            name = env.get("DOCKER_CONTEXT") or None
-            context = ContextAPI.get_context(name)
-            if context is None:
-                return NoEngine(
-                    f"the docker context {name!r} does not exist" if name else "the current docker context is gone",
-                    "'docker context ls' lists them; unset DOCKER_CONTEXT for the default",
-                )
-            url = str(context.Host)
-            client = docker.DockerClient(base_url=url, tls=context.TLSConfig or False)
-        client.ping()
-        return DockerEngine(client, url, client.info())
-    except (DockerException, requests.RequestException, OSError, ValueError) as error:
-        return _why(url, error)
+    if env.get("DOCKER_HOST"):
+        _try_socket(env["DOCKER_HOST"])
+        return env["DOCKER_HOST"], docker.DockerClient(version=_API, **kwargs_from_env(environment=dict(env)))
+    name = env.get("DOCKER_CONTEXT") or None
+    # The SDK returns None for a context that does not exist; its type says otherwise.
+    context: Any = ContextAPI.get_context(name)
+    if context is None:
+        raise NoContextError(
+            NoEngine(
+                f"the docker context {name!r} does not exist" if name else "the current docker context is gone",
+                "'docker context ls' lists them; unset DOCKER_CONTEXT for the default",
+            )
+        )
+    _try_socket(str(context.Host))
+    return str(context.Host), docker.DockerClient(base_url=context.Host, version=_API, tls=context.TLSConfig or False)
+
+
+def _try_socket(url: str) -> None:
+    """Connect once by hand: the SDK leaves a socket open when nothing listens at it."""
+    if url.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as attempt:
+            attempt.settimeout(10)
+            attempt.connect(url.removeprefix("unix://"))
+
+
+def _default() -> str:
+    return "unix:///var/run/docker.sock"
 
 
 def _why(url: str, error: Exception) -> NoEngine:
@@ -167,10 +208,45 @@ def labels(**more: str) -> dict[str, str]:
     return {LABEL: "1", OWNER_LABEL: owner(), **{f"{LABEL}.{name}": value for name, value in more.items()}}
 
 
-def remove_container(container: Any) -> None:
-    """Remove a container whatever its state; gone already is fine, and so is an engine that went away."""
-    import requests
-    from docker.errors import DockerException
+def remove_container(container: Any, patience: float = 10.0) -> None:
+    """Remove a container whatever its state; gone already is fine, and so is an engine that went away.
 
+    Another thread may be removing it: then this waits (at most ``patience`` seconds) until it is gone.
+    """
+    import requests
+    from docker.errors import APIError, DockerException, NotFound
+
+    until = time.monotonic() + patience
     with suppress(DockerException, requests.RequestException):
-        container.remove(force=True, v=True)
+        while time.monotonic() < until:
+            try:
+                container.remove(force=True, v=True)
+            except NotFound:
+                return
+            except APIError:
+                # "Removal is already in progress": asked again, it ends in NotFound.
+                time.sleep(0.05)
+
+
+@contextmanager
+def streamed(raw: Any) -> Iterator[Iterator[bytes]]:
+    """The output on a socket that the SDK attached to a container or exec without terminal.
+
+    The SDK leaves such sockets to the garbage collector; a build makes many.
+    """
+    from docker.utils.socket import frames_iter
+
+    try:
+        yield (data for _, data in frames_iter(raw, tty=False))  # type: ignore[no-untyped-call]
+    finally:
+        close_attached(raw)
+
+
+def close_attached(raw: Any) -> None:
+    """Close a socket of ``attach_socket`` or ``exec_start`` with all that it stands on."""
+    under, response = getattr(raw, "_sock", None), getattr(raw, "_response", None)
+    # The response first: it flushes what the socket still holds.
+    for part in (response, raw, under):
+        if part is not None:
+            with suppress(OSError, ValueError):
+                part.close()

@@ -32,6 +32,7 @@ from builder.environments.engine import (
     labels,
     owner,
     remove_container,
+    streamed,
 )
 from builder.environments.lines import LineSplitter
 from builder.environments.live import registered
@@ -75,14 +76,14 @@ class Image:
 
 
 @contextmanager
-def lock() -> Iterator[None]:
-    """One image is made at a time: by all builders of this user, so that two never make the same."""
+def lock(name: str) -> Iterator[None]:
+    """All builders of this user make images on one system part in turn, so that two never make the same."""
     folder = Path.home() / ".cache" / "torch-npu-builder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="torch-npu-builder."))
-    with FileLock(folder / "images.lock"):
+    with FileLock(folder / f"{name}.lock"):
         yield
 
 
@@ -106,7 +107,7 @@ def ensure_image(
     system_name, name = f"{SYSTEM_REPOSITORY}:{system[:20]}", f"{REPOSITORY}:{digest[:20]}"
     image, created = _get(engine, name), False
     if image is None:
-        with lock(), reporter.task(f"image for Python {request.python} on {request.arch}") as task:
+        with lock(system[:20]), reporter.task(f"image for Python {request.python} on {request.arch}") as task:
             writer = Log(log, settings, lambda line: task.update(detail=line))
             try:
                 # Another builder may have made it while this one waited for the lock.
@@ -259,8 +260,9 @@ def _execute(engine: DockerEngine, container: Any, argv: list[str], env: dict[st
     api = engine.client.api
     identity = api.exec_create(container.id, argv, environment=env, user="0:0")["Id"]
     splitter = LineSplitter(log.line)
-    for chunk in api.exec_start(identity, stream=True):
-        splitter.feed(chunk)
+    with streamed(api.exec_start(identity, socket=True)) as output:
+        for chunk in output:
+            splitter.feed(chunk)
     splitter.close()
     code = api.exec_inspect(identity)["ExitCode"]
     return int(code) if code is not None else 1

@@ -89,11 +89,11 @@ def run_process(
     finally:
         _kill(process.pid, patience=PATIENCE if ended is None else 0.0)
         if ended is None:
-            ended = _reap(process, block=True)
+            ended = _reap(process, block=True) or (1, 0.0, 0)
         process.stdout.close()
     if stopped.is_set():
         raise KeyboardInterrupt
-    status, cpu, peak = ended or (1, 0.0, 0)
+    status, cpu, peak = ended
     by_kill = status == -signal.SIGKILL and not timed_out
     code = 128 - status if status < 0 else status
     return Outcome(code, time.monotonic() - started, cpu, peak, timed_out=timed_out, out_of_memory=by_kill)

@@ -44,7 +44,8 @@ class Log:
         if text.strip():
             self.tail.append(text)
             self._on_line(text.strip()[:60])
-        if text.startswith("WARNING: ") and "pip" not in text:
+        # Those of docker/system.sh; pip's begin with the same word.
+        if text.startswith(("WARNING: the base", "WARNING: this base")):
             self.warnings.append(text.removeprefix("WARNING: "))
 
     def close(self) -> None:

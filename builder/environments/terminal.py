@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import Any
 
-from builder.environments.engine import DockerEngine
+from builder.environments.engine import DockerEngine, close_attached
 from builder.errors import MachineError
 
 
@@ -53,5 +53,5 @@ def attach(engine: DockerEngine, container: Any) -> int:
     finally:
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
         signal.signal(signal.SIGWINCH, previous)
-        attached.close()
+        close_attached(attached)
     return int(container.wait()["StatusCode"])

@@ -168,6 +168,8 @@ if [ "$bullseye_python" = yes ]; then
     for library in libssl libcrypto libffi libmpdec; do
         cp -a "$from/lib/$machine-linux-gnu/$library".so* "$root$prefix/lib/"
     done
+    # bookworm's setuptools wheel holds what bullseye has in a wheel of its own.
+    sed -i "/_PROJECTS\|_projects/,/]/s/[\"']pkg_resources[\"'],\{0,1\} *//" "$root$prefix/lib/python3.9/ensurepip/__init__.py"
     rm -rf "$root$prefix/lib/python3.9/dist-packages" "$root$prefix/lib/python3.9/"config-*
     # shellcheck disable=SC2016
     in_root sh -eu -c '
@@ -179,7 +181,7 @@ if [ "$bullseye_python" = yes ]; then
             patchelf --set-rpath "\$ORIGIN/../.." python3.9/lib-dynload/$module.cpython-39-*.so
         done
         "$1/bin/python3.9" -m venv /opt/python/cp39-cp39
-    ' sh "$prefix"
+    ' sh "$prefix" || fail 1 "bullseye's Python does not run in $suite"
 fi
 
 # An interpreter of this machine: copied without what builds never use, made to find its own library,

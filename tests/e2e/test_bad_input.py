@@ -70,8 +70,11 @@ def test_malformed_yaml_names_file_line_and_column(cli: CommandLine) -> None:
 
 def test_duplicate_rows_name_both_places(cli: CommandLine) -> None:
     matrix = matrix_copy(cli.folder)
-    (matrix / "pytorch-2.5-again.yaml").write_text((matrix / "pytorch-2.5.yaml").read_text())
-    clear(cli("list", f"--matrix={matrix}"), 2, "v2.5.1-7.1.0", "pytorch-2.5.yaml", "pytorch-2.5-again.yaml")
+    file = matrix / "pytorch-2.5.yaml"
+    text = file.read_text()
+    file.write_text(text + text[text.index("  - branch:") :])
+    lines = [number for number, line in enumerate(file.read_text().splitlines(), 1) if line.startswith("  - branch:")]
+    clear(cli("list", f"--matrix={matrix}"), 2, "v2.5.1-7.1.0", *(f"pytorch-2.5.yaml:{line}:" for line in lines))
 
 
 def test_overlay_with_a_symlink_leading_out(cli: CommandLine, upstream: Miniature, miniature_options: Options) -> None:
@@ -142,8 +145,12 @@ def test_branch_without_build_script(cli: CommandLine, upstream: Miniature, mini
 
 
 def test_unreachable_hosts_are_named_each_with_its_reason(cli: CommandLine, miniature_options: Options) -> None:
-    ran = cli(LINE, "--python=3.11", *miniature_options("--environment=host", "--torch-npu-url=/no/such/repository"))
-    clear(ran, 1, "/no/such/repository")
+    folder = cli.folder / "no-repository"
+    folder.mkdir()
+    sources = cli.folder / "sources.yaml"
+    sources.write_text(f"repositories:\n  torch_npu:\n    urls: [{folder}, 'http://127.0.0.1:9/torch_npu.git']\n")
+    ran = cli(LINE, "--python=3.11", *miniature_options("--environment=host", f"--sources={sources}"))
+    clear(ran, 1, str(folder), "does not appear to be a git repository", "127.0.0.1:9", "onnect")
     nothing_made(cli)
 
 
@@ -172,6 +179,10 @@ def test_full_disk(cli: CommandLine, miniature_options: Options) -> None:
 
 @pytest.mark.engine
 def test_base_image_without_the_wanted_python(cli: CommandLine, base_image: str, miniature_options: Options) -> None:
-    ran = cli(LINE, "--python=3.10", *miniature_options("--environment=docker", f"--base-image={base_image}"))
-    clear(ran, 1, "3.10", "cp311")
+    ran = cli(
+        "--pytorch=v2.1.0-7.1.0",
+        "--python=3.8",
+        *miniature_options("--environment=docker", f"--base-image={base_image}"),
+    )
+    clear(ran, 1, "has no Python 3.8", "cp311-cp311")
     assert cli.dist == []

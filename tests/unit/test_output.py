@@ -20,6 +20,14 @@ def test_progress_of_make_and_ninja(line: str, percent: float) -> None:
     assert read("running build", line).percent == percent
 
 
+def test_activity_is_what_a_person_recognises() -> None:
+    assert read().activity == "code generation"
+    assert read("running build").activity == "configuring"
+    line = "[ 42%] Building CXX object CMakeFiles/torch_npu.dir/csrc/NPUFunctions.cpp.o"
+    assert read("running build", line, "warning: noise").activity == "NPUFunctions.cpp"
+    assert read("running build", "[ 99%] Linking CXX shared library x.so").activity == "Linking CXX shared library x.so"
+
+
 def test_traceback_during_code_generation_is_a_failure() -> None:
     reader = read(
         "Traceback (most recent call last):",

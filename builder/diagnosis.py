@@ -1,0 +1,66 @@
+"""Why a compile failed, or would have gone wrong without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.compilation.output import OutputReader, missing_outputs
+from builder.environments.base import Outcome
+from builder.errors import FailureKind, TargetError
+from builder.sources.upstream import SetupScript
+
+#: Generated C++ that registers the schemas of all custom operators.
+GENERATED_SCHEMA = "torch_npu/csrc/aten/CustomRegisterSchema.cpp"
+
+
+def check_generated(
+    tree: Path, reader: OutputReader, setup: SetupScript, operators: Sequence[str], started: float
+) -> None:
+    """Raise TargetError where code generation in ``tree`` failed; before 26.1.0 upstream does not notice.
+
+    ``operators`` are the custom operators that must be in the generated schema, ``started`` is when the
+    compile began, in epoch seconds.
+    """
+    if reader.generation_failure is not None:
+        raise TargetError(
+            f"code generation failed, which upstream's script does not notice: {reader.generation_failure}",
+            kind=FailureKind.CODE_GENERATION,
+            details="\n".join(reader.tail),
+        )
+    ages: dict[str, float | None] = {}
+    for name in setup.generated_files:
+        file = tree / name
+        ages[name] = file.stat().st_mtime if file.is_file() and file.stat().st_size else None
+    # A file system may keep whole seconds only.
+    missing = missing_outputs(setup.generated_files, ages, started - 2)
+    if missing:
+        raise TargetError(
+            f"code generation left out {missing[0]}", kind=FailureKind.CODE_GENERATION, details="\n".join(missing)
+        )
+    schema = tree / GENERATED_SCHEMA
+    generated = schema.read_text(errors="replace") if schema.is_file() else ""
+    for operator in operators:
+        if f"{operator}(" not in generated:
+            raise TargetError(
+                f"the generated schema does not contain the custom operator {operator}",
+                kind=FailureKind.CUSTOM_OPERATOR,
+                hint="check its declaration: upstream drops what it does not understand without a word",
+            )
+
+
+def compile_failure(reader: OutputReader, outcome: Outcome, target: str, timeout: float | None) -> TargetError:
+    """The error for a compile that ended badly: its kind, its first error, its last lines. ``timeout`` in seconds."""
+    if outcome.timed_out:
+        kind, what = FailureKind.TIMEOUT, f"the compile did not end within {timeout:g} s"
+    elif outcome.out_of_memory:
+        kind, what = FailureKind.OUT_OF_MEMORY, "the kernel killed a compiler for want of memory"
+    elif any("No space left on device" in line for line in reader.tail):
+        kind, what = FailureKind.DISK, "no space left on device"
+    elif reader.generating:
+        kind = FailureKind.CODE_GENERATION
+        what = reader.generation_failure or reader.error or f"exit code {outcome.exit_code} before the compile began"
+    else:
+        kind, what = FailureKind.COMPILE, reader.error or f"ci/build.sh ended with exit code {outcome.exit_code}"
+    hint = f"{kind.advice}; 'shell {target}' opens the same environment"
+    return TargetError(what, kind=kind, details="\n".join(reader.tail), hint=hint)

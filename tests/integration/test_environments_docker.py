@@ -1,0 +1,348 @@
+"""Builds in containers, on a real engine: the image, what a command may, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder.console import Reporter
+from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Ready
+from builder.environments.docker import ready_docker, remove_leftovers
+from builder.environments.engine import LABEL, OWNER_LABEL, DockerEngine, NoEngine, find_engine, owner
+from builder.environments.images import has_image
+from builder.environments.live import stop_all
+from builder.environments.network import NetworkSettings
+from builder.environments.probe import probe
+from builder.errors import FailureKind, TargetError
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+DOCKER = Path(__file__).resolve().parents[2] / "docker"
+SECRETS = ("hush-proxy-4711", "hush-config-4711")
+
+
+def give_up(reason: str) -> None:
+    if os.environ.get("BUILDER_REQUIRE_ENGINE") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def engine() -> DockerEngine:
+    found = find_engine()
+    if isinstance(found, NoEngine):
+        give_up(found.reason)
+    assert isinstance(found, DockerEngine)
+    return found
+
+
+def base_image(engine: DockerEngine, arch: str) -> str:
+    name = f"torch-npu-builder/base:bookworm-{arch}"
+    if not has_image(engine, name):
+        if os.getuid() != 0 or shutil.which("debootstrap") is None or shutil.which("docker") is None:
+            give_up(f"there is no {name}, and making it needs root, debootstrap and the docker command")
+        subprocess.run(["sh", str(DOCKER / "bases" / "debian.sh"), "--arch", arch], check=True)
+    return name
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("docker")
+
+
+@pytest.fixture(scope="module")
+def request_(engine: DockerEngine, place: Path) -> EnvironmentRequest:
+    wheels = place / "wheels"
+    wheels.mkdir()
+    info = "torch-9.9.9.dist-info"
+    files = {
+        "torch/__init__.py": "__version__ = '9.9.9'\ndef compiled_with_cxx11_abi(): return True\n",
+        "torchgen/__init__.py": "",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: torch\nVersion: 9.9.9\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(wheels / "torch-9.9.9-py3-none-any.whl", "w") as wheel:
+        for name, text in files.items():
+            # A fixed time: the wheel's content decides the image's name.
+            wheel.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), text)
+    return EnvironmentRequest(
+        arch=engine.arch,
+        python="3.11",
+        torch="9.9.9",
+        torch_source="find-links",
+        requirements=(),
+        base_image=base_image(engine, engine.arch),
+        find_links=(wheels,),
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(place: Path) -> NetworkSettings:
+    config = place / "pip.conf"
+    config.write_text(f"[global]\ntimeout = 60\n# http://user:{SECRETS[1]}@index.example/simple\n")
+    found = NetworkSettings.from_environment(os.environ)
+    # A proxy with a password that nothing uses, because every host is excepted from it.
+    proxies = {**found.proxies, "HTTPS_PROXY": f"http://user:{SECRETS[0]}@127.0.0.1:9", "NO_PROXY": "*"}
+    return replace(found, proxies=proxies if "HTTPS_PROXY" not in found.proxies else found.proxies, pip_config=config)
+
+
+@pytest.fixture(scope="module")
+def made(engine: DockerEngine, request_: EnvironmentRequest, settings: NetworkSettings, place: Path) -> Iterator[Ready]:
+    # Made afresh, so that this very recipe is what is tested; its wheel's name is of no other image.
+    ready = _ready(request_, settings, place / "log")
+    if not (place / "log").exists():
+        engine.client.images.remove(str(ready.facts["image"]))
+        ready = _ready(request_, settings, place / "log")
+    yield ready
+    engine.client.images.remove(str(ready.facts["image"]), force=True)
+
+
+def _ready(request: EnvironmentRequest, settings: NetworkSettings, log: Path) -> Ready:
+    return ready_docker(request, settings=settings, resources=DOCKER, log=log, reporter=Reporter(quiet=True))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    made = {name: tmp_path / name for name in ("tree", "mirrors", "cache", "out", "launcher")}
+    for folder in made.values():
+        folder.mkdir()
+    return Folders(**made)
+
+
+@pytest.fixture
+def opened(made: Ready, folders: Folders) -> Iterator[Opened]:
+    with made.open(folders) as environment:
+        yield environment
+
+
+def said(opened: Opened, script: str, limits: Limits | None = None) -> list[str]:
+    lines: list[str] = []
+    argv = ["sh", "-c", script]
+    opened.run(argv, env={}, cwd="/work/pytorch", on_line=lines.append, limits=limits or Limits(timeout=60))
+    return lines
+
+
+def own_containers(engine: DockerEngine) -> list[str]:
+    mine = {"label": f"{OWNER_LABEL}={owner()}"}
+    return [item.name for item in engine.client.containers.list(all=True, filters=mine, ignore_removed=True)]
+
+
+def test_the_image_has_what_a_build_calls(opened: Opened) -> None:
+    facts = probe(opened, "3.11")
+    absent = [name for name in ("cmake", "ccache", "patchelf", "eu-strip", "auditwheel", "git") if not facts[name]]
+    assert absent == []
+    assert facts["torch"] == "9.9.9"
+    assert facts["torch_path"] == "/opt/torch/torch"
+    assert facts["python_path"] == "/opt/python/cp311-cp311/bin/python3.11"
+    assert facts["machine"] == os.uname().machine
+
+
+def test_the_image_is_made_once(
+    made: Ready, request_: EnvironmentRequest, settings: NetworkSettings, tmp_path: Path
+) -> None:
+    again = _ready(request_, settings, tmp_path / "log")
+    assert again.facts == made.facts
+    assert not (tmp_path / "log").exists()
+
+
+def test_secrets_are_in_no_layer_history_or_log(engine: DockerEngine, made: Ready, place: Path) -> None:
+    needles = [secret.encode() for secret in SECRETS]
+    image = engine.client.images.get(str(made.facts["image"]))
+    assert not any(secret in str(image.history()) + str(image.attrs) for secret in SECRETS)
+    assert not any(secret in (place / "log").read_text() for secret in SECRETS)
+    tail = b""
+    for chunk in image.save():
+        window = tail + chunk
+        assert not any(needle in window for needle in needles)
+        tail = chunk[-64:]
+
+
+def test_a_command_is_nobody_and_sees_nothing_else(opened: Opened, made: Ready) -> None:
+    assert made.build_user is not None
+    uid = made.build_user[0]
+    assert uid != 0
+    lines = said(
+        opened,
+        "id -un; id -u; echo $HOME $USER; touch $HOME/x && echo home; "
+        "grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status; "
+        "grep -c : /proc/net/dev; ls /var/run/docker.sock 2>&1; touch /opt/torch/torchgen/x && echo torchgen",
+    )
+    assert lines[:4] == ["builder", str(uid), "/home/builder builder", "home"]
+    assert lines[4:7] == ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"]
+    assert lines[7] == "1"  # the loopback interface
+    assert "No such file" in lines[8]
+    assert lines[9] == "torchgen"
+
+
+def test_folders_stand_at_their_places(opened: Opened, folders: Folders, made: Ready) -> None:
+    (folders.mirrors / "kept").write_text("as it was")
+    (folders.mirrors / "kept").chmod(0o666)
+    lines = said(
+        opened,
+        "echo t > /work/pytorch/t; echo c > /cache/c; echo o > /out/o; echo m > /mirrors/kept; "
+        "git init -q . && git config --get-all safe.directory; ls /opt/launcher /opt/cann",
+    )
+    assert (folders.tree / "t").read_text() == "t\n"
+    assert (folders.cache / "c").read_text() == "c\n"
+    assert (folders.out / "o").read_text() == "o\n"
+    assert (folders.mirrors / "kept").read_text() == "as it was"
+    assert "*" in lines
+    assert any("/opt/cann" in line and "No such file" in line for line in lines)
+    assert (folders.tree / "t").stat().st_uid == (made.build_user or (0, 0))[0]
+
+
+def test_the_outcome_tells_code_lines_and_cost(opened: Opened) -> None:
+    lines: list[str] = []
+    script = "printf 'a\\rb\\rc\\n'; printf 'bad \\377\\n'; echo e >&2; python3.11 -c 'sum(range(10**7))'"
+    script += "; printf tail; exit 7"
+    outcome = opened.run(["sh", "-c", script], env={"X": "1"}, cwd="/", on_line=lines.append, limits=Limits())
+    assert sorted(lines) == sorted(["a", "b", "c", "bad \ufffd", "e", "tail"])
+    assert outcome.exit_code == 7
+    assert outcome.cpu_seconds is not None
+    assert 0.02 < outcome.cpu_seconds < 60
+    assert not outcome.out_of_memory
+
+
+def test_empty_lines_of_the_command_are_kept(opened: Opened) -> None:
+    assert said(opened, "echo a; echo; echo b; echo") == ["a", "", "b", ""]
+
+
+def test_a_timeout_kills_and_removes(engine: DockerEngine, opened: Opened) -> None:
+    started = time.monotonic()
+    lines: list[str] = []
+    outcome = opened.run(
+        ["sh", "-c", "trap '' TERM; echo up; sleep 100"],
+        env={},
+        cwd="/",
+        on_line=lines.append,
+        limits=Limits(timeout=3),
+    )
+    assert outcome.timed_out
+    assert lines == ["up"]
+    assert time.monotonic() - started < 15
+    assert own_containers(engine) == []
+
+
+def test_the_memory_limit_is_kept_and_named(opened: Opened) -> None:
+    outcome = opened.run(
+        ["python3.11", "-c", "x = bytearray(400 << 20)"],
+        env={},
+        cwd="/",
+        on_line=lambda _: None,
+        limits=Limits(memory=128 << 20, timeout=60),
+    )
+    assert outcome.out_of_memory
+    assert outcome.exit_code != 0
+
+
+def test_ctrl_c_removes_the_container_within_two_seconds(engine: DockerEngine, opened: Opened) -> None:
+    interrupted: list[float] = []
+
+    def line(_: str) -> None:
+        interrupted.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        opened.run(["sh", "-c", "trap '' INT TERM; echo up; sleep 100"], env={}, cwd="/", on_line=line, limits=Limits())
+    assert time.monotonic() - interrupted[0] < 2
+    assert own_containers(engine) == []
+
+
+def test_stop_all_ends_a_container_of_another_thread(engine: DockerEngine, opened: Opened) -> None:
+    up = threading.Event()
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            opened.run(["sh", "-c", "echo up; sleep 100"], env={}, cwd="/", on_line=lambda _: up.set(), limits=Limits())
+        except KeyboardInterrupt as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert up.wait(30)
+    assert stop_all() == 1
+    thread.join(10)
+    assert raised
+    assert own_containers(engine) == []
+
+
+def test_an_error_in_the_callers_own_code_removes_the_container(engine: DockerEngine, opened: Opened) -> None:
+    def line(_: str) -> None:
+        raise ValueError("the caller's own")
+
+    with pytest.raises(ValueError, match="own"):
+        opened.run(["sh", "-c", "echo up; sleep 100"], env={}, cwd="/", on_line=line, limits=Limits())
+    assert own_containers(engine) == []
+
+
+def test_a_base_without_the_python_names_what_it_has(
+    request_: EnvironmentRequest, settings: NetworkSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(TargetError) as raised:
+        _ready(replace(request_, python="3.77"), settings, tmp_path / "log")
+    assert raised.value.kind is FailureKind.IMAGE
+    assert "cp377-cp377" in raised.value.message
+    assert "cp311-cp311" in raised.value.message
+
+
+def test_a_base_that_cannot_be_had_names_the_script(
+    request_: EnvironmentRequest, settings: NetworkSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(TargetError) as raised:
+        _ready(replace(request_, base_image="registry.invalid/none/such:1"), settings, tmp_path / "log")
+    assert raised.value.kind is FailureKind.IMAGE
+    assert "registry.invalid/none/such:1" in raised.value.message
+    assert "debian.sh" in str(raised.value.hint)
+
+
+def test_a_torch_that_cannot_be_had_leaves_no_image(
+    engine: DockerEngine, request_: EnvironmentRequest, made: Ready, settings: NetworkSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(TargetError) as raised:
+        _ready(replace(request_, torch="9.9.8"), settings, tmp_path / "log")
+    assert raised.value.kind is FailureKind.IMAGE
+    assert "9.9.8" in str(raised.value.details)
+    assert raised.value.log == tmp_path / "log"
+    (name,) = re.findall(r"^== Python part (\S+) on", (tmp_path / "log").read_text(), flags=re.M)
+    assert not has_image(engine, name)
+    assert own_containers(engine) == []
+
+
+def test_leftovers_of_a_killed_builder_go_and_those_of_a_live_one_stay(engine: DockerEngine, made: Ready) -> None:
+    image = str(made.facts["image"])
+    host, _, started = owner().split(":")
+    dead = engine.client.containers.create(image, labels={LABEL: "1", OWNER_LABEL: f"{host}:999999999:{started}"})
+    live = engine.client.containers.create(image, labels={LABEL: "1", OWNER_LABEL: owner()})
+    try:
+        assert f"container {dead.name}" in remove_leftovers(engine)
+        names = {item.name for item in engine.client.containers.list(all=True, ignore_removed=True)}
+        assert dead.name not in names
+        assert live.name in names
+    finally:
+        live.remove(force=True)
+
+
+def test_the_other_architecture_runs_under_emulation(
+    engine: DockerEngine, request_: EnvironmentRequest, settings: NetworkSettings, folders: Folders, tmp_path: Path
+) -> None:
+    other = {"x86_64": "aarch64", "aarch64": "x86_64"}[engine.arch]
+    name = f"torch-npu-builder/base:bookworm-{other}"
+    if not has_image(engine, name):
+        pytest.skip(f"there is no {name}")
+    ready = _ready(replace(request_, arch=other, base_image=name), settings, tmp_path / "log")
+    with ready.open(folders) as opened:
+        assert probe(opened, "3.11")["machine"] == other
+    assert ready.facts["emulated"] is True
