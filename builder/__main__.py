@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,7 +12,15 @@ from types import FrameType
 import click
 
 from builder.console import Reporter
-from builder.errors import EXIT_BAD_REQUEST, EXIT_INTERRUPTED, EXIT_OK, EXIT_TARGET_FAILED, BuilderError
+from builder.errors import (
+    EXIT_BAD_REQUEST,
+    EXIT_INTERRUPTED,
+    EXIT_MACHINE_LACKS,
+    EXIT_OK,
+    EXIT_TARGET_FAILED,
+    BuilderError,
+    FailureKind,
+)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
@@ -22,7 +32,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     from builder.cli import cli
 
-    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments) or bool(os.environ.get("BUILDER_DEBUG"))
     reporter = Reporter()
     try:
         code = cli.main(args=arguments, prog_name="torch-npu-builder", standalone_mode=False)
@@ -49,12 +59,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         place = f"{error.filename}: " if error.filename else ""
         reporter.error(BuilderError(f"{place}{error.strerror or error}", hint="--debug shows where this happened"))
+        return EXIT_MACHINE_LACKS if error.errno in (errno.ENOSPC, errno.EDQUOT) else EXIT_TARGET_FAILED
+    except Exception as error:
+        if debug:
+            raise
+        reporter.error(BuilderError(f"{type(error).__name__}: {error}", hint=f"{FailureKind.INTERNAL.advice}; --debug"))
         return EXIT_TARGET_FAILED
 
 
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _terminate)
+    # A connection that drops must not leave a container compiling for hours.
+    signal.signal(signal.SIGHUP, _terminate)
     sys.exit(run())
 
 

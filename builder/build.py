@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import signal
+import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from builder import __version__, recipe
@@ -19,24 +24,28 @@ from builder.diagnosis import check_generated, compile_failure
 from builder.environments.base import EnvironmentRequest, Folders, Opened, Ready
 from builder.environments.probe import probe
 from builder.environments.select import ready_environment
-from builder.errors import BuilderError, FailureKind, MachineError, TargetError
+from builder.errors import BuilderError, FailureKind, RequestError, TargetError
 from builder.fingerprint import fingerprint
 from builder.gather import gather
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
-from builder.options import BuildOptions
+from builder.options import BuildOptions, remembered_options
 from builder.recipe import Recipe
 from builder.results import Run, TargetResult
-from builder.sources.checkout import PreparedTree
-from builder.sources.upstream import SetupScript, read_build_script, read_setup_script
+from builder.sources.checkout import PreparedTree, load_prepared
+from builder.sources.manifest import digest_of_folder, tree_size
+from builder.sources.upstream import BuildScript, SetupScript, read_build_script, read_setup_script
 from builder.wheels import provenance
 from builder.wheels.inspect import sha256
 from builder.wheels.repair import auditwheel_command, built_wheel
 from builder.wheels.verify import Expectation, Verified, verify
-from builder.workspace import Workspace, free_bytes, remove_tree, resource
+from builder.workspace import Workspace, atomic_json, free_bytes, open_inside, remove_tree, resource
 
-#: Bytes that must be free before a compile starts; a full disk in the middle costs hours.
+#: Bytes that must be free before a compile starts, and how many times its sources a build takes.
 MINIMUM_FREE = 256 << 20
+ROOM_FOR_BUILD = 8
+#: Facts of the probe that name places, not versions.
+PLACES = frozenset({"python_path", "torch_path"})
 
 
 @dataclass(frozen=True)
@@ -51,16 +60,23 @@ class BuildContext:
 
 
 def build_target(target: Target, context: BuildContext, result: TargetResult) -> None:
-    """Build one target and fill in ``result``. Only KeyboardInterrupt and defects leave this function."""
+    """Build one target and fill in ``result``. Only KeyboardInterrupt leaves this function."""
+    build = TargetBuild(target, context, result)
     try:
         with context.workspace.locked(f"target-{target.id}", wait_seconds=0), _disk_errors():
-            TargetBuild(target, context, result).run()
+            build.run()
     except BuilderError as error:
-        result.fail(error)
+        result.fail(build.explained(error))
     except KeyboardInterrupt:
         phase = result.phases[-1].name if result.phases else "start"
         result.fail(TargetError("interrupted", kind=FailureKind.INTERRUPTED, phase=phase))
         raise
+    except Exception as error:
+        # A defect, or an upstream branch like none before: the other targets still get their turn.
+        build.note(traceback.format_exc())
+        phase = result.phases[-1].name if result.phases else "start"
+        message = f"{type(error).__name__}: {error}"
+        result.fail(TargetError(message, kind=FailureKind.INTERNAL, phase=phase, log=result.log))
 
 
 class TargetBuild:
@@ -80,17 +96,17 @@ class TargetBuild:
 
     def run(self) -> None:
         """From the matrix row to the wheel in the output folder. Raises BuilderError."""
-        with self.result.phase("prepare"):
+        self.note(f"{self.target.id} by torch-npu-builder {__version__}, run {self.run_id}")
+        with self.result.phase("prepare"), self._deadline():
             tree = gather(self.target, self.matrix, self.workspace, self.options, self.reporter)
-            changes = self._changes(tree)
-            script = read_build_script((tree.path / "ci/build.sh").read_text(), branch=self.target.release.branch)
-            setup = read_setup_script((tree.path / "setup.py").read_text())
-        with self.result.phase("image"):
+            changes = self._fresh_copy(tree)
+            script, setup = self._scripts()
+        with self.result.phase("image"), self._deadline():
             environment = self.environment()
-        with self._opened(environment, tree) as opened:
+        with self._opened(environment) as opened:
             with self.result.phase("toolchain"):
                 facts = probe(opened, self.target.python)
-                plan = self._recipe(facts, script.arguments(self.target.python, self.options.components), setup, tree)
+                plan = self._recipe(facts, script, setup, int(tree.record["commit_time"]))
                 inputs = self._inputs(tree, changes, environment, facts, plan)
                 self.result.fingerprint = fingerprint(inputs)
             with self.result.phase("compile") as phase:
@@ -103,26 +119,42 @@ class TargetBuild:
             self._publish(wheel, tree, inputs, environment, facts, verified)
         remove_tree(self.scratch)
         remove_tree(self.out)
+        remove_tree(wheel.parent)
+        self._remembered().unlink(missing_ok=True)
 
     def shell(self) -> int:
         """Open the target's environment on the terminal, with the tree that a failed build left or a fresh one."""
-        tree = gather(self.target, self.matrix, self.workspace, self.options, self.reporter)
-        environment = self.environment()
-        with self._opened(environment, tree, fresh=not self.scratch.exists()) as opened:
+        if not self.scratch.exists():
+            self._fresh_copy(gather(self.target, self.matrix, self.workspace, self.options, self.reporter))
+        left = load_prepared(self.scratch)
+        assert left is not None  # noqa: S101  (it exists, and a damaged one raises)
+        script, setup = self._scripts()
+        with self._opened(self.environment()) as opened:
             facts = probe(opened, self.target.python)
-            script = read_build_script((tree.path / "ci/build.sh").read_text(), branch=self.target.release.branch)
-            setup = read_setup_script((tree.path / "setup.py").read_text())
-            arguments = script.arguments(self.target.python, self.options.components)
-            plan = self._recipe(facts, arguments, setup, tree)
-            self.reporter.message(f"the build runs: bash ci/build.sh {' '.join(arguments)}")
-            return opened.interactive(env=plan.environment(opened.paths), cwd=opened.paths.tree)
+            plan = self._recipe(facts, script, setup, int(left.record["commit_time"]), accept_mismatch=True)
+            path = f"{opened.paths.launcher}:{opened.base_env['PATH']}"
+            first = f". {opened.paths.cann}/set_env.sh; " if plan.cann else ""
+            self.reporter.message(f"the build runs: umask 022; {first}bash ci/build.sh {' '.join(plan.arguments)}")
+            return opened.interactive(env={**plan.environment(opened.paths), "PATH": path}, cwd=opened.paths.tree)
+
+    def explained(self, error: BuilderError) -> BuilderError:
+        """The error, noted in the log, and with the way to look around where a tree was left to look at."""
+        self.note("\n".join(filter(None, [f"error: {error.message}", error.details])))
+        if isinstance(error, TargetError) and self.scratch.exists() and error.phase not in {"prepare", "image"}:
+            error.hint = f"{error.hint}; 'shell {self.target.id}' opens the same environment"
+        return error
+
+    def note(self, text: str) -> None:
+        """Write to the target's log, as far as the disk lets it."""
+        with suppress(OSError), open(self.result.log, "a", encoding="utf-8") as log:
+            log.write(text.rstrip() + "\n")
 
     def environment_request(self) -> EnvironmentRequest:
         """What the target's matrix row and the options ask of an environment."""
         release, toolchain, options = self.target.release, self.target.toolchain, self.options
         # On aarch64 PyPI's PyTorch is the CPU build; on x86_64 only PyTorch's own index has one.
         by_default = "cpu-index" if self.target.arch == "x86_64" else "pypi"
-        source = options.torch_source or ("find-links" if options.find_links else by_default)
+        source = options.torch_source or ("find-links" if _holds_torch(options.find_links) else by_default)
         return EnvironmentRequest(
             arch=self.target.arch,
             python=self.target.python,
@@ -138,23 +170,59 @@ class TargetBuild:
             torch_hashes=() if source == "find-links" else self.target.torch_hashes,
         )
 
-    def _changes(self, tree: PreparedTree) -> list[str]:
-        """What a person changed in the prepared tree, if the options allow it at all."""
-        if free_bytes(self.workspace.root) < MINIMUM_FREE:
-            raise MachineError(
-                f"{self.workspace.root} has {free_bytes(self.workspace.root) >> 20} MiB free, "
-                f"a compile needs at least {MINIMUM_FREE >> 20} MiB",
-                hint=FailureKind.DISK.advice,
-            )
+    def _fresh_copy(self, tree: PreparedTree) -> list[str]:
+        """Copy the prepared tree to where upstream's scripts may spoil it; returns what a person changed in it."""
+        # Compiling takes some times the room of the sources; a full disk in the middle costs hours.
+        needed = max(MINIMUM_FREE, ROOM_FOR_BUILD * tree_size(tree.path))
+        for place in (self.workspace.root, self.workspace.output):
+            if free_bytes(place) < needed:
+                raise TargetError(
+                    f"{place} has {free_bytes(place) >> 20} MiB free, this build needs {needed >> 20} MiB",
+                    kind=FailureKind.DISK,
+                )
         remove_tree(self.scratch)
         changes = tree.copy_to(self.scratch, keep_changes=self.options.keep_changes)
+        atomic_json(self._remembered(), self.options.to_json())
         if changes:
-            self.result.warnings.append(f"built with {len(changes)} change(s) made by hand in {tree.path}")
-            self.reporter.warning(f"{self.target.id}: {self.result.warnings[-1]}")
+            self._warn(f"built with {len(changes)} change(s) made by hand in {tree.path}")
         return [f"{change.kind} {change.path}" for change in changes]
 
+    def _remembered(self) -> Path:
+        """Where the options of the copy in ``compile/`` are kept, for ``shell``."""
+        return remembered_options(self.workspace, self.target.id)
+
+    def _scripts(self) -> tuple[BuildScript, SetupScript]:
+        """What the copy's own scripts say. Raises RequestError for a Python that they refuse."""
+        branch = self.target.release.branch
+        script = read_build_script((self.scratch / "ci/build.sh").read_text(), branch=branch)
+        if self.target.python not in script.pythons:
+            raise RequestError(
+                f"ci/build.sh of {branch} refuses Python {self.target.python}; it takes {', '.join(script.pythons)}",
+                hint="correct the Pythons of that release line in the matrix",
+            )
+        return script, read_setup_script((self.scratch / "setup.py").read_text())
+
+    @contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """Hold a phase that runs no command of its own to ``--timeout``."""
+        if self.options.timeout is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def expire(_signal: int, _frame: FrameType | None) -> None:
+            raise TargetError(f"the phase did not end within {self.options.timeout:g} s", kind=FailureKind.TIMEOUT)
+
+        before = signal.signal(signal.SIGALRM, expire)
+        signal.setitimer(signal.ITIMER_REAL, self.options.timeout)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
     def environment(self) -> Ready:
-        return ready_environment(
+        """The target's environment, made where it is absent."""
+        ready = ready_environment(
             self.options.environment,
             self.environment_request(),
             docker=resource("docker"),
@@ -163,12 +231,13 @@ class TargetBuild:
             reporter=self.reporter,
             offline=self.options.offline,
         )
+        for warning in ready.warnings:
+            self._warn(warning)
+        return ready
 
     @contextmanager
-    def _opened(self, environment: Ready, tree: PreparedTree, *, fresh: bool = False) -> Iterator[Opened]:
-        """The environment over the copy of the prepared tree: upstream's scripts may spoil the copy."""
-        if fresh:
-            tree.copy_to(self.scratch, keep_changes=self.options.keep_changes)
+    def _opened(self, environment: Ready) -> Iterator[Opened]:
+        """The environment over the copy of the prepared tree."""
         self.workspace.cache.mkdir(parents=True, exist_ok=True)
         (self.out / "slots").mkdir(parents=True, exist_ok=True)
         folders = Folders(
@@ -182,25 +251,35 @@ class TargetBuild:
         with environment.open(folders) as opened:
             yield opened
 
+    def _warn(self, text: str) -> None:
+        self.result.warnings.append(text)
+        self.reporter.warning(f"{self.target.id}: {text}")
+
     def _recipe(
-        self, facts: Mapping[str, Any], arguments: tuple[str, ...], setup: SetupScript, tree: PreparedTree
+        self,
+        facts: Mapping[str, Any],
+        script: BuildScript,
+        setup: SetupScript,
+        epoch: int,
+        *,
+        accept_mismatch: bool = False,
     ) -> Recipe:
         """How the compile is run; raises TargetError where the toolchain is not the matrix's."""
         mismatches = recipe.toolchain_mismatches(self.target, facts)
-        if mismatches and not self.options.allow_toolchain_mismatch:
+        if mismatches and not (self.options.allow_toolchain_mismatch or accept_mismatch):
             raise TargetError("; ".join(mismatches), kind=FailureKind.TOOLCHAIN)
         for mismatch in mismatches:
-            self.result.warnings.append(mismatch)
-            self.reporter.warning(f"{self.target.id}: {mismatch}")
+            self._warn(mismatch)
         recipe.check_torch(self.target, facts)
-        jobs = self.options.jobs or recipe.default_jobs(self.options.memory or recipe.machine_memory())
+        limits = recipe.limits(self.options)
+        jobs = self.options.jobs or recipe.default_jobs(limits.memory or recipe.machine_memory())
         return Recipe(
-            arguments=arguments,
-            epoch=int(tree.record["commit_time"]),
+            arguments=script.arguments(self.target.python, self.options.components),
+            epoch=epoch,
             repair=recipe.repair_plan(self.target, setup, meets_policy=recipe.meets_policy(self.target, facts)),
             jobs=jobs,
             slots=0 if setup.reads_max_jobs else jobs,
-            limits=recipe.limits(self.options),
+            limits=limits,
             cann=self.options.cann_home is not None,
             extra=dict(self.target.release.environment),
         )
@@ -216,7 +295,7 @@ class TargetBuild:
         """Everything that can change the wheel: the fingerprint's parts, and most of the wheel's record."""
         return {
             "target": self.target.id,
-            "tree": tree.digest,
+            "tree": digest_of_folder(self.scratch) if changes else tree.digest,
             "commits": dict(tree.record["commits"]),
             "overlay": tree.record["overlay"],
             "patches": tree.record["patches"],
@@ -224,10 +303,10 @@ class TargetBuild:
             "changes_by_hand": changes,
             "environment": {name: environment.facts[name] for name in environment.identity},
             "compiler": f"gcc {facts['gcc']}",
-            "torch": facts["torch"],
             "arguments": list(plan.arguments),
             "variables": plan.variables(),
-            "cann": str(self.options.cann_home) if self.options.cann_home else None,
+            "cann": recipe.describe_cann(self.options.cann_home) if self.options.cann_home else None,
+            "tools": {name: version for name, version in facts.items() if name not in PLACES},
             "platform": plan.repair.platform,
         }
 
@@ -252,19 +331,21 @@ class TargetBuild:
                     check_generated(self.scratch, reader, setup, operators, started)
                 task.update(completed=reader.percent, detail=reader.activity)
 
-            outcome = opened.run(
-                plan.command(opened.paths),
-                env=plan.environment(opened.paths),
-                cwd=opened.paths.tree,
-                on_line=on_line,
-                limits=plan.limits,
-            )
+            try:
+                outcome = opened.run(
+                    plan.command(opened.paths),
+                    env=plan.environment(opened.paths),
+                    cwd=opened.paths.tree,
+                    on_line=on_line,
+                    limits=plan.limits,
+                )
+            finally:
+                counts = cache.read_counts(self.out)
+                self.result.files_compiled = counts.files
+                self.result.cache = {"hits": counts.hits, "misses": counts.misses}
         reader.finish()
-        counts = cache.read_counts(self.out / "compile.log")
-        self.result.files_compiled = counts.files
-        self.result.cache = {"hits": counts.hits, "misses": counts.misses}
         if outcome.exit_code != 0 or outcome.timed_out:
-            raise compile_failure(reader, outcome, self.target.id, self.options.timeout)
+            raise compile_failure(reader, outcome, self.options.timeout)
         if not checked:
             check_generated(self.scratch, reader, setup, operators, started)
         self.reporter.message(f"{self.target.id}: {counts.summary()} in {outcome.seconds:.0f} s")
@@ -274,7 +355,7 @@ class TargetBuild:
         """The one wheel of the build, as a manylinux wheel."""
         wheel = built_wheel(self.scratch / "dist")
         if plan.repair.by_upstream:
-            return wheel
+            return self._taken(wheel)
         lines: list[str] = []
         with open(self.result.log, "a", encoding="utf-8", buffering=1) as log:
 
@@ -300,7 +381,15 @@ class TargetBuild:
                 kind=FailureKind.TIMEOUT if outcome.timed_out else FailureKind.REPAIR,
                 details="\n".join(lines[-15:]),
             )
-        return built_wheel(self.out / "repaired")
+        return self._taken(built_wheel(self.out / "repaired"))
+
+    def _taken(self, wheel: Path) -> Path:
+        """A copy of the wheel where the build could not write: what is verified is what is published."""
+        folder = self.result.log.with_suffix(".wheel")
+        folder.mkdir(exist_ok=True)
+        with open_inside(wheel.parent, wheel.name) as source, open(folder / wheel.name, "wb") as copy:
+            shutil.copyfileobj(source, copy)
+        return folder / wheel.name
 
     def _verify(self, wheel: Path, tree: PreparedTree, plan: Recipe) -> Verified:
         return verify(
@@ -323,8 +412,9 @@ class TargetBuild:
         facts: Mapping[str, Any],
         verified: Verified,
     ) -> None:
-        debug = self.out / "debug.tar.gz"
-        has_debug = provenance.archive_debug_symbols(self.scratch / "build/dbg", debug, int(tree.record["commit_time"]))
+        debug = self.result.log.with_suffix(".debug.tar.gz")
+        epoch = int(tree.record["commit_time"])
+        has_debug = provenance.archive_debug_symbols(self.scratch, "build/dbg", debug, epoch)
         self.result.sha256 = sha256(wheel)
         record = {
             "schema": provenance.SCHEMA,
@@ -338,7 +428,6 @@ class TargetBuild:
             "git_version": verified.git_version,
             **inputs,
             "environment": dict(environment.facts),
-            "tools": dict(facts),
             "warnings": self.result.warnings,
             "files_compiled": self.result.files_compiled,
             "cache": self.result.cache,
@@ -349,8 +438,14 @@ class TargetBuild:
             "builder": __version__,
         }
         self.result.wheel = provenance.publish_wheel(wheel, self.workspace.output, record, debug if has_debug else None)
+        debug.unlink(missing_ok=True)
         self.result.status = "built"
         self.result.reason = "built from source"
+
+
+def _holds_torch(folders: tuple[Path, ...]) -> bool:
+    """True where a folder holds PyTorch itself, and not only other packages."""
+    return any(file.name.startswith("torch-") for folder in folders for file in folder.iterdir())
 
 
 @contextmanager

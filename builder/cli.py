@@ -120,7 +120,7 @@ SELECTION = options(
         "--pytorch", shell_complete=_complete_pytorch, help="Release line: v2.5.1-7.1.0, 2.5.1-7.1.0, 2.5.1 or 2.5."
     ),
     several("--python", help="Python, such as 3.9; every Python of the release line by default."),
-    several("--arch", default=("native",), help="x86_64, aarch64, native or all."),
+    several("--arch", help="x86_64, aarch64, native or all; native by default, all for list."),
     several("--cann", help="Only release lines for this CANN version."),
 )
 ENVIRONMENT = options(
@@ -183,6 +183,10 @@ def _selection(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in ("pytorch", "python", "arch", "cann")}
 
 
+def _built(selection: dict[str, Any]) -> dict[str, Any]:
+    return {**selection, "arch": selection["arch"] or ("native",)}
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, "--version", prog_name="torch-npu-builder")
 def cli() -> None:
@@ -202,7 +206,7 @@ def build(**values: Any) -> int:
 
     matrix = _matrix(values)
     return build_targets(
-        select(matrix, **_selection(values)),
+        select(matrix, **_built(_selection(values))),
         matrix,
         _workspace(values),
         _options(values),
@@ -269,7 +273,11 @@ def demo(**values: Any) -> int:
 
     custom_ops = values.pop("custom_ops")
     return run_demo(
-        _selection(values), _workspace(values), _options(values), Reporter(quiet=values["quiet"]), custom_ops=custom_ops
+        _built(_selection(values)),
+        _workspace(values),
+        _options(values),
+        Reporter(quiet=values["quiet"]),
+        custom_ops=custom_ops,
     )
 
 

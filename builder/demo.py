@@ -20,7 +20,7 @@ from builder.environments.base import Folders, Limits
 from builder.environments.engine import NoEngine, find_engine
 from builder.environments.images import has_image
 from builder.environments.interpreters import find_interpreter
-from builder.errors import BuilderError, FailureKind, MachineError, TargetError
+from builder.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.matrix.loader import load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import resolve_release, select
@@ -91,15 +91,18 @@ def _place(arch: tuple[str, ...], options: BuildOptions, reporter: Reporter) -> 
             raise MachineError(found.reason, hint=found.hint)
         reporter.message(f"building on this host: {found.reason}")
         return replace(options, environment="host")
-    machine = os.uname().machine if arch in (("native",), ()) else arch[0]
+    if len(arch) != 1 or arch[0] == "all":
+        raise RequestError("demo builds for one architecture", hint="give one with --arch, or none for this machine's")
+    machine = os.uname().machine if arch[0] == "native" else arch[0]
     base = f"torch-npu-builder/base:bookworm-{machine}"
     if not has_image(found, base):
         script = resource("docker") / "bases" / "debian.sh"
         if os.geteuid() != 0 or shutil.which("debootstrap") is None or shutil.which("docker") is None:
-            reporter.message(
-                f"there is no image {base} (root can make it: apt-get install debootstrap docker.io; {script}); "
-                "using the base image of the matrix"
-            )
+            why = f"there is no image {base}, and making one takes root, debootstrap and docker ({script})"
+            if options.environment == "auto" and machine == os.uname().machine:
+                reporter.message(f"building on this host: {why}")
+                return replace(options, environment="host")
+            reporter.message(f"{why}; using the base image of the matrix")
             return options
         reporter.message(f"making the base image {base} from Debian's packages")
         made = subprocess.run(["sh", str(script), "--suite", "bookworm", "--arch", machine], check=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from builder.compilation.output import OutputReader, missing_outputs
 from builder.environments.base import Outcome
 from builder.errors import FailureKind, TargetError
 from builder.sources.upstream import SetupScript
+from builder.workspace import open_inside
 
 #: Generated C++ that registers the schemas of all custom operators.
 GENERATED_SCHEMA = "torch_npu/csrc/aten/CustomRegisterSchema.cpp"
@@ -30,18 +34,23 @@ def check_generated(
         )
     ages: dict[str, float | None] = {}
     for name in setup.generated_files:
-        file = tree / name
-        ages[name] = file.stat().st_mtime if file.is_file() and file.stat().st_size else None
+        state = os.lstat(tree / name) if os.path.lexists(tree / name) else None
+        ages[name] = state.st_mtime if state is not None and stat.S_ISREG(state.st_mode) and state.st_size else None
     # A file system may keep whole seconds only.
     missing = missing_outputs(setup.generated_files, ages, started - 2)
     if missing:
         raise TargetError(
             f"code generation left out {missing[0]}", kind=FailureKind.CODE_GENERATION, details="\n".join(missing)
         )
-    schema = tree / GENERATED_SCHEMA
-    generated = schema.read_text(errors="replace") if schema.is_file() else ""
+    if not operators:
+        return
+    try:
+        with open_inside(tree, GENERATED_SCHEMA) as stream:
+            generated = stream.read().decode(errors="replace")
+    except OSError:
+        generated = ""
     for operator in operators:
-        if f"{operator}(" not in generated:
+        if re.search(rf"(?<![\w.]){re.escape(operator)}\(", generated) is None:
             raise TargetError(
                 f"the generated schema does not contain the custom operator {operator}",
                 kind=FailureKind.CUSTOM_OPERATOR,
@@ -49,18 +58,17 @@ def check_generated(
             )
 
 
-def compile_failure(reader: OutputReader, outcome: Outcome, target: str, timeout: float | None) -> TargetError:
+def compile_failure(reader: OutputReader, outcome: Outcome, timeout: float | None) -> TargetError:
     """The error for a compile that ended badly: its kind, its first error, its last lines. ``timeout`` in seconds."""
     if outcome.timed_out:
         kind, what = FailureKind.TIMEOUT, f"the compile did not end within {timeout:g} s"
-    elif outcome.out_of_memory:
+    elif outcome.out_of_memory or reader.killed:
         kind, what = FailureKind.OUT_OF_MEMORY, "the kernel killed a compiler for want of memory"
-    elif any("No space left on device" in line for line in reader.tail):
+    elif reader.disk_full:
         kind, what = FailureKind.DISK, "no space left on device"
     elif reader.generating:
         kind = FailureKind.CODE_GENERATION
         what = reader.generation_failure or reader.error or f"exit code {outcome.exit_code} before the compile began"
     else:
         kind, what = FailureKind.COMPILE, reader.error or f"ci/build.sh ended with exit code {outcome.exit_code}"
-    hint = f"{kind.advice}; 'shell {target}' opens the same environment"
-    return TargetError(what, kind=kind, details="\n".join(reader.tail), hint=hint)
+    return TargetError(what, kind=kind, details="\n".join(reader.tail))

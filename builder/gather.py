@@ -67,6 +67,11 @@ def check_request(targets: Sequence[Target], options: BuildOptions) -> None:
             "--keep-changes builds the tree as it stands, --rebuild and --refresh make it anew",
             hint="leave one of them out",
         )
+    if options.cann_home is not None and not (options.cann_home / "set_env.sh").is_file():
+        raise RequestError(
+            f"--cann-home: {options.cann_home} holds no set_env.sh",
+            hint="name the folder of the toolkit that holds it, usually /usr/local/Ascend/ascend-toolkit",
+        )
     if options.op_plugin_folder is None:
         gitcli.check_ref(options.op_plugin, "branch or commit of op-plugin")
     for target in {target.release.branch: target for target in targets}.values():

@@ -26,9 +26,7 @@ def show_targets(
 ) -> None:
     """Print the selected targets; without ``--pytorch`` all of them, of all architectures."""
     everything = tuple(release.branch for release in matrix.releases)
-    chosen = select(
-        matrix, pytorch=pytorch or everything, python=python, arch=("all",) if arch == ("native",) else arch, cann=cann
-    )
+    chosen = select(matrix, pytorch=pytorch or everything, python=python, arch=arch or ("all",), cann=cann)
     if as_json:
         json.dump([target.describe() for target in chosen], sys.stdout, indent=2)
         sys.stdout.write("\n")

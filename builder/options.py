@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
+
+from builder.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,32 @@ class BuildOptions:
             return Path(self.op_plugin).expanduser()
         folder = Path(self.op_plugin)
         return folder if (folder / "ci" / "build.sh").is_file() and (folder / "op_plugin").is_dir() else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON takes them."""
+        return {
+            name: [str(item) for item in value]
+            if isinstance(value, tuple)
+            else str(value)
+            if isinstance(value, Path)
+            else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> BuildOptions:
+        """The options that ``to_json`` wrote; unknown names are passed over."""
+        chosen: dict[str, Any] = {}
+        for field in fields(cls):
+            value = values.get(field.name, field.default)
+            if isinstance(value, list):
+                value = tuple(Path(item) for item in value)
+            elif field.name in {"custom_ops", "cann_home"} and value is not None:
+                value = Path(value)
+            chosen[field.name] = value
+        return cls(**chosen)
+
+
+def remembered_options(workspace: Workspace, target: str) -> Path:
+    """The file that keeps the options of the tree in ``compile/<target>``, so that ``shell`` opens the same."""
+    return workspace.scratch / f".{target}.options.json"

@@ -6,10 +6,13 @@ locale, time zone, hash seed, umask.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from builder.compilation import cache
@@ -77,7 +80,7 @@ class Recipe:
             **cache.environment(
                 cache=paths.cache,
                 launcher=paths.launcher,
-                compile_log=f"{paths.out}/compile.log",
+                compile_log=f"{paths.out}/{cache.COMPILE_LOG}",
                 slots=self.slots,
                 slot_folder=f"{paths.out}/slots",
             ),
@@ -90,8 +93,24 @@ def default_jobs(memory: int) -> int:
 
 
 def machine_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory that this process may use: the machine's, or less where a control group says so."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            found = min(found, int(Path(file).read_text()))
+    return found
+
+
+def describe_cann(folder: Path) -> dict[str, str]:
+    """What a CANN toolkit is, for fingerprint and record: its place, and a digest over its names and sizes."""
+    digest = hashlib.sha256()
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            path = Path(parent, name)
+            digest.update(f"{path.relative_to(folder)}\0{path.lstat().st_size}\0".encode(errors="surrogateescape"))
+    digest.update((folder / "set_env.sh").read_bytes())
+    return {"folder": str(folder), "digest": digest.hexdigest()}
 
 
 def limits(options: BuildOptions) -> Limits:

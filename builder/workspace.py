@@ -6,6 +6,7 @@ half of a file.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -167,6 +168,28 @@ def remove_tree(path: Path) -> None:
             if not child.is_symlink():
                 os.chmod(child, stat.S_IRWXU)
     shutil.rmtree(path)
+
+
+def open_inside(root: Path, name: str) -> BinaryIO:
+    """Open the regular file ``name`` (relative) below ``root`` for reading.
+
+    A build owns what is below its folders and may leave links or pipes there; neither is followed or
+    waited for. Raises OSError for anything that is not a regular file all the way down.
+    """
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        *parents, last = Path(name).parts
+        for part in parents:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(root / name))
+    return open(descriptor, "rb")
 
 
 def free_bytes(path: Path) -> int:

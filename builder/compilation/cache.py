@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.workspace import open_inside
+
+#: The launcher's own record, in the results folder of a build.
+COMPILE_LOG = "compile.log"
 #: Folder of the launcher that stands first on PATH in every environment.
 LAUNCHER = Path(__file__).resolve().parent / "launcher"
 
@@ -44,6 +48,8 @@ def environment(*, cache: str, launcher: str, compile_log: str, slots: int, slot
         "BUILDER_COMPILE_LOG": compile_log,
         "BUILDER_SLOTS": str(slots),
         "BUILDER_SLOT_FOLDER": slot_folder,
+        # Not the cache's own ccache.conf: any build could write it, and it would steer all later ones.
+        "CCACHE_CONFIGPATH": f"{launcher}/ccache.conf",
         "CCACHE_DIR": cache,
         "CCACHE_COMPILERCHECK": "content",
         "CCACHE_NOHASHDIR": "1",
@@ -53,12 +59,15 @@ def environment(*, cache: str, launcher: str, compile_log: str, slots: int, slot
     }
 
 
-def read_counts(compile_log: Path) -> CompileCounts:
-    """Count the launcher's lines. A missing file means that nothing was compiled."""
+def read_counts(folder: Path, name: str = COMPILE_LOG) -> CompileCounts:
+    """Count the launcher's lines in ``name`` below ``folder``. A missing file means that nothing was compiled."""
     results: Counter[str] = Counter()
-    if compile_log.exists():
-        for line in compile_log.read_text(errors="replace").splitlines():
-            results[line.split(" ", 1)[0]] += 1
+    try:
+        with open_inside(folder, name) as stream:
+            for line in stream:
+                results[line.decode(errors="replace").split(" ", 1)[0]] += 1
+    except OSError:
+        results.clear()
     hits = results["hit-direct"] + results["hit-preprocessed"]
     return CompileCounts(
         files=sum(results.values()),

@@ -16,8 +16,8 @@ _NINJA = re.compile(r"^\[(\d+)/(\d+)\]")
 #: setuptools' first line after setup.py has run code generation and built the stub libraries.
 _SETUPTOOLS = re.compile(r"^running (build|bdist_wheel|build_py|egg_info)\b")
 #: What shells, sed and Python print when a step of code generation did not do its work.
-_TROUBLE = r"(?:No module named|No such file or directory|ommand not found|not found|can't |cannot |Permission denied)"
-_STEP_FAILED = re.compile(rf"^(?:\S*(?:python[\d.]*|bash|sh|sed|cp|mkdir)|\S+\.sh): .*{_TROUBLE}")
+_TROUBLE = r"(?:No module named|No such file or directory|command not found|can't |cannot |Permission denied)"
+_STEP_FAILED = re.compile(rf"^(?:\S*(?:python[\d.]*|bash|sed|cp|mkdir)|\S+\.sh): .*{_TROUBLE}")
 _COMPILER_ERROR = re.compile(
     r"^\S+?:\d+(?::\d+)?: (?:fatal )?error: "
     r"|^(?:\S*/)?(?:c\+\+|g\+\+|gcc|cc1plus|collect2|ld)\b.*: (?:fatal )?error"
@@ -26,6 +26,11 @@ _COMPILER_ERROR = re.compile(
 )
 _OTHER_ERROR = re.compile(
     r"^(?:\w+\.)*\w*(?:Error|Exception)\b[:(]|^make(?:\[\d+\])?: \*\*\*|^ninja: build stopped|\berror:", re.IGNORECASE
+)
+
+#: A compiler that the kernel killed, or that got no memory.
+_KILLED = re.compile(
+    r"fatal error: Killed signal|virtual memory exhausted|out of memory allocating|cc1plus: out of memory"
 )
 
 #: Lines of the log that an error carries.
@@ -40,6 +45,8 @@ class OutputReader:
         self.percent: float | None = None
         self.activity = "code generation"
         self.generation_failure: str | None = None
+        self.disk_full = False
+        self.killed = False
         self.first_error: str | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._traceback: list[str] | None = None
@@ -49,6 +56,8 @@ class OutputReader:
         """Take the next line."""
         text = line.rstrip()
         self.tail.append(text)
+        self.disk_full = self.disk_full or "No space left on device" in text
+        self.killed = self.killed or _KILLED.search(text) is not None
         if self.generating and _SETUPTOOLS.match(text):
             self.generating = False
             self._end_traceback()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.markup import escape
 from rich.table import Table
 
 from builder.build import BuildContext, TargetBuild, build_target
-from builder.console import Reporter
+from builder.console import Reporter, standard_output
+from builder.environments.leftovers import remove_leftovers
 from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, TargetError
 from builder.gather import check_request
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
-from builder.options import BuildOptions
+from builder.options import BuildOptions, remembered_options
 from builder.results import Run, TargetResult
 from builder.workspace import Workspace
 
@@ -33,7 +36,7 @@ def build_targets(
     if dry_run:
         check_request(targets, options)
         for target in targets:
-            reporter.console.print(f"would build {escape(target.id)}", highlight=False)
+            standard_output().print(f"would build {escape(target.id)}")
         return EXIT_OK
     run = run_targets(targets, matrix, workspace, options, reporter)
     return exit_code(run.targets)
@@ -47,23 +50,36 @@ def run_targets(
     workspace.create()
     run = Run(workspace.runs)
     context = BuildContext(matrix, workspace, options, reporter, run)
+    if options.environment != "host":
+        for name in remove_leftovers():
+            reporter.message(f"removed {name}, which a killed builder left")
     try:
         for number, target in enumerate(targets, 1):
             reporter.message(f"[{number}/{len(targets)}] {target.id}")
             result = run.target(target.id)
             build_target(target, context, result)
-            run.write()
+            with suppress(OSError):  # a full disk has been reported as the target's failure
+                run.write()
             if result.error is not None:
                 _show_failure(result, reporter)
     finally:
-        path = run.write()
         _show_summary(run, reporter)
-        reporter.message(f"result: {path}")
+        try:
+            reporter.message(f"result: {run.write()}")
+        except OSError as error:
+            reporter.warning(f"the result of the run could not be written: {error.strerror}")
     return run
 
 
 def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter) -> int:
-    """Open the target's environment on the terminal: with the tree as a failed build left it, else a fresh one."""
+    """Open the target's environment on the terminal: with the tree as a failed build left it, else a fresh one.
+
+    A tree that was left is opened with the options of the build that left it.
+    """
+    remembered = remembered_options(workspace, target.id)
+    if remembered.exists() and (workspace.scratch / target.id).exists():
+        options = BuildOptions.from_json(json.loads(remembered.read_text()))
+        reporter.message(f"opening the tree that the last build of {target.id} left, with the options of that build")
     check_request([target], options)
     workspace.create()
     run = Run(workspace.runs)

@@ -63,7 +63,8 @@ class NetworkSettings:
                 config = _file(env[name], name)
         folders = list(find_links)
         for name in ("BUILDER_FIND_LINKS", "PIP_FIND_LINKS"):
-            for word in env.get(name, "").split():
+            # The builder's own variable separates folders by ":", as click does; pip's by spaces.
+            for word in filter(None, env.get(name, "").split(":" if name.startswith("BUILDER_") else None)):
                 folder = Path(word).expanduser()
                 if folder.is_dir():
                     folders.append(folder.resolve())

@@ -38,5 +38,5 @@ def probe(opened: Opened, python: str) -> dict[str, Any]:
         f"python{python} does not run in the environment (exit code {outcome.exit_code})",
         kind=FailureKind.TOOLCHAIN,
         details="\n".join(lines[-10:]),
-        hint="make the environment again with --rebuild, or take another base image",
+        hint="take another base image with --base-image; 'clean --images' lets the image be made again",
     )

@@ -107,6 +107,16 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def digest_of_folder(root: Path) -> str:
+    """SHA-256 over the manifest of ``root`` as it is now."""
+    return digest_of(serialize(take(root)))
+
+
+def tree_size(root: Path) -> int:
+    """Bytes of all regular files below ``root``, its repository left out."""
+    return sum(os.lstat(root / path).st_size for path, _ in walk(root))
+
+
 def compare(recorded: Mapping[str, tuple[str, str]], present: Mapping[str, tuple[str, str]]) -> list[Change]:
     """What is different in ``present``, by path."""
     changes = [Change(path, "removed") for path in recorded.keys() - present.keys()]

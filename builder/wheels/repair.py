@@ -56,8 +56,8 @@ class RepairPlan:
 
 
 def built_wheel(folder: Path) -> Path:
-    """The single wheel in ``folder``. Raises TargetError when there is none, or more than one."""
-    wheels = sorted(folder.glob("*.whl"))
+    """The single wheel in ``folder``. Raises TargetError when there is none, or more than one, or a link."""
+    wheels = sorted(file for file in folder.glob("*.whl") if file.is_file() and not file.is_symlink())
     if len(wheels) != 1:
         found = ", ".join(wheel.name for wheel in wheels) or "nothing"
         raise TargetError(

@@ -95,16 +95,19 @@ def _version_file(wheel: Wheel, expected: Expectation) -> Iterator[str]:
 
 
 def _libraries(wheel: Wheel, expected: Expectation) -> Iterator[str]:
-    seen = False
+    names = set()
     for library in wheel.libraries():
-        seen = True
+        names.add(library.path)
         if library.machine != _MACHINES[expected.arch]:
             yield f"{library.path} is for {library.machine}, expected {_MACHINES[expected.arch]}"
         cuda = [name for name in library.needed if "cuda" in name]
         if cuda:
             yield f"{library.path} needs {', '.join(cuda)}: it was linked against a CUDA build of PyTorch"
-    if not seen:
-        yield "it holds no shared library"
+    if "torch_npu/lib/libtorch_npu.so" not in names:
+        yield "it lacks torch_npu/lib/libtorch_npu.so"
+    extension = f"torch_npu/_C.cpython-{expected.python_tag.removeprefix('cp')}"
+    if not any(name.startswith(extension) for name in names):
+        yield f"it lacks the extension module {extension}*.so"
 
 
 def _show(tags: frozenset[object]) -> str:

@@ -163,8 +163,8 @@ if [ "$bullseye_python" = yes ]; then
     cp -a "$from/bin/python3.9" "$root$prefix/bin/"
     cp -a "$from/lib/python3.9" "$root$prefix/lib/"
     cp -a "$from/include/python3.9" "$root$prefix/include/"
-    # pyconfig.h includes the one of the architecture below this name.
-    [ ! -d "$from/include/$machine-linux-gnu" ] || cp -a "$from/include/$machine-linux-gnu" "$root$prefix/include/"
+    # Debian's pyconfig.h includes the architecture's from a folder that only its own gcc looks into.
+    cp -a "$from/include/$machine-linux-gnu/python3.9/pyconfig.h" "$root$prefix/include/python3.9/"
     for library in libssl libcrypto libffi libmpdec; do
         cp -a "$from/lib/$machine-linux-gnu/$library".so* "$root$prefix/lib/"
     done

@@ -281,7 +281,7 @@ setup(
             libraries=["torch_npu", "c10", "torch", "torch_cpu", "torch_python", "hccl"],
             include_dirs=[BASE_DIR, os.path.join(pytorch_dir, "include")],
             library_dirs=["lib", os.path.join(pytorch_dir, "lib"), os.path.join(BASE_DIR, "third_party/acl/libs")],
-            extra_compile_args=["-std=c++17", "-DNDEBUG", '-D__FILENAME__="InitNpuBindings.cpp"'],
+            extra_compile_args=["-std=c++17", "-DNDEBUG", "-fstack-protector-all", '-D__FILENAME__="InitNpuBindings.cpp"'],
             extra_link_args=["-Wl,-z,now", "-Wl,-rpath,$ORIGIN/lib"],
             define_macros=[("_GLIBCXX_USE_CXX11_ABI", abi)],
             language="c++",

@@ -42,7 +42,7 @@ def test_counts_compiles_and_passes_the_exit_code_on(tmp_path: Path) -> None:
     for source, code in (("good.cpp", 0), ("bad.cpp", 1)):
         done = subprocess.run([LAUNCHER, script, "-c", source], env=env, cwd=tmp_path, check=False)
         assert done.returncode == code
-    counts = cache.read_counts(tmp_path / "compile.log")
+    counts = cache.read_counts(tmp_path)
     assert (counts.files, counts.failed, counts.cached) == (2, 1, False)
 
 
@@ -53,7 +53,7 @@ def test_links_and_cmake_probes_are_not_counted(tmp_path: Path) -> None:
     env = variables(tmp_path)
     subprocess.run([LAUNCHER, script, "-o", "x", "a.o"], env=env, cwd=tmp_path, check=True)
     subprocess.run([LAUNCHER, script, "-c", "a.cpp"], env=env, cwd=probe, check=True)
-    assert cache.read_counts(tmp_path / "compile.log").files == 0
+    assert cache.read_counts(tmp_path).files == 0
 
 
 def test_slots_hold_compilers_back(tmp_path: Path) -> None:
@@ -78,6 +78,6 @@ def test_hits_and_misses_of_a_real_ccache(tmp_path: Path) -> None:
     env = variables(tmp_path, ccache=shutil.which("ccache"))
     for _ in range(2):
         subprocess.run([LAUNCHER, "g++", "-c", "a.cpp", "-o", "a.o"], env=env, cwd=tmp_path, check=True)
-    counts = cache.read_counts(tmp_path / "compile.log")
+    counts = cache.read_counts(tmp_path)
     assert (counts.files, counts.hits, counts.misses) == (2, 1, 1)
     assert not list(tmp_path.glob("compile.log.*"))

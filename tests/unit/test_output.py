@@ -90,6 +90,17 @@ def test_linker_driver_and_cmake_errors(line: str) -> None:
     assert read("running build", line).error == line
 
 
+def test_a_killed_compiler_and_a_full_disk_are_seen_however_long_ago() -> None:
+    noise = ["x"] * 50
+    assert read("c++: fatal error: Killed signal terminated program cc1plus", *noise).killed
+    assert read("/tmp/cc.s: fatal error: No space left on device", *noise).disk_full
+    assert not read(*noise).killed
+
+
+def test_a_missing_optional_program_is_no_failed_generation() -> None:
+    assert read("/bin/sh: 1: ccache: not found", "running build").generation_failure is None
+
+
 def test_missing_and_stale_outputs() -> None:
     found = missing_outputs(["a.cpp", "b.cpp", "c.cpp"], {"a.cpp": 100.0, "b.cpp": 50.0, "c.cpp": None}, 90.0)
     assert found == ["b.cpp (stale)", "c.cpp (missing)"]

@@ -48,6 +48,7 @@ def make_wheel(
         "torch_npu/__init__.py": b"",
         "torch_npu/version.py": f"__version__ = '{version}'\ngit_version = '{commit}'\n".encode(),
         "torch_npu/lib/libtorch_npu.so": elf() if library is None else library,
+        "torch_npu/_C.cpython-311-x86_64-linux-gnu.so": elf(),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n".encode(),
         f"{info}/WHEEL": (
             "Wheel-Version: 1.0\nRoot-Is-Purelib: false\n" + "".join(f"Tag: {t}\n" for t in tags)
@@ -93,6 +94,7 @@ def test_a_right_wheel_passes(tmp_path: Path) -> None:
         ({"extra": {"../evil.py": b""}}, EXPECTED, "a place outside the wheel"),
         ({"library": elf(183)}, EXPECTED, "EM_AARCH64"),
         ({}, replace(EXPECTED, python_tag="cp310"), "is not for cp310"),
+        ({}, replace(EXPECTED, python_tag="cp310"), "lacks the extension module torch_npu/_C.cpython-310"),
         ({}, replace(EXPECTED, arch="aarch64", platform="auto"), "not a manylinux tag of aarch64"),
         ({}, replace(EXPECTED, pytorch="2.6.0"), "not for PyTorch 2.6.0"),
         ({}, replace(EXPECTED, platform="manylinux_2_28_x86_64"), "lack manylinux_2_28_x86_64"),
@@ -147,11 +149,12 @@ def test_auditwheel_gets_upstreams_exclusions() -> None:
 
 def test_publishing_leaves_only_whole_files(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path)
-    symbols = tmp_path / "dbg"
-    symbols.mkdir()
+    symbols = tmp_path / "tree" / "build" / "dbg"
+    symbols.mkdir(parents=True)
     (symbols / "libtorch_npu.so.debug").write_bytes(b"symbols")
     archives = [tmp_path / "1.tar.gz", tmp_path / "2.tar.gz"]
-    assert [archive_debug_symbols(symbols, archive, 1_700_000_000) for archive in archives] == [True, True]
+    packed = [archive_debug_symbols(tmp_path / "tree", "build/dbg", archive, 1_700_000_000) for archive in archives]
+    assert packed == [True, True]
     assert archives[0].read_bytes() == archives[1].read_bytes()
     output = tmp_path / "dist"
     published = publish_wheel(wheel, output, {"sha256": "x"}, archives[0])
@@ -162,4 +165,31 @@ def test_publishing_leaves_only_whole_files(tmp_path: Path) -> None:
 
 
 def test_no_symbols_no_archive(tmp_path: Path) -> None:
-    assert not archive_debug_symbols(tmp_path / "none", tmp_path / "x.tar.gz", 0)
+    assert not archive_debug_symbols(tmp_path, "none", tmp_path / "x.tar.gz", 0)
+
+
+def test_links_that_a_build_left_are_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key.debug").write_text("private")
+    tree = tmp_path / "tree"
+    (tree / "build" / "dbg").mkdir(parents=True)
+    (tree / "build" / "dbg" / "x.debug").symlink_to(secret / "key.debug")
+    assert not archive_debug_symbols(tree, "build/dbg", tmp_path / "1.tar.gz", 0)
+    (tree / "other").mkdir()
+    (tree / "other" / "dbg").symlink_to(secret)
+    assert not archive_debug_symbols(tree, "other/dbg", tmp_path / "2.tar.gz", 0)
+    (tree / "dist").mkdir()
+    (tree / "dist" / NAME).symlink_to(secret / "key.debug")
+    with pytest.raises(TargetError, match="left nothing in dist"):
+        built_wheel(tree / "dist")
+
+
+def test_a_second_publication_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path)
+    output = tmp_path / "dist"
+    publish_wheel(wheel, output, {}, None)
+    (output / f".{NAME}.deadbeef").write_bytes(b"half")
+    (output / f".{NAME}.json.deadbeef").write_bytes(b"half")
+    publish_wheel(wheel, output, {}, None)
+    assert {file.name for file in output.iterdir()} == {NAME, f"{NAME}.json"}
