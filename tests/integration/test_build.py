@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from difflib import unified_diff
 from pathlib import Path
 
 import pytest
@@ -44,20 +46,28 @@ def build(cli: CommandLine, options: list[str]) -> Build:
     return run
 
 
-@pytest.fixture
-def patches(cli: CommandLine) -> Iterator[Callable[[str, str, str], str]]:
-    """Write a patch series for one repository; gives the option that uses it."""
-    folder = cli.folder / "patches"
+Insert = Callable[..., str]
 
-    def write(repository: str, name: str, text: str) -> str:
+
+@pytest.fixture
+def insert(cli: CommandLine, upstream: Miniature) -> Iterator[Insert]:
+    """Write a patch series that inserts lines after the first line of a file; gives the option that uses it."""
+    folder = cli.folder / "patches"
+    sources = {"torch_npu": (upstream.torch_npu, "v2.5.1-7.1.0"), "op-plugin": (upstream.op_plugin, "7.1.0")}
+
+    def write(repository: str, name: str, *lines: str) -> str:
+        path, branch = sources[repository]
+        show = ["git", "-C", str(path), "show", f"{branch}:{name}"]
+        before = subprocess.run(show, capture_output=True, text=True, check=True).stdout.splitlines(keepends=True)
+        after = [before[0], *(f"{line}\n" for line in lines), *before[1:]]
         place = folder / "v2.5.1-*" / repository
         place.mkdir(parents=True)
-        (place / "series").write_text(f"{name}\n")
-        (place / name).write_text(text)
+        (place / "series").write_text("edit.patch\n")
+        (place / "edit.patch").write_text("".join(unified_diff(before, after, f"a/{name}", f"b/{name}")))
         return f"--patches={folder}"
 
     yield write
-    subprocess.run(["rm", "-r", str(folder)], check=True)
+    shutil.rmtree(folder)
 
 
 def last_result(cli: CommandLine) -> dict:
@@ -105,13 +115,13 @@ def test_two_pythons_and_the_same_bytes_again(cli: CommandLine, build: Build, up
     assert all(target["cache"]["misses"] == 0 for target in last_result(cli)["targets"])
 
 
-def test_the_container_was_cut_off(cli: CommandLine, build: Build, patches: Callable[[str, str, str], str]) -> None:
-    script = "id -u; wc -l </proc/net/dev; ls /var/run/docker.sock; touch /mirrors/x; grep CapEff /proc/self/status"
-    option = patches(
+def test_the_container_was_cut_off(cli: CommandLine, build: Build, insert: Insert) -> None:
+    look = "id -u; wc -l </proc/net/dev; ls /var/run/docker.sock; touch /mirrors/x; grep CapEff /proc/self/status"
+    option = insert(
         "torch_npu",
-        "look.patch",
-        "--- a/generate_code.sh\n+++ b/generate_code.sh\n@@ -1,1 +1,3 @@\n #!/bin/bash\n"
-        f'+( {script} ) 2>&1 | sed "s/^/LOOK /"\n+echo LOOK $USER $HOME $(getent passwd $(id -u) | cut -d: -f1)\n',
+        "generate_code.sh",
+        f'( {look} ) 2>&1 | sed "s/^/LOOK /"',
+        "echo LOOK $USER $HOME $(getent passwd $(id -u) | cut -d: -f1)",
     )
     ran = build("--python=3.11", option)
     assert ran.code == 0, ran.text
@@ -125,18 +135,9 @@ def test_the_container_was_cut_off(cli: CommandLine, build: Build, patches: Call
     assert seen[-1] == "builder /home/builder builder"
 
 
-def test_silent_failure_of_code_generation_is_a_failure(
-    cli: CommandLine, build: Build, patches: Callable[[str, str, str], str]
-) -> None:
-    option = patches(
-        "op-plugin",
-        "broken.patch",
-        "--- a/codegen/utils.py\n+++ b/codegen/utils.py\n@@ -1,1 +1,2 @@\n"
-        + first_line(cli, "third_party/op-plugin/codegen/utils.py")
-        + '+raise ValueError("no such operator")\n',
-    )
+def test_silent_failure_of_code_generation_is_a_failure(cli: CommandLine, build: Build, insert: Insert) -> None:
     published = cli.dist
-    ran = build("--python=3.11", option)
+    ran = build("--python=3.11", insert("op-plugin", "codegen/utils.py", 'raise ValueError("no such operator")'))
     assert ran.code == 1
     failure = last_result(cli)["targets"][0]["failure"]
     assert failure["kind"] == "code-generation"
@@ -144,22 +145,9 @@ def test_silent_failure_of_code_generation_is_a_failure(
     assert cli.dist == published
 
 
-def first_line(cli: CommandLine, name: str) -> str:
-    (tree,) = (cli.build / "pytorch").glob("v2.5.1-7.1.0-py3.11-*")
-    return " " + (tree / name).read_text().splitlines(keepends=True)[0]
-
-
-def test_compiler_error_is_named_with_its_place(
-    cli: CommandLine, build: Build, patches: Callable[[str, str, str], str]
-) -> None:
-    name = "torch_npu/csrc/core/npu/NPUFunctions.cpp"
-    option = patches(
-        "torch_npu",
-        "broken.patch",
-        f"--- a/{name}\n+++ b/{name}\n@@ -1,1 +1,2 @@\n{first_line(cli, name)}+int broken = ;\n",
-    )
+def test_compiler_error_is_named_with_its_place(cli: CommandLine, build: Build, insert: Insert) -> None:
     published = cli.dist
-    ran = build("--python=3.11", option)
+    ran = build("--python=3.11", insert("torch_npu", "torch_npu/csrc/core/npu/NPUFunctions.cpp", "int broken = ;"))
     assert ran.code == 1
     failure = last_result(cli)["targets"][0]["failure"]
     assert (failure["kind"], failure["phase"]) == ("compile", "compile")
@@ -227,35 +215,24 @@ def test_toolchain_mismatch_is_an_error_unless_accepted(cli: CommandLine, option
 
 
 def test_timeout_kills_and_removes_the_container(
-    cli: CommandLine, build: Build, engine: DockerEngine, patches: Callable[[str, str, str], str]
+    cli: CommandLine, build: Build, engine: DockerEngine, insert: Insert
 ) -> None:
-    option = patches(
-        "torch_npu",
-        "slow.patch",
-        "--- a/generate_code.sh\n+++ b/generate_code.sh\n@@ -1,1 +1,2 @@\n #!/bin/bash\n+sleep 60\n",
-    )
     started = time.monotonic()
-    ran = build("--python=3.11", option, "--timeout=5")
+    ran = build("--python=3.11", insert("torch_npu", "generate_code.sh", "sleep 300"), "--timeout=15")
     assert ran.code == 1, ran.text
-    assert last_result(cli)["targets"][0]["failure"]["kind"] == "timeout"
-    assert time.monotonic() - started < 45
+    failure = last_result(cli)["targets"][0]["failure"]
+    assert (failure["kind"], failure["phase"]) == ("timeout", "compile")
+    assert time.monotonic() - started < 200
     assert containers(engine) == []
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_leaves_nothing(
-    cli: CommandLine,
-    options: list[str],
-    engine: DockerEngine,
-    patches: Callable[[str, str, str], str],
-    sent: signal.Signals,
+    cli: CommandLine, options: list[str], engine: DockerEngine, insert: Insert, sent: signal.Signals
 ) -> None:
-    option = patches(
-        "torch_npu",
-        "slow.patch",
-        "--- a/generate_code.sh\n+++ b/generate_code.sh\n@@ -1,1 +1,3 @@\n #!/bin/bash\n+echo ready\n+sleep 120\n",
-    )
+    option = insert("torch_npu", "generate_code.sh", "echo the build is under way", "sleep 300")
     published = cli.dist
+    earlier = newest_run(cli)
     process = subprocess.Popen(
         [sys.executable, "-m", "builder", LINE, *options, "--python=3.11", option],
         cwd=cli.folder,
@@ -264,17 +241,18 @@ def test_interruption_leaves_nothing(
         text=True,
     )
     try:
-        deadline = time.monotonic() + 120
-        while not any("ready" in log.read_text() for log in newest_run(cli).glob("*-x86_64.log")) or not containers(
-            engine
+        deadline = time.monotonic() + 240
+        while newest_run(cli) == earlier or not any(
+            "is under way" in log.read_text() for log in newest_run(cli).glob(f"*-{MACHINE}.log")
         ):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.2)
+        assert containers(engine) != []
         sent_at = time.monotonic()
         process.send_signal(sent)
-        _, said = process.communicate(timeout=30)
-        assert time.monotonic() - sent_at < 15
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - sent_at < 30
     finally:
         process.kill()
         process.wait()
