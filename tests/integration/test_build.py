@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -156,6 +158,112 @@ def test_compiler_error_is_named_with_its_place(cli: CommandLine, build: Build, 
     assert "shell v2.5.1-7.1.0-py3.11" in ran.text
     assert str(last_result(cli)["targets"][0]["log"]) in ran.text
     assert cli.dist == published
+
+
+def test_outputs_that_code_generation_left_out_are_missed(cli: CommandLine, build: Build, insert: Insert) -> None:
+    ran = build("--python=3.11", insert("torch_npu", "generate_code.sh", "exit 0"))
+    assert ran.code == 1
+    failure = last_result(cli)["targets"][0]["failure"]
+    assert failure["kind"] == "code-generation"
+    assert "RegisterNPU.cpp (missing)" in ran.text
+
+
+def test_unknown_commit_is_a_failure(cli: CommandLine, build: Build, insert: Insert) -> None:
+    published = cli.dist
+    ran = build("--python=3.11", insert("torch_npu", "ci/build.sh", "export GIT_DIR=/nowhere"))
+    assert ran.code == 1
+    failure = last_result(cli)["targets"][0]["failure"]
+    assert failure["kind"] == "verify"
+    assert "git_version 'Unknown'" in failure["message"]
+    assert cli.dist == published
+
+
+def test_what_an_earlier_build_left_reaches_no_wheel(cli: CommandLine, build: Build) -> None:
+    assert build("--python=3.11").code == 0
+    clean = wheel_of(cli, "3.11").read_bytes()
+    left = cli.build / "compile" / f"v2.5.1-7.1.0-py3.11-{MACHINE}"
+    (left / "dist").mkdir(parents=True)
+    (left / "dist" / "aaa-1-linux_x86_64.whl").write_bytes(b"another build's wheel")
+    stale = left / "build" / "packages" / "torch_npu" / "stale.py"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("stale = True\n")
+    ran = build("--python=3.11")
+    assert ran.code == 0, ran.text
+    with zipfile.ZipFile(wheel_of(cli, "3.11")) as archive:
+        assert "torch_npu/stale.py" not in archive.namelist()
+        # __DATE__ is that of the commit, whatever day it is.
+        assert b"Jul  1 2" in archive.read("torch_npu/lib/libtorch_npu.so")
+    assert wheel_of(cli, "3.11").read_bytes() == clean
+    assert not left.exists()
+
+
+def test_only_needed_submodules_are_fetched(cli: CommandLine, build: Build) -> None:
+    assert build("--python=3.11").code == 0
+    names = {mirror.name for mirror in (cli.build / "mirrors").iterdir() if mirror.suffix == ".git"}
+    assert names == {"torch_npu.git", "op-plugin.git", "nlohmann-json.git"}
+
+
+def test_a_tree_that_stands_needs_no_network(cli: CommandLine, build: Build) -> None:
+    assert build("--python=3.11").code == 0
+    ran = build("--python=3.11", "--offline", "--torch-npu-url=https://localhost:9/torch_npu.git")
+    assert ran.code == 0, ran.text
+
+
+def test_shell_opens_what_a_failed_build_left(
+    cli: CommandLine, build: Build, insert: Insert, options: list[str]
+) -> None:
+    assert (
+        build("--python=3.11", insert("torch_npu", "torch_npu/csrc/core/npu/NPUFunctions.cpp", "int x = ;")).code == 1
+    )
+    target = f"v2.5.1-7.1.0-py3.11-{MACHINE}"
+    code, seen = typed(
+        [sys.executable, "-m", "builder", "shell", target, *options],
+        cli.folder,
+        "pwd; head -2 torch_npu/csrc/core/npu/NPUFunctions.cpp; id -un; command -v ccache; exit 7\n",
+    )
+    assert code == 7, seen
+    for words in ("/work/pytorch", "int x = ;", "builder", "/opt/launcher/ccache"):
+        assert words in seen, seen
+
+
+def typed(command: list[str], cwd: Path, text: str) -> tuple[int, str]:
+    """Run ``command`` on a terminal of its own and type ``text`` at its prompt; its exit code and what it showed."""
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(command, cwd=cwd, stdin=end, stdout=end, stderr=end, start_new_session=True)
+    os.close(end)
+    seen, sent, deadline = b"", False, time.monotonic() + 300
+    try:
+        while time.monotonic() < deadline:
+            if select.select([terminal], [], [], 0.2)[0]:
+                try:
+                    seen += os.read(terminal, 65536)
+                except OSError:  # the other end is closed: the program has ended
+                    break
+            elif process.poll() is not None:
+                break
+            if not sent and b"builder:/work/pytorch$" in seen:
+                os.write(terminal, text.encode())
+                sent = True
+        return process.wait(timeout=30), seen.decode(errors="replace")
+    finally:
+        process.kill()
+        os.close(terminal)
+
+
+def test_clean_spares_changes_by_hand(cli: CommandLine, build: Build) -> None:
+    assert build("--python=3.11,3.9").code == 0
+    edited, other = (cli.build / "pytorch" / f"v2.5.1-7.1.0-py{python}-{MACHINE}" for python in ("3.11", "3.9"))
+    (edited / "notes.txt").write_text("mine\n")
+    ran = cli("clean", "--trees")
+    assert ran.code == 0, ran.text
+    assert (edited / "notes.txt").exists()
+    assert f"kept {edited}" in ran.text
+    assert not other.exists()
+    assert cli("clean", "--mirrors").code == 2
+    (edited / "notes.txt").unlink()
+    assert cli("clean", "--mirrors", "--cache").code == 0
+    assert not (cli.build / "mirrors").exists()
+    assert not edited.exists()
 
 
 def test_changes_by_hand_are_neither_lost_nor_built_silently(cli: CommandLine, build: Build) -> None:
