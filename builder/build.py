@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -13,7 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from builder import __version__, recipe
@@ -24,26 +20,25 @@ from builder.diagnosis import check_generated, compile_failure
 from builder.environments.base import EnvironmentRequest, Folders, Opened, Ready
 from builder.environments.probe import probe
 from builder.environments.select import ready_environment
-from builder.errors import BuilderError, FailureKind, RequestError, TargetError
+from builder.errors import BuilderError, FailureKind, TargetError
 from builder.fingerprint import fingerprint
 from builder.gather import gather
+from builder.guards import deadline, disk_errors
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
-from builder.options import BuildOptions, remembered_options
+from builder.options import BuildOptions
 from builder.recipe import Recipe
 from builder.results import Run, TargetResult
+from builder.scratch import Scratch
 from builder.sources.checkout import PreparedTree, load_prepared
-from builder.sources.manifest import digest_of_folder, tree_size
-from builder.sources.upstream import BuildScript, SetupScript, read_build_script, read_setup_script
+from builder.sources.manifest import digest_of_folder
+from builder.sources.upstream import BuildScript, SetupScript
 from builder.wheels import provenance
 from builder.wheels.inspect import sha256
 from builder.wheels.repair import auditwheel_command, built_wheel
 from builder.wheels.verify import Expectation, Verified, verify
-from builder.workspace import Workspace, atomic_json, free_bytes, open_inside, remove_tree, resource
+from builder.workspace import Workspace, open_inside, remove_tree, resource
 
-#: Bytes that must be free before a compile starts, and how many times its sources a build takes.
-MINIMUM_FREE = 256 << 20
-ROOM_FOR_BUILD = 8
 #: Facts of the probe that name places, not versions.
 PLACES = frozenset({"python_path", "torch_path"})
 
@@ -63,7 +58,7 @@ def build_target(target: Target, context: BuildContext, result: TargetResult) ->
     """Build one target and fill in ``result``. Only KeyboardInterrupt leaves this function."""
     build = TargetBuild(target, context, result)
     try:
-        with context.workspace.locked(f"target-{target.id}", wait_seconds=0), _disk_errors():
+        with context.workspace.locked(f"target-{target.id}", wait_seconds=0), disk_errors():
             build.run()
     except BuilderError as error:
         result.fail(build.explained(error))
@@ -90,18 +85,18 @@ class TargetBuild:
         self.reporter = context.reporter
         self.result = result
         self.run_id = context.run.id
-        self.scratch = context.workspace.scratch / target.id
+        self.scratch = Scratch(context.workspace, target)
         self.out = context.run.folder / target.id
         self.started = datetime.now(timezone.utc)
 
     def run(self) -> None:
         """From the matrix row to the wheel in the output folder. Raises BuilderError."""
         self.note(f"{self.target.id} by torch-npu-builder {__version__}, run {self.run_id}")
-        with self.result.phase("prepare"), self._deadline():
+        with self.result.phase("prepare"), deadline(self.options.timeout):
             tree = gather(self.target, self.matrix, self.workspace, self.options, self.reporter)
             changes = self._fresh_copy(tree)
-            script, setup = self._scripts()
-        with self.result.phase("image"), self._deadline():
+            script, setup = self.scratch.scripts()
+        with self.result.phase("image"), deadline(self.options.timeout):
             environment = self.environment()
         with self._opened(environment) as opened:
             with self.result.phase("toolchain"):
@@ -117,18 +112,17 @@ class TargetBuild:
             verified = self._verify(wheel, tree, plan)
         with self.result.phase("publish"):
             self._publish(wheel, tree, inputs, environment, facts, verified)
-        remove_tree(self.scratch)
+        self.scratch.remove()
         remove_tree(self.out)
         remove_tree(wheel.parent)
-        self._remembered().unlink(missing_ok=True)
 
     def shell(self) -> int:
         """Open the target's environment on the terminal, with the tree that a failed build left or a fresh one."""
-        if not self.scratch.exists():
+        if not self.scratch.path.exists():
             self._fresh_copy(gather(self.target, self.matrix, self.workspace, self.options, self.reporter))
-        left = load_prepared(self.scratch)
+        left = load_prepared(self.scratch.path)
         assert left is not None  # noqa: S101  (it exists, and a damaged one raises)
-        script, setup = self._scripts()
+        script, setup = self.scratch.scripts()
         with self._opened(self.environment()) as opened:
             facts = probe(opened, self.target.python)
             plan = self._recipe(facts, script, setup, int(left.record["commit_time"]), accept_mismatch=True)
@@ -140,7 +134,7 @@ class TargetBuild:
     def explained(self, error: BuilderError) -> BuilderError:
         """The error, noted in the log, and with the way to look around where a tree was left to look at."""
         self.note("\n".join(filter(None, [f"error: {error.message}", error.details])))
-        if isinstance(error, TargetError) and self.scratch.exists() and error.phase not in {"prepare", "image"}:
+        if isinstance(error, TargetError) and self.scratch.path.exists() and error.phase not in {"prepare", "image"}:
             error.hint = f"{error.hint}; 'shell {self.target.id}' opens the same environment"
         return error
 
@@ -172,53 +166,10 @@ class TargetBuild:
 
     def _fresh_copy(self, tree: PreparedTree) -> list[str]:
         """Copy the prepared tree to where upstream's scripts may spoil it; returns what a person changed in it."""
-        # Compiling takes some times the room of the sources; a full disk in the middle costs hours.
-        needed = max(MINIMUM_FREE, ROOM_FOR_BUILD * tree_size(tree.path))
-        for place in (self.workspace.root, self.workspace.output):
-            if free_bytes(place) < needed:
-                raise TargetError(
-                    f"{place} has {free_bytes(place) >> 20} MiB free, this build needs {needed >> 20} MiB",
-                    kind=FailureKind.DISK,
-                )
-        remove_tree(self.scratch)
-        changes = tree.copy_to(self.scratch, keep_changes=self.options.keep_changes)
-        atomic_json(self._remembered(), self.options.to_json())
+        changes = self.scratch.fill(tree, self.options)
         if changes:
             self._warn(f"built with {len(changes)} change(s) made by hand in {tree.path}")
-        return [f"{change.kind} {change.path}" for change in changes]
-
-    def _remembered(self) -> Path:
-        """Where the options of the copy in ``compile/`` are kept, for ``shell``."""
-        return remembered_options(self.workspace, self.target.id)
-
-    def _scripts(self) -> tuple[BuildScript, SetupScript]:
-        """What the copy's own scripts say. Raises RequestError for a Python that they refuse."""
-        branch = self.target.release.branch
-        script = read_build_script((self.scratch / "ci/build.sh").read_text(), branch=branch)
-        if self.target.python not in script.pythons:
-            raise RequestError(
-                f"ci/build.sh of {branch} refuses Python {self.target.python}; it takes {', '.join(script.pythons)}",
-                hint="correct the Pythons of that release line in the matrix",
-            )
-        return script, read_setup_script((self.scratch / "setup.py").read_text())
-
-    @contextmanager
-    def _deadline(self) -> Iterator[None]:
-        """Hold a phase that runs no command of its own to ``--timeout``."""
-        if self.options.timeout is None or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def expire(_signal: int, _frame: FrameType | None) -> None:
-            raise TargetError(f"the phase did not end within {self.options.timeout:g} s", kind=FailureKind.TIMEOUT)
-
-        before = signal.signal(signal.SIGALRM, expire)
-        signal.setitimer(signal.ITIMER_REAL, self.options.timeout)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        return changes
 
     def environment(self) -> Ready:
         """The target's environment, made where it is absent."""
@@ -241,7 +192,7 @@ class TargetBuild:
         self.workspace.cache.mkdir(parents=True, exist_ok=True)
         (self.out / "slots").mkdir(parents=True, exist_ok=True)
         folders = Folders(
-            tree=self.scratch,
+            tree=self.scratch.path,
             mirrors=self.workspace.mirrors,
             cache=self.workspace.cache,
             out=self.out,
@@ -295,7 +246,7 @@ class TargetBuild:
         """Everything that can change the wheel: the fingerprint's parts, and most of the wheel's record."""
         return {
             "target": self.target.id,
-            "tree": digest_of_folder(self.scratch) if changes else tree.digest,
+            "tree": digest_of_folder(self.scratch.path) if changes else tree.digest,
             "commits": dict(tree.record["commits"]),
             "overlay": tree.record["overlay"],
             "patches": tree.record["patches"],
@@ -328,7 +279,7 @@ class TargetBuild:
                 if not checked and not reader.generating:
                     # Two hours of compiling stale code would follow: look now.
                     checked = True
-                    check_generated(self.scratch, reader, setup, operators, started)
+                    check_generated(self.scratch.path, reader, setup, operators, started)
                 task.update(completed=reader.percent, detail=reader.activity)
 
             try:
@@ -347,13 +298,13 @@ class TargetBuild:
         if outcome.exit_code != 0 or outcome.timed_out:
             raise compile_failure(reader, outcome, self.options.timeout)
         if not checked:
-            check_generated(self.scratch, reader, setup, operators, started)
+            check_generated(self.scratch.path, reader, setup, operators, started)
         self.reporter.message(f"{self.target.id}: {counts.summary()} in {outcome.seconds:.0f} s")
         return outcome.cpu_seconds
 
     def _repair(self, opened: Opened, setup: SetupScript, plan: Recipe) -> Path:
         """The one wheel of the build, as a manylinux wheel."""
-        wheel = built_wheel(self.scratch / "dist")
+        wheel = built_wheel(self.scratch.path / "dist")
         if plan.repair.by_upstream:
             return self._taken(wheel)
         lines: list[str] = []
@@ -414,7 +365,7 @@ class TargetBuild:
     ) -> None:
         debug = self.result.log.with_suffix(".debug.tar.gz")
         epoch = int(tree.record["commit_time"])
-        has_debug = provenance.archive_debug_symbols(self.scratch, "build/dbg", debug, epoch)
+        has_debug = provenance.archive_debug_symbols(self.scratch.path, "build/dbg", debug, epoch)
         self.result.sha256 = sha256(wheel)
         record = {
             "schema": provenance.SCHEMA,
@@ -446,15 +397,3 @@ class TargetBuild:
 def _holds_torch(folders: tuple[Path, ...]) -> bool:
     """True where a folder holds PyTorch itself, and not only other packages."""
     return any(file.name.startswith("torch-") for folder in folders for file in folder.iterdir())
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """A full disk is a failure of the machine with its own advice, wherever it shows."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        place = f" ({error.filename})" if error.filename else ""
-        raise TargetError(f"no space left on device{place}", kind=FailureKind.DISK) from error

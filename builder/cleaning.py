@@ -9,7 +9,6 @@ from pathlib import Path
 from builder.console import Reporter
 from builder.environments.leftovers import remove_leftovers
 from builder.errors import EXIT_OK, MachineError, RequestError, TargetError
-from builder.options import remembered_options
 from builder.sources.checkout import load_prepared
 from builder.workspace import Workspace, remove_tree
 
@@ -41,8 +40,6 @@ def clean_workspace(workspace: Workspace, also: Sequence[str], reporter: Reporte
             )
         for tree in changed:
             reporter.warning(f"kept {tree}: it was changed by hand")
-        for name in idle:
-            remembered_options(workspace, name).unlink(missing_ok=True)
         _remove([workspace.scratch / name for name in idle], reporter)
         _remove([tree for tree in trees if tree not in changed], reporter)
         folders = {

@@ -94,6 +94,7 @@ def _place(arch: tuple[str, ...], options: BuildOptions, reporter: Reporter) -> 
     if len(arch) != 1 or arch[0] == "all":
         raise RequestError("demo builds for one architecture", hint="give one with --arch, or none for this machine's")
     machine = os.uname().machine if arch[0] == "native" else arch[0]
+    reporter.message(f"building in a container: engine {found.version} answers")
     base = f"torch-npu-builder/base:bookworm-{machine}"
     if not has_image(found, base):
         script = resource("docker") / "bases" / "debian.sh"

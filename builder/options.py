@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from builder.workspace import Workspace
-
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -72,8 +70,3 @@ class BuildOptions:
                 value = Path(value)
             chosen[field.name] = value
         return cls(**chosen)
-
-
-def remembered_options(workspace: Workspace, target: str) -> Path:
-    """The file that keeps the options of the tree in ``compile/<target>``, so that ``shell`` opens the same."""
-    return workspace.scratch / f".{target}.options.json"

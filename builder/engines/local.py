@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -16,8 +15,9 @@ from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, TargetError
 from builder.gather import check_request
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
-from builder.options import BuildOptions, remembered_options
+from builder.options import BuildOptions
 from builder.results import Run, TargetResult
+from builder.scratch import Scratch
 from builder.workspace import Workspace
 
 _STYLES = {"built": "green", "skipped": "cyan", "failed": "bold red"}
@@ -76,9 +76,9 @@ def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: Bu
 
     A tree that was left is opened with the options of the build that left it.
     """
-    remembered = remembered_options(workspace, target.id)
-    if remembered.exists() and (workspace.scratch / target.id).exists():
-        options = BuildOptions.from_json(json.loads(remembered.read_text()))
+    left = Scratch(workspace, target).options_of_last_build()
+    if left is not None:
+        options = left
         reporter.message(f"opening the tree that the last build of {target.id} left, with the options of that build")
     check_request([target], options)
     workspace.create()

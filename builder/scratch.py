@@ -1,0 +1,77 @@
+"""``compile/<target>``: the copy of a prepared tree that a build may spoil, and the options that made it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import FailureKind, RequestError, TargetError
+from builder.matrix.model import Target
+from builder.options import BuildOptions
+from builder.sources.checkout import PreparedTree
+from builder.sources.manifest import tree_size
+from builder.sources.upstream import BuildScript, SetupScript, read_build_script, read_setup_script
+from builder.workspace import Workspace, atomic_json, free_bytes, remove_tree
+
+#: Bytes that must be free before a compile starts, and how many times its sources a build takes.
+MINIMUM_FREE = 256 << 20
+ROOM_FOR_BUILD = 8
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The copy of one target. It is there from the start of a build to its success; a failed build leaves it."""
+
+    workspace: Workspace
+    target: Target
+
+    @property
+    def path(self) -> Path:
+        """The copied tree."""
+        return self.workspace.scratch / self.target.id
+
+    @property
+    def _options(self) -> Path:
+        return self.workspace.scratch / f".{self.target.id}.options.json"
+
+    def fill(self, tree: PreparedTree, options: BuildOptions) -> list[str]:
+        """Make the copy anew; returns what a person changed in the tree.
+
+        Raises TargetError (DISK) where there is no room for a build, (CHANGED_TREE) where the tree was
+        changed and the options do not allow that.
+        """
+        # Compiling takes some times the room of the sources; a full disk in the middle costs hours.
+        needed = max(MINIMUM_FREE, ROOM_FOR_BUILD * tree_size(tree.path))
+        for place in (self.workspace.root, self.workspace.output):
+            if free_bytes(place) < needed:
+                raise TargetError(
+                    f"{place} has {free_bytes(place) >> 20} MiB free, this build needs {needed >> 20} MiB",
+                    kind=FailureKind.DISK,
+                )
+        remove_tree(self.path)
+        changes = tree.copy_to(self.path, keep_changes=options.keep_changes)
+        atomic_json(self._options, options.to_json())
+        return [f"{change.kind} {change.path}" for change in changes]
+
+    def scripts(self) -> tuple[BuildScript, SetupScript]:
+        """What the copy's own scripts say. Raises RequestError for a Python that they refuse."""
+        branch = self.target.release.branch
+        script = read_build_script((self.path / "ci/build.sh").read_text(), branch=branch)
+        if self.target.python not in script.pythons:
+            raise RequestError(
+                f"ci/build.sh of {branch} refuses Python {self.target.python}; it takes {', '.join(script.pythons)}",
+                hint="correct the Pythons of that release line in the matrix",
+            )
+        return script, read_setup_script((self.path / "setup.py").read_text())
+
+    def options_of_last_build(self) -> BuildOptions | None:
+        """The options of the build that left this copy; None where there is no copy."""
+        if not self.path.exists() or not self._options.exists():
+            return None
+        return BuildOptions.from_json(json.loads(self._options.read_text()))
+
+    def remove(self) -> None:
+        """Remove the copy and its options."""
+        remove_tree(self.path)
+        self._options.unlink(missing_ok=True)
