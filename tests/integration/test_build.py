@@ -77,9 +77,14 @@ def last_result(cli: CommandLine) -> dict:
     return json.loads((newest / "result.json").read_text())
 
 
-def containers(engine: DockerEngine) -> list[str]:
+def containers(engine: DockerEngine, cli: CommandLine) -> list[str]:
+    """Containers of this workspace; other builders may be at work on the same engine."""
     found = engine.client.containers.list(all=True, filters={"label": "torch-npu-builder=1"}, ignore_removed=True)
-    return [container.name for container in found]
+    mounted = {
+        container.name: {mount.get("Source", "") for mount in container.attrs.get("Mounts") or ()}
+        for container in found
+    }
+    return [name for name, sources in mounted.items() if any(path.startswith(str(cli.build)) for path in sources)]
 
 
 def wheel_of(cli: CommandLine, python: str) -> Path:
@@ -331,7 +336,7 @@ def test_timeout_kills_and_removes_the_container(
     failure = last_result(cli)["targets"][0]["failure"]
     assert (failure["kind"], failure["phase"]) == ("timeout", "compile")
     assert time.monotonic() - started < 200
-    assert containers(engine) == []
+    assert containers(engine, cli) == []
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -356,7 +361,7 @@ def test_interruption_leaves_nothing(
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        assert containers(engine) != []
+        assert containers(engine, cli) != []
         sent_at = time.monotonic()
         process.send_signal(sent)
         _, said = process.communicate(timeout=60)
@@ -367,7 +372,7 @@ def test_interruption_leaves_nothing(
     assert process.returncode == 130
     assert "Traceback" not in said
     assert "interrupted" in said
-    assert containers(engine) == []
+    assert containers(engine, cli) == []
     assert cli.dist == published
     assert last_result(cli)["targets"][0]["failure"]["kind"] == "interrupted"
 
