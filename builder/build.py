@@ -135,7 +135,7 @@ class TargetBuild:
         """The error, noted in the log, and with the way to look around where a tree was left to look at."""
         self.note("\n".join(filter(None, [f"error: {error.message}", error.details])))
         if isinstance(error, TargetError) and self.scratch.path.exists() and error.phase not in {"prepare", "image"}:
-            error.hint = f"{error.hint}; 'shell {self.target.id}' opens the same environment"
+            error.hint = f"{error.hint}; 'python -m builder shell {self.target.id}' opens the same environment"
         return error
 
     def note(self, text: str) -> None:
@@ -171,8 +171,8 @@ class TargetBuild:
             self._warn(f"built with {len(changes)} change(s) made by hand in {tree.path}")
         return changes
 
-    def environment(self) -> Ready:
-        """The target's environment, made where it is absent."""
+    def environment(self, *, quiet: bool = False) -> Ready:
+        """The target's environment, made where it is absent; ``quiet`` leaves out its warnings."""
         ready = ready_environment(
             self.options.environment,
             self.environment_request(),
@@ -182,7 +182,7 @@ class TargetBuild:
             reporter=self.reporter,
             offline=self.options.offline,
         )
-        for warning in ready.warnings:
+        for warning in () if quiet else ready.warnings:
             self._warn(warning)
         return ready
 
@@ -236,12 +236,7 @@ class TargetBuild:
         )
 
     def _inputs(
-        self,
-        tree: PreparedTree,
-        changes: list[str],
-        environment: Ready,
-        facts: Mapping[str, Any],
-        plan: Recipe,
+        self, tree: PreparedTree, changes: list[str], environment: Ready, facts: Mapping[str, Any], plan: Recipe
     ) -> dict[str, Any]:
         """Everything that can change the wheel: the fingerprint's parts, and most of the wheel's record."""
         return {
@@ -388,6 +383,9 @@ class TargetBuild:
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "builder": __version__,
         }
+        replaced = provenance.other_fingerprint(self.workspace.output / wheel.name, self.result.fingerprint)
+        if replaced is not None:
+            self._warn(f"{wheel.name} replaces one that was built from other inputs (fingerprint {replaced[:12]})")
         self.result.wheel = provenance.publish_wheel(wheel, self.workspace.output, record, debug if has_debug else None)
         debug.unlink(missing_ok=True)
         self.result.status = "built"

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from builder.console import Reporter
+from builder.environments.engine import NoEngine, find_engine
 from builder.environments.leftovers import remove_leftovers
 from builder.errors import EXIT_OK, MachineError, RequestError, TargetError
 from builder.sources.checkout import load_prepared
@@ -49,8 +50,11 @@ def clean_workspace(workspace: Workspace, also: Sequence[str], reporter: Reporte
             "runs": workspace.runs,
         }
         _remove([folder for name, folder in folders.items() if name in also], reporter)
+        if isinstance(find_engine(), NoEngine):
+            reporter.warning("no container engine answers: containers and images were not looked at")
         for name in remove_leftovers(images="images" in also):
             reporter.message(f"removed {name}")
+    reporter.message("nothing else was left to remove")
     return EXIT_OK
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,19 @@ class Commands(click.RichGroup):
         if args and args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}:
             args = ["build", *args]
         return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A misspelt command gets its nearest match; a release line in its place, the right option."""
+        name = args[0]
+        if name not in self.commands:
+            near = get_close_matches(name, self.commands, n=1)
+            if near:
+                ctx.fail(f"No such command {name!r}. Did you mean {near[0]!r}?")
+            if re.match(r"v?\d+\.\d+", name):
+                ctx.fail(f"No such command {name!r}. To build that release line: --pytorch={name}")
+        return super().resolve_command(ctx, args)
 
 
 class Commas(click.ParamType):
@@ -105,8 +119,9 @@ GENERAL = options(
     option("--quiet", "-q", is_flag=True, help="Show only warnings and errors."),
     option("--debug", is_flag=True, help="Show Python's traceback when something fails."),
 )
+WORKSPACE = option("--workspace", type=NEW_FOLDER, default="build", help="Folder of mirrors, trees, cache and logs.")
 PLACES = options(
-    option("--workspace", type=NEW_FOLDER, default="build", help="Folder of mirrors, trees, cache and logs."),
+    WORKSPACE,
     option("--output", type=NEW_FOLDER, default="dist", help="Folder that finished wheels go to."),
 )
 MATRIX = options(
@@ -265,7 +280,7 @@ def shell(target: str, **values: Any) -> int:
 
 
 @cli.command()
-@options(SELECTION, ENVIRONMENT, LIMITS, PLACES, GENERAL)
+@options(SELECTION, ENVIRONMENT, LIMITS, WORKSPACE, GENERAL)
 @click.option("--custom-ops", is_flag=True, help="Lay the sample custom operator over op-plugin too, and call it.")
 def demo(**values: Any) -> int:
     """Build a miniature torch_npu, install its wheel, and call an operator through it."""
@@ -274,7 +289,7 @@ def demo(**values: Any) -> int:
     custom_ops = values.pop("custom_ops")
     return run_demo(
         _built(_selection(values)),
-        _workspace(values),
+        Workspace(root=values["workspace"], output=values["workspace"]),
         _options(values),
         Reporter(quiet=values["quiet"]),
         custom_ops=custom_ops,

@@ -15,7 +15,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from builder.errors import BuilderError
 
@@ -94,12 +94,16 @@ class Reporter:
             self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=16),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeElapsedColumn(),
-                TextColumn("[dim]{task.fields[detail]}"),
+                # What is left of the line goes to the detail, which is cut; the other widths stay.
+                TextColumn(
+                    "[dim]{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+                ),
                 console=self.console,
                 transient=True,
+                expand=True,
             )
             self._progress.start()
         self._depth += 1

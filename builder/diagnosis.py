@@ -71,4 +71,4 @@ def compile_failure(reader: OutputReader, outcome: Outcome, timeout: float | Non
         what = reader.generation_failure or reader.error or f"exit code {outcome.exit_code} before the compile began"
     else:
         kind, what = FailureKind.COMPILE, reader.error or f"ci/build.sh ended with exit code {outcome.exit_code}"
-    return TargetError(what, kind=kind, details="\n".join(reader.tail))
+    return TargetError(what, kind=kind, details="\n".join(reader.excerpt or reader.tail))

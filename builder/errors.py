@@ -54,7 +54,7 @@ _ADVICE = {
     FailureKind.IMAGE: "read the image build log named above; --base-image takes another base",
     FailureKind.TOOLCHAIN: "use the base image of the matrix, or accept the difference with --allow-toolchain-mismatch",
     FailureKind.CODE_GENERATION: "read the traceback in the log; it usually names the YAML entry at fault",
-    FailureKind.COMPILE: "read the first compiler error above; 'shell TARGET' opens the same environment",
+    FailureKind.COMPILE: "read the first error above, and the log around it",
     FailureKind.OUT_OF_MEMORY: "build with fewer --jobs or a higher --memory limit",
     FailureKind.DISK: "free some disk space; 'clean' removes what can be made again",
     FailureKind.TIMEOUT: "raise --timeout, or look in the log for what did not end",

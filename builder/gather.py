@@ -34,6 +34,14 @@ from builder.sources.upstream import no_build_script
 from builder.workspace import Workspace, resource
 
 TORCH_NPU = "torch_npu"
+#: What the parts of a tree's origin are called in messages.
+_PARTS = {
+    "asked": "--op-plugin or --components",
+    "custom_operators": "the custom operators",
+    "hosts": "the hosts that sources come from",
+    "op_plugin": "the op-plugin folder",
+    "patches": "the patches",
+}
 OP_PLUGIN = "op-plugin"
 
 
@@ -90,15 +98,22 @@ def gather(
     place = workspace.trees / target.id
     standing = None if options.rebuild else load_prepared(place)
     if standing is not None:
-        different = standing.differs({**standing.record["origin"], **given.origin()})
-        if not different and not options.refresh:
-            reporter.message(f"{target.id}: using {place} as it is (--refresh fetches again)")
-            return standing
+        origin = standing.record["origin"]
+        asked = {**origin["asked"], **given.asked}
+        different = standing.differs({**origin, **given.origin(), "asked": asked})
+        # A tree made from another host's repository must not pass for the one that is asked for now.
+        if asked.get("host") not in (None, *matrix.sources.urls(TORCH_NPU)):
+            different = [*different, "hosts"]
         changes = standing.changes()
+        if not different and not options.refresh:
+            if not changes:
+                reporter.message(f"{target.id}: using {place} as it is (--refresh fetches again)")
+            return standing
         if changes:
             raise changed(place, changes)
         if different:
-            reporter.message(f"{target.id}: preparing the tree anew, because of another {', '.join(different)}")
+            changed_parts = " and ".join(_PARTS.get(part, part) for part in different)
+            reporter.message(f"{target.id}: preparing the tree anew, because {changed_parts} changed")
     request = _request(target, matrix, workspace, options, given, reporter)
     if standing is not None and not standing.differs(describe(request)):
         return standing
@@ -146,7 +161,7 @@ def _request(
         op_plugin_patches=given.patches[OP_PLUGIN],
         custom_ops=given.custom_ops,
         pinned_op_plugin=pinned.commit if pinned is not None else None,
-        asked=given.asked,
+        asked={**given.asked, "host": torch_npu.host or ""},
     )
 
 

@@ -26,7 +26,11 @@ def show_targets(
 ) -> None:
     """Print the selected targets; without ``--pytorch`` all of them, of all architectures."""
     everything = tuple(release.branch for release in matrix.releases)
-    chosen = select(matrix, pytorch=pytorch or everything, python=python, arch=arch or ("all",), cann=cann)
+    wanted: dict[str, Sequence[str]] = {"pytorch": pytorch or everything, "arch": arch or ("all",), "cann": cann}
+    chosen = [target for target in select(matrix, **wanted) if not python or target.python in python]
+    if not chosen:
+        # Says which Pythons there are.
+        chosen = select(matrix, **wanted, python=python)
     if as_json:
         json.dump([target.describe() for target in chosen], sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -36,8 +40,9 @@ def show_targets(
 
 def _table(targets: Sequence[Target]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("PyTorch", "release line", "CANN", "op-plugin", "Python", "gcc", "policy", "status"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("release line", "CANN", "op-plugin", "Python", "gcc, manylinux", "status"):
+        # Names that a person copies stay whole at 80 columns; the Pythons may take a second line.
+        table.add_column(heading, no_wrap=heading != "Python")
     lines: dict[str, list[Target]] = {}
     for target in targets:
         lines.setdefault(target.release.branch, []).append(target)
@@ -45,13 +50,14 @@ def _table(targets: Sequence[Target]) -> Table:
         release = members[0].release
         toolchains = {target.arch: target.toolchain for target in members}
         table.add_row(
-            release.pytorch,
             escape(branch),
             release.cann,
             release.op_plugin or "none",
             " ".join(dict.fromkeys(target.python for target in members)),
-            "\n".join(f"{toolchain.gcc} {arch}" for arch, toolchain in toolchains.items()),
-            "\n".join(toolchain.manylinux for toolchain in toolchains.values()),
+            "\n".join(
+                f"{arch} {toolchain.gcc} {toolchain.manylinux.removeprefix('manylinux_')}"
+                for arch, toolchain in toolchains.items()
+            ),
             release.status,
         )
     return table

@@ -32,7 +32,9 @@ _COMMAND = """
 umask 022
 if [ -n "$1" ]; then . "$1" || exit 1; fi
 BUILDER_CCACHE=$(command -v ccache || true)
-export BUILDER_CCACHE PATH="$2:$PATH"
+BUILDER_CCACHE_REPORT=stats
+[ -z "$BUILDER_CCACHE" ] || "$BUILDER_CCACHE" -p | grep -q stats_log || BUILDER_CCACHE_REPORT=log
+export BUILDER_CCACHE BUILDER_CCACHE_REPORT PATH="$2:$PATH"
 shift 2
 exec bash ci/build.sh "$@"
 """

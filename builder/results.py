@@ -78,6 +78,11 @@ class TargetResult:
         self.reason = error.message
         self.error = error
 
+    def skip(self, reason: str) -> None:
+        """Note that nothing was done, and why."""
+        self.status = "skipped"
+        self.reason = reason
+
     def to_json(self) -> dict[str, Any]:
         """The target's entry in result.json."""
         entry: dict[str, Any] = {

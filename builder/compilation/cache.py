@@ -19,7 +19,7 @@ LAUNCHER = Path(__file__).resolve().parent / "launcher"
 class CompileCounts:
     """What the launcher saw: files compiled, and how many of them the cache answered.
 
-    ``unknown`` counts files whose ccache is too old (before 4.4) to say; they are neither hit nor miss.
+    ``unknown`` counts files of which ccache did not say what it did; they are neither hit nor miss.
     """
 
     files: int
@@ -33,7 +33,8 @@ class CompileCounts:
         """One phrase for people."""
         if not self.cached:
             return f"{self.files} files compiled, no ccache"
-        return f"{self.files} files, {self.hits} from the compile cache, {self.misses} compiled"
+        unknown = f", {self.unknown} by a ccache that does not say" if self.unknown else ""
+        return f"{self.files} files, {self.hits} from the compile cache, {self.misses} compiled{unknown}"
 
 
 def environment(*, cache: str, launcher: str, compile_log: str, slots: int, slot_folder: str) -> Mapping[str, str]:

@@ -35,6 +35,8 @@ _KILLED = re.compile(
 
 #: Lines of the log that an error carries.
 TAIL_LINES = 15
+#: Lines from the first compiler error on: the source line and the caret follow it.
+EXCERPT_LINES = 6
 
 
 class OutputReader:
@@ -49,6 +51,7 @@ class OutputReader:
         self.killed = False
         self.first_error: str | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.excerpt: list[str] = []
         self._traceback: list[str] | None = None
         self._fallback: str | None = None
 
@@ -67,6 +70,8 @@ class OutputReader:
         self._follow_progress(text)
         if self.first_error is None and _COMPILER_ERROR.search(text):
             self.first_error = text
+        if self.first_error is not None and len(self.excerpt) < EXCERPT_LINES:
+            self.excerpt.append(text)
         elif self._fallback is None and not self.generating and _OTHER_ERROR.search(text):
             self._fallback = text
 

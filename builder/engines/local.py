@@ -11,7 +11,7 @@ from rich.table import Table
 from builder.build import BuildContext, TargetBuild, build_target
 from builder.console import Reporter, standard_output
 from builder.environments.leftovers import remove_leftovers
-from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, TargetError
+from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, FailureKind, TargetError
 from builder.gather import check_request
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
@@ -63,6 +63,8 @@ def run_targets(
             if result.error is not None:
                 _show_failure(result, reporter)
     finally:
+        for target in targets[len(run.targets) :]:
+            run.target(target.id).skip("not started: the run was interrupted")
         _show_summary(run, reporter)
         try:
             reporter.message(f"result: {run.write()}")
@@ -99,28 +101,31 @@ def exit_code(results: Sequence[TargetResult]) -> int:
 def _show_failure(result: TargetResult, reporter: Reporter) -> None:
     error = result.error
     assert error is not None  # noqa: S101
+    phase = getattr(error, "phase", None)
+    reporter.warning(f"{result.id} failed{f' in phase {phase}' if phase else ''}")
     reporter.error(error)
-    if isinstance(error, TargetError):
-        reporter.message(f"{result.id} failed in phase {error.phase or 'start'} ({error.kind.value})")
-        if error.log is not None:
-            reporter.message(f"log: {error.log}")
+    if isinstance(error, TargetError) and error.log is not None:
+        reporter.message(f"log: {error.log}")
 
 
 def _show_summary(run: Run, reporter: Reporter) -> None:
     table = Table(title=f"run {run.id}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("target", "status", "time", "files", "cache hits", "wheel or reason"):
-        table.add_column(
-            heading, overflow="fold", justify="right" if heading in {"time", "files", "cache hits"} else "left"
-        )
+    for heading in ("target", "status", "time", "files", "cache hits"):
+        # Names that a person copies are never broken.
+        table.add_column(heading, no_wrap=True, justify="left" if heading in {"target", "status"} else "right")
     for result in run.targets:
         style = _STYLES[result.status]
+        kind = getattr(result.error, "kind", None)
+        status = "interrupted" if kind is FailureKind.INTERRUPTED else result.status
         table.add_row(
             escape(result.id),
-            f"[{style}]{result.status}[/{style}]",
+            f"[{style}]{status}[/{style}]",
             f"{result.seconds:.0f} s",
             "" if result.files_compiled is None else str(result.files_compiled),
             "" if result.cache is None else str(result.cache["hits"]),
-            escape(result.wheel.name if result.wheel is not None else result.reason),
         )
     if run.targets:
         reporter.table(table)
+    for result in run.targets:
+        if result.wheel is not None:
+            reporter.message(f"wheel: {result.wheel}")

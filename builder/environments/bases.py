@@ -21,7 +21,9 @@ class Base:
     pythons: tuple[str, ...]
 
 
-def ensure_base(engine: DockerEngine, request: EnvironmentRequest, reporter: Reporter) -> Base:
+def ensure_base(
+    engine: DockerEngine, request: EnvironmentRequest, reporter: Reporter, *, offline: bool = False
+) -> Base:
     """The base image in the engine, pulled only when absent, and checked by running it once.
 
     Raises TargetError (IMAGE) when it cannot be had, is of another architecture or lacks the wanted
@@ -40,6 +42,12 @@ def ensure_base(engine: DockerEngine, request: EnvironmentRequest, reporter: Rep
         except ImageNotFound:
             image = None
     if image is None or image.attrs.get("Architecture") != wanted:
+        if offline:
+            raise TargetError(
+                f"the base image {name} for {request.arch} is not in the engine, and --offline forbids pulling it",
+                kind=FailureKind.IMAGE,
+                hint="pull it first, or name one that the engine has with --base-image",
+            )
         reporter.message(f"pulling the base image {name} ({PLATFORMS[request.arch]})")
         try:
             with engine_errors(f"pulling {name}"):

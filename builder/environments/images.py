@@ -101,7 +101,7 @@ def ensure_image(
     Raises TargetError (IMAGE) with the last lines of the log when it cannot be made.
     """
     folders = folders_of_wheels(request, settings)
-    base = ensure_base(engine, request, reporter)
+    base = ensure_base(engine, request, reporter, offline=settings.offline)
     system = inputs_digest([RECIPE, base.identity, request.gcc_toolset, files_digest(resources, SYSTEM_FILES)])
     digest = inputs_digest([system, *python_inputs(request, resources, folders)])
     system_name, name = f"{SYSTEM_REPOSITORY}:{system[:20]}", f"{REPOSITORY}:{digest[:20]}"

@@ -126,10 +126,7 @@ class Mirror(TreeExport):
         if self._mirrors.offline:
             if found is None:
                 raise self._forbidden(f"branch {name}")
-            if self._elsewhere():
-                self._mirrors.reporter.warning(
-                    f"branch {name} of {self.name} is what {self._origin()} had; --offline forbids asking another host"
-                )
+            self._refuse_elsewhere(f"branch {name}")
             return found
         if found is not None and not refresh and not self._elsewhere():
             return found
@@ -138,7 +135,7 @@ class Mirror(TreeExport):
         found = self._kept(f"refs/heads/{name}")
         if found is None:
             raise TargetError(
-                f"{self.name} has no branch {name!r} on {git.mask(self._origin() or 'any host')}",
+                f"{self.name} has no branch {name!r} on {git.mask(self.host or 'any host')}",
                 kind=FailureKind.SOURCE,
                 details=self._similar(name),
             )
@@ -173,6 +170,8 @@ class Mirror(TreeExport):
         if self._mirrors.offline:
             if found is None:
                 raise self._forbidden(f"branch, tag or commit {name}")
+            if not re.fullmatch(r"[0-9a-f]{7,40}", name):
+                self._refuse_elsewhere(name)
             return found
         if found is None or refresh or self._elsewhere():
             with self._locked() as lock:
@@ -180,7 +179,7 @@ class Mirror(TreeExport):
             found = look()
         if found is None:
             raise TargetError(
-                f"{self.name} has no branch, tag or commit {name!r} on {git.mask(self._origin() or 'any host')}",
+                f"{self.name} has no branch, tag or commit {name!r} on {git.mask(self.host or 'any host')}",
                 kind=FailureKind.SOURCE,
                 details=self._similar(name),
             )
@@ -298,6 +297,16 @@ class Mirror(TreeExport):
             details="\n".join(failure.reason for failure in failures),
         )
 
+    def _refuse_elsewhere(self, wanted: str) -> None:
+        """A branch of one host must not pass for the branch of another, also where none may be asked."""
+        if self._elsewhere():
+            raise TargetError(
+                f"{wanted} of {self.name} in {self.path} came from {git.mask(self.host or '')}, which is not among its "
+                "hosts now, and --offline forbids asking another",
+                kind=FailureKind.SOURCE,
+                hint="run once without --offline, or name that host again",
+            )
+
     def _forbidden(self, wanted: str) -> TargetError:
         return TargetError(
             f"{wanted} of {self.name} is not in {self.path}, and --offline forbids fetching it",
@@ -305,7 +314,9 @@ class Mirror(TreeExport):
             hint="run once without --offline",
         )
 
-    def _origin(self) -> str | None:
+    @property
+    def host(self) -> str | None:
+        """The URL or path that the branches in this mirror were fetched from; None before the first fetch."""
         try:
             return git.run(["config", "--get", "builder.origin"], git_dir=self.path).decode().strip()
         except git.GitFailed:
@@ -313,7 +324,7 @@ class Mirror(TreeExport):
 
     def _elsewhere(self) -> bool:
         """True when branches come from a host that is no longer one of the repository's: another fork's branches."""
-        origin = self._origin()
+        origin = self.host
         return origin is not None and origin not in {git.mask(url) for url in self.repository.urls}
 
     def _similar(self, name: str) -> str | None:

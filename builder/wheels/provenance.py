@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import tarfile
 from collections.abc import Mapping
@@ -23,6 +24,20 @@ def record_path(wheel: Path) -> Path:
 def debug_path(wheel: Path) -> Path:
     """``<wheel>.debug.tar.gz``, beside the wheel."""
     return wheel.with_name(wheel.name + ".debug.tar.gz")
+
+
+def other_fingerprint(wheel: Path, fingerprint: str | None) -> str | None:
+    """The fingerprint in the record of the wheel that stands there, if it is another one.
+
+    ``unknown`` where a wheel stands without a record.
+    """
+    if not wheel.exists():
+        return None
+    try:
+        standing = str(json.loads(record_path(wheel).read_text())["fingerprint"])
+    except (OSError, ValueError, KeyError):
+        return "unknown"
+    return standing if standing != fingerprint else None
 
 
 def archive_debug_symbols(tree: Path, folder: str, destination: Path, epoch: int) -> bool:

@@ -210,8 +210,12 @@ def test_only_needed_submodules_are_fetched(cli: CommandLine, build: Build) -> N
 
 def test_a_tree_that_stands_needs_no_network(cli: CommandLine, build: Build) -> None:
     assert build("--python=3.11").code == 0
-    ran = build("--python=3.11", "--offline", "--torch-npu-url=https://localhost:9/torch_npu.git")
+    ran = build("--python=3.11", "--offline")
     assert ran.code == 0, ran.text
+    assert "fetching" not in ran.text
+    other = build("--python=3.11", "--offline", "--torch-npu-url=https://localhost:9/torch_npu.git")
+    assert other.code == 1, "a tree from another host must not pass for the one that was asked for"
+    assert build("--python=3.11").code == 0
 
 
 def test_shell_opens_what_a_failed_build_left(

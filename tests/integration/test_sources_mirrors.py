@@ -146,10 +146,17 @@ def test_offline_uses_what_is_there_and_says_what_is_missing(tmp_path: Path, ups
     with pytest.raises(TargetError, match=r"branch main of x is not in .*--offline forbids"):
         opened(tmp_path, upstream.path, offline=True).branch("main")
     commit = opened(tmp_path, upstream.path).branch("main")
-    offline = opened(tmp_path, "/nowhere", offline=True)
+    # The host itself may be gone, as long as it is still the one that is asked for.
+    upstream.path.rename(tmp_path / "gone")
+    offline = opened(tmp_path, upstream.path, offline=True)
     assert (offline.branch("main", refresh=True), offline.commit(commit), offline.commit("main")) == (commit,) * 3
     with pytest.raises(TargetError, match=rf"commit {'1' * 40} of x is not in .*--offline forbids"):
         offline.commit("1" * 40)
+    other = opened(tmp_path, "/nowhere", offline=True)
+    assert other.commit(commit) == commit, "a commit is the same commit wherever it comes from"
+    for wanted in (other.branch, other.commit):
+        with pytest.raises(TargetError, match="which is not among its hosts now"):
+            wanted("main")
 
 
 def test_a_bad_name_reaches_no_host(tmp_path: Path, upstream: Upstream) -> None:

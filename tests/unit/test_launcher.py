@@ -71,13 +71,14 @@ def test_slots_hold_compilers_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not (shutil.which("ccache") and shutil.which("g++")), reason="needs ccache and g++")
-def test_hits_and_misses_of_a_real_ccache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("report", ["stats", "log"])
+def test_hits_and_misses_of_a_real_ccache(tmp_path: Path, report: str) -> None:
     (tmp_path / "a.cpp").write_text("int answer() { return 42; }\n")
     # A file that is only just written is not trusted by ccache's direct mode.
     time.sleep(1.1)
-    env = variables(tmp_path, ccache=shutil.which("ccache"))
+    env = {**variables(tmp_path, ccache=shutil.which("ccache")), "BUILDER_CCACHE_REPORT": report}
     for _ in range(2):
         subprocess.run([LAUNCHER, "g++", "-c", "a.cpp", "-o", "a.o"], env=env, cwd=tmp_path, check=True)
     counts = cache.read_counts(tmp_path)
-    assert (counts.files, counts.hits, counts.misses) == (2, 1, 1)
+    assert (counts.files, counts.hits, counts.misses, counts.unknown) == (2, 1, 1, 0)
     assert not list(tmp_path.glob("compile.log.*"))
