@@ -255,7 +255,11 @@ def doctor(**values: Any) -> int:
 @click.option("--trees", is_flag=True, help="Also the prepared trees that nobody changed by hand.")
 @click.option("--cache", is_flag=True, help="Also the compile cache.")
 @click.option("--mirrors", is_flag=True, help="Also the mirrors; trees need them, so those go too.")
-@click.option("--images", is_flag=True, help="Also the environment images.")
+@click.option(
+    "--images",
+    is_flag=True,
+    help="Also environment images: all that the engine has, whoever made them.",
+)
 @click.option("--runs", is_flag=True, help="Also logs and results of runs.")
 def clean(**values: Any) -> int:
     """Remove what dead runs left behind, and on request what can be made again."""
