@@ -58,4 +58,6 @@ while [ "$1" != -- ]; do
     shift 3
 done
 shift
-exec chroot "$root" /bin/sh -c 'cd "$1" && shift && exec "$@"' sh "$cwd" "$@"
+# A person's PATH often lacks the system programs' folders; the command keeps the PATH that it was given.
+chroot=$(PATH=$PATH:/usr/sbin:/sbin command -v chroot)
+exec "$chroot" "$root" /bin/sh -c 'cd "$1" && shift && exec "$@"' sh "$cwd" "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -58,7 +59,8 @@ _NAMES = ("--user", "--mount", "--net", "--pid")
 @lru_cache(maxsize=1)
 def find_namespaces() -> Namespaces | None:
     """The best that this machine allows, found by trying; None where it allows none."""
-    if any(shutil.which(name) is None for name in ("unshare", "mount", "chroot")):
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    if any(shutil.which(name, path=path) is None for name in ("unshare", "mount", "chroot")):
         return None
     for options in (*_AS_ROOT, *_AS_USER):
         candidate = Namespaces(options)

@@ -183,3 +183,14 @@ def test_another_architecture_is_refused(place: Path, request_: EnvironmentReque
     other = {"x86_64": "aarch64", "aarch64": "x86_64"}[request_.arch]
     with pytest.raises(MachineError, match=other):
         ready(place, replace(request_, arch=other), fixed=False)
+
+
+@pytest.mark.skipif(find_namespaces() is None, reason="this machine allows no namespaces")
+def test_namespaces_are_found_with_an_ordinary_users_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = find_namespaces()
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # chroot is a program of the system folders
+    find_namespaces.cache_clear()
+    try:
+        assert find_namespaces() == expected
+    finally:
+        find_namespaces.cache_clear()
