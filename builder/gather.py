@@ -104,11 +104,10 @@ def gather(
         # A tree made from another host's repository must not pass for the one that is asked for now.
         if asked.get("host") not in (None, *matrix.sources.urls(TORCH_NPU)):
             different = [*different, "hosts"]
-        changes = standing.changes()
         if not different and not options.refresh:
-            if not changes:
-                reporter.message(f"{target.id}: using {place} as it is (--refresh fetches again)")
+            reporter.message(f"{target.id}: the tree {place} stands (--refresh fetches again)")
             return standing
+        changes = standing.changes()
         if changes:
             raise changed(place, changes)
         if different:

@@ -129,7 +129,7 @@ def repair_plan(target: Target, setup: SetupScript, *, meets_policy: bool) -> Re
     """
     if not meets_policy:
         return RepairPlan(platform="auto", by_upstream=False)
-    platform = f"{target.toolchain.manylinux}_{target.arch}"
+    platform = target.toolchain.platform
     return RepairPlan(platform=platform, by_upstream=setup.repairs_for(platform))
 
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import CommandLine
+from support import MACHINE, CommandLine, base_image_for, unavailable
 
 from builder.environments.engine import DockerEngine, NoEngine, find_engine
-from builder.environments.images import has_image
 from builder.miniature import Miniature, materialise
-from builder.workspace import resource
-
-MACHINE = os.uname().machine
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,13 +30,6 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
     return materialise(tmp_path_factory.mktemp("miniature"))
 
 
-def unavailable(reason: str) -> None:
-    """Skip, or fail where the run promised an engine."""
-    if os.environ.get("BUILDER_REQUIRE_ENGINE") == "1":
-        pytest.fail(f"BUILDER_REQUIRE_ENGINE=1, but {reason}")
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def engine() -> DockerEngine:
     """A container engine that answers."""
@@ -51,18 +38,6 @@ def engine() -> DockerEngine:
         unavailable(found.reason)
     assert isinstance(found, DockerEngine)
     return found
-
-
-def base_image_for(engine: DockerEngine, arch: str) -> str:
-    """The name of a bookworm base image for ``arch``, made from Debian's packages where it is absent."""
-    name = f"torch-npu-builder/base:bookworm-{arch}"
-    if not has_image(engine, name):
-        if os.geteuid() != 0 or shutil.which("debootstrap") is None:
-            unavailable(f"there is no image {name}, and only root with debootstrap can make it")
-        script = resource("docker") / "bases" / "debian.sh"
-        more = ["--with-bullseye-python"] if arch == "x86_64" else []
-        subprocess.run(["sh", str(script), "--suite", "bookworm", "--arch", arch, *more], check=True)
-    return name
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+
+from builder.environments.engine import DockerEngine
+from builder.environments.images import has_image
+from builder.workspace import resource
+
+MACHINE = os.uname().machine
+
+
+def unavailable(reason: str) -> None:
+    """Skip, or fail where the run promised an engine."""
+    if os.environ.get("BUILDER_REQUIRE_ENGINE") == "1":
+        pytest.fail(f"BUILDER_REQUIRE_ENGINE=1, but {reason}")
+    pytest.skip(reason)
+
+
+def base_image_for(engine: DockerEngine, arch: str) -> str:
+    """The name of a bookworm base image for ``arch``, made from Debian's packages where it is absent."""
+    name = f"torch-npu-builder/base:bookworm-{arch}"
+    if not has_image(engine, name):
+        if os.geteuid() != 0 or shutil.which("debootstrap") is None:
+            unavailable(f"there is no image {name}, and only root with debootstrap can make it")
+        script = resource("docker") / "bases" / "debian.sh"
+        more = ["--with-bullseye-python"] if arch == "x86_64" else []
+        subprocess.run(["sh", str(script), "--suite", "bookworm", "--arch", arch, *more], check=True)
+    return name
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,6 @@ def built_wheel(folder: Path) -> Path:
     return wheels[0]
 
 
-def is_repaired(wheel: Path) -> bool:
-    """True when the file name carries a manylinux tag."""
-    _, _, _, tags = parse_wheel_filename(wheel.name)
-    return all("manylinux" in tag.platform for tag in tags)
-
-
 def auditwheel_command(wheel: str, output: str, platform: str, exclusions: Sequence[str]) -> tuple[str, ...]:
     """The auditwheel call; paths are those inside the environment."""
     excluded = tuple(part for library in (exclusions or DEFAULT_EXCLUSIONS) for part in ("--exclude", library))

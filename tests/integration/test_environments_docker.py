@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
-import subprocess
 import threading
 import time
 import zipfile
@@ -15,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import base_image_for
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Ready
 from builder.environments.docker import ready_docker, remove_leftovers
-from builder.environments.engine import LABEL, OWNER_LABEL, DockerEngine, NoEngine, find_engine, owner
+from builder.environments.engine import LABEL, OWNER_LABEL, DockerEngine, owner
 from builder.environments.images import has_image
 from builder.environments.live import stop_all
 from builder.environments.network import NetworkSettings
@@ -30,30 +29,6 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 SECRETS = ("hush-proxy-4711", "hush-config-4711")
-
-
-def give_up(reason: str) -> None:
-    if os.environ.get("BUILDER_REQUIRE_ENGINE") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def engine() -> DockerEngine:
-    found = find_engine()
-    if isinstance(found, NoEngine):
-        give_up(found.reason)
-    assert isinstance(found, DockerEngine)
-    return found
-
-
-def base_image(engine: DockerEngine, arch: str) -> str:
-    name = f"torch-npu-builder/base:bookworm-{arch}"
-    if not has_image(engine, name):
-        if os.getuid() != 0 or shutil.which("debootstrap") is None or shutil.which("docker") is None:
-            give_up(f"there is no {name}, and making it needs root, debootstrap and the docker command")
-        subprocess.run(["sh", str(DOCKER / "bases" / "debian.sh"), "--arch", arch], check=True)
-    return name
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +58,7 @@ def request_(engine: DockerEngine, place: Path) -> EnvironmentRequest:
         torch="9.9.9",
         torch_source="find-links",
         requirements=(),
-        base_image=base_image(engine, engine.arch),
+        base_image=base_image_for(engine, engine.arch),
         find_links=(wheels,),
     )
 
