@@ -80,10 +80,23 @@ def check_request(targets: Sequence[Target], options: BuildOptions) -> None:
             f"--cann-home: {options.cann_home} holds no set_env.sh",
             hint="name the folder of the toolkit that holds it, usually /usr/local/Ascend/ascend-toolkit",
         )
+    for target in targets:
+        _buildable(target, options)
     if options.op_plugin_folder is None:
         gitcli.check_ref(options.op_plugin, "branch or commit of op-plugin")
     for target in {target.release.branch: target for target in targets}.values():
         _given(target, options)
+
+
+def _buildable(target: Target, options: BuildOptions) -> None:
+    line = target.release
+    if line.refusal is not None:
+        raise RequestError(f"{line.branch} cannot be built: {line.refusal}", hint="'list' shows what can be built")
+    if not target.torch_on_index and not options.find_links:
+        raise RequestError(
+            f"no index has a wheel of PyTorch {line.pytorch} for Python {target.python} on {target.arch}",
+            hint="build one from PyTorch's sources and name its folder with --find-links",
+        )
 
 
 def gather(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from builder.compilation import cache
 from builder.environments.base import Limits, Paths
 from builder.errors import FailureKind, TargetError
 from builder.matrix.model import Target
+from builder.matrix.toolchains import Compiler
 from builder.options import BuildOptions
 from builder.sources.upstream import SetupScript
 from builder.wheels.repair import RepairPlan
@@ -150,6 +151,32 @@ def toolchain_mismatches(target: Target, facts: Mapping[str, Any]) -> list[str]:
     if not meets_policy(target, facts):
         found.append(f"glibc is {facts['glibc']}, too new for {wanted.manylinux}")
     return found
+
+
+#: What a base calls itself in /etc/os-release -> its name among the compilers of toolchains.yaml.
+_BASES = {
+    "bookworm": "debian-bookworm",
+    "bullseye": "debian-bullseye",
+    "CentOS Linux 7": "manylinux2014",
+    "AlmaLinux 8": "manylinux-2-28",
+}
+
+
+def wrong_toolchain(
+    target: Target, mismatches: Sequence[str], compilers: Mapping[str, Compiler], system: str | None
+) -> TargetError:
+    """The error for ``mismatches``, with where the gcc that the matrix wants comes from on this base."""
+    wanted = target.toolchain.gcc_minor
+    base = next((name for text, name in _BASES.items() if text in (system or "")), "")
+    provider = compilers[wanted].provided_by.get(base) if wanted in compilers else None
+    hint = None
+    if provider is not None:
+        how = "has to be built from source" if provider == "source" else f"comes with {provider}"
+        hint = (
+            f"gcc {wanted} {how} on {system}; use the base image of the matrix, "
+            "or accept the difference with --allow-toolchain-mismatch"
+        )
+    return TargetError("; ".join(mismatches), kind=FailureKind.TOOLCHAIN, hint=hint)
 
 
 def check_torch(target: Target, facts: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ def ensure_base(
             hint="name an image of that architecture with --base-image",
         )
     pythons = _look_inside(engine, request, name, str(image.id))
-    short = interpreter(request.python)
+    short = interpreter_folder(request.python)
     if short not in pythons and f"{short}m" not in pythons:
         raise TargetError(
             f"the base image {name} has no Python {request.python} (/opt/python/{short}); "
@@ -118,7 +118,7 @@ def _look_inside(engine: DockerEngine, request: EnvironmentRequest, name: str, i
     return tuple(sorted(line.split("/")[3] for line in lines if line.count("/") == 5))
 
 
-def interpreter(python: str) -> str:
-    """``3.9`` -> ``cp39-cp39``, the folder of that interpreter below /opt/python."""
+def interpreter_folder(python: str) -> str:
+    """``3.9`` -> ``cp39-cp39``, the folder of that interpreter below /opt/python. Up to 3.7 the ABI ends in ``m``."""
     short = "cp" + python.replace(".", "")
-    return f"{short}-{short}"
+    return f"{short}-{short}m" if python in ("3.6", "3.7") else f"{short}-{short}"

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Paths, Ready
+from builder.environments.bases import interpreter_folder
 from builder.environments.docker import merged
 from builder.environments.interpreters import Interpreter, need_interpreter
 from builder.environments.namespace import Bind, Namespaces, find_namespaces
@@ -236,8 +237,7 @@ class Host:
         modules.mkdir()
         if (home / "torchgen").is_dir():
             shutil.copytree(home / "torchgen", modules / "torchgen", symlinks=True)
-        short = "cp" + python.replace(".", "")
-        place = f"/opt/python/{short}-{short}"
+        place = f"/opt/python/{interpreter_folder(python)}"
         if namespaces is None:
             self.paths = Paths(
                 tree=str(folders.tree.resolve()),

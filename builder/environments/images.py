@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest
-from builder.environments.bases import Base, ensure_base, interpreter
+from builder.environments.bases import Base, ensure_base, interpreter_folder
 from builder.environments.engine import (
     LABEL,
     OWNER_LABEL,
@@ -270,7 +270,7 @@ def _execute(engine: DockerEngine, container: Any, argv: list[str], env: dict[st
 
 def _commit(container: Any, request: EnvironmentRequest, name: str, digest: str, log: Log) -> None:
     repository, _, tag = name.partition(":")
-    folder = f"/opt/python/{interpreter(request.python)}/bin"
+    folder = f"/opt/python/{interpreter_folder(request.python)}/bin"
     warnings = json.dumps(log.warnings).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
     container.commit(
         repository,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -54,6 +54,30 @@ class Document:
         """``file:line:column`` (counted from 1) of the value under ``keys``, or of the nearest one above it."""
         return _place(self.path, _walk(self.root, keys)[0])
 
+    def with_defaults(self, rows: str, *, joined: str) -> Document:
+        """The document with the mapping under ``defaults`` filled into each mapping of the list ``rows``.
+
+        A row's own key wins; the mapping under the key ``joined`` is filled key by key. Every value keeps its place.
+        Raises RequestError where ``defaults`` is no mapping.
+        """
+        parts = {key.value: value for key, value in self.root.value} if isinstance(self.root, yaml.MappingNode) else {}
+        defaults = parts.get("defaults")
+        if defaults is None:
+            return self
+        if not isinstance(defaults, yaml.MappingNode):
+            raise RequestError(
+                f"{_place(self.path, defaults)}: defaults: expected a mapping of keys to values",
+                hint="see docs/matrix.md for its format",
+            )
+        listed = parts.get(rows)
+        if isinstance(listed, yaml.SequenceNode):
+            listed = _like(listed, [_filled(row, defaults, joined) for row in listed.value])
+        pairs = [
+            (key, listed if key.value == rows else value) for key, value in self.root.value if key.value != "defaults"
+        ]
+        root = _like(self.root, pairs)
+        return Document(path=self.path, root=root, data=_data(self.path, root))
+
     def check(self, model: type[Model]) -> Model:
         """The document as ``model``. Raises RequestError that names each place, value and expectation."""
         try:
@@ -92,6 +116,31 @@ class Document:
         else:
             expected = _EXPECTED.get(kind, detail["msg"][0].lower() + detail["msg"][1:])
         return f"{where}: {about}{value}: expected {expected}"
+
+
+def _filled(row: yaml.Node, defaults: yaml.MappingNode, joined: str) -> yaml.Node:
+    if not isinstance(row, yaml.MappingNode):
+        return row
+    own = {key.value: value for key, value in row.value}
+    pairs = [
+        (key, _filled(value, _part_of(defaults, joined), "") if key.value == joined else value)
+        for key, value in row.value
+    ]
+    return _like(row, [*pairs, *((key, value) for key, value in defaults.value if key.value not in own)])
+
+
+def _part_of(defaults: yaml.MappingNode, key: str) -> yaml.MappingNode:
+    """The mapping under ``key`` of ``defaults``; an empty one where there is none."""
+    found = next((value for name, value in defaults.value if name.value == key), None)
+    return found if isinstance(found, yaml.MappingNode) else _like(defaults, [])
+
+
+NodeT = TypeVar("NodeT", bound=yaml.CollectionNode)
+
+
+def _like(node: NodeT, value: list[Any]) -> NodeT:
+    """A collection with other content that stands in the same place."""
+    return type(node)(node.tag, value, node.start_mark, node.end_mark)
 
 
 def read_document(path: Path) -> Document:

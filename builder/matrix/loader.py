@@ -7,28 +7,28 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from builder.errors import RequestError
+from builder.matrix.base import python_key
+from builder.matrix.decisions import DecisionFile
 from builder.matrix.documents import Document, read_document
-from builder.matrix.model import (
-    ReleaseFile,
-    ReleaseLine,
-    ReleaseRow,
-    SourceTable,
-    Target,
-    Toolchain,
-    ToolchainFile,
-)
+from builder.matrix.lifecycle import LifecycleFile, phase_on
+from builder.matrix.model import ReleaseFile, ReleaseLine, ReleaseRow, Target
+from builder.matrix.repositories import SourceTable
+from builder.matrix.toolchains import Compiler, Toolchain, ToolchainFile, TorchBuild, TorchFile, gcc_minor
 from builder.workspace import resource
 
 _RELEASES = re.compile(r"pytorch-([0-9]+\.[0-9]+)\.ya?ml")
-_OTHERS = frozenset({"toolchains.yaml", "sources.yaml", "nightly.yaml"})
+#: Files beside the release lines, by the name of what they hold.
+FILES = {name: f"{name}.yaml" for name in ("toolchains", "torch", "lifecycle", "decisions", "sources", "nightly")}
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """All that can be built.
+    """All that can be built, as of the day ``as_of``.
 
     ``releases`` are ordered from old to new; ``places`` gives each branch's ``file:line:column``.
     """
@@ -37,7 +37,12 @@ class Matrix:
     toolchains: Mapping[str, Toolchain]
     sources: SourceTable
     directory: Path
+    as_of: date = date.min
+    compilers: Mapping[str, Compiler] = field(default_factory=dict)
+    decisions: DecisionFile = field(default_factory=DecisionFile)
     places: Mapping[str, str] = field(default_factory=dict)
+    rows: Mapping[str, tuple[Document, int]] = field(default_factory=dict, repr=False, compare=False)
+    documents: Mapping[str, Document] = field(default_factory=dict, repr=False, compare=False)
 
     def release(self, branch: str) -> ReleaseLine | None:
         """The release line of exactly this branch."""
@@ -52,24 +57,45 @@ class Matrix:
             for arch in line.architectures
         ]
 
+    def place_of(self, branch: str, *keys: str | int) -> str:
+        """``file:line:column`` of a value of a release line, also where the value stands under ``defaults``."""
+        document, index = self.rows[branch]
+        return document.place("releases", index, *keys)
 
-def load_matrix(directory: Path | None = None, sources_file: Path | None = None) -> Matrix:
+    def toolchain_name(self, line: ReleaseLine, arch: str) -> str:
+        """The name in ``toolchains.yaml`` of what compiles ``line`` on ``arch``."""
+        return next(name for name, toolchain in self.toolchains.items() if toolchain is line.toolchains[arch])  # type: ignore[index]
+
+
+def load_matrix(directory: Path | None = None, sources_file: Path | None = None, as_of: date | None = None) -> Matrix:
     """Load ``directory`` (by default the matrices that ship with the builder).
 
     ``sources_file`` is a YAML file in the format of ``sources.yaml`` that replaces the URLs of the
-    repositories it names; relative paths in it are relative to it. Raises RequestError with file,
-    line and column for whatever is wrong.
+    repositories it names; relative paths in it are relative to it. ``as_of`` is the day that statuses are for,
+    by default today (UTC). Raises RequestError with file, line and column for whatever is wrong.
     """
     folder = directory if directory is not None else resource("matrices")
     files = _files(folder)
-    toolchains = read_document(folder / "toolchains.yaml").check(ToolchainFile).toolchains
-    sources = read_document(folder / "sources.yaml").check(SourceTable).relative_to(folder.absolute())
-    if sources_file is not None:
-        sources = _overridden(sources, sources_file)
+    day = as_of or datetime.now(timezone.utc).date()
+    documents = {
+        name: read_document(folder / file)
+        for name, file in FILES.items()
+        if name in ("toolchains", "torch", "lifecycle", "sources") or (folder / file).exists()
+    }
+    toolchain_file = documents["toolchains"].check(ToolchainFile)
+    _compilers_known(documents["toolchains"], toolchain_file)
+    tables = _Tables(
+        toolchains=toolchain_file.toolchains,
+        torch=documents["torch"].check(TorchFile),
+        lifecycle=documents["lifecycle"].check(LifecycleFile),
+        sources=documents["sources"].check(SourceTable).relative_to(folder.absolute()),
+        as_of=day,
+    )
     lines: list[ReleaseLine] = []
     places: dict[str, str] = {}
+    rows: dict[str, tuple[Document, int]] = {}
     for path in files:
-        document = read_document(path)
+        document = read_document(path).with_defaults("releases", joined="sources")
         content = document.check(ReleaseFile)
         _same_minor(document, content)
         for index, row in enumerate(content.releases):
@@ -80,9 +106,40 @@ def load_matrix(directory: Path | None = None, sources_file: Path | None = None)
                     hint="keep one of them",
                 )
             places[row.branch] = place
-            lines.append(_line(document, index, row, toolchains, sources))
+            rows[row.branch] = (document, index)
+            lines.append(_line(document, index, row, tables))
     lines.sort(key=lambda line: (line.order, line.branch))
-    return Matrix(releases=tuple(lines), toolchains=toolchains, sources=sources, directory=folder, places=places)
+    decided = documents["decisions"].check(DecisionFile) if "decisions" in documents else DecisionFile()
+    return Matrix(
+        releases=tuple(lines),
+        toolchains=tables.toolchains,
+        sources=tables.sources if sources_file is None else _overridden(tables.sources, sources_file),
+        directory=folder,
+        as_of=day,
+        compilers=toolchain_file.compilers,
+        decisions=decided,
+        places=places,
+        rows=rows,
+        documents=documents,
+    )
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What rows refer to by name."""
+
+    toolchains: Mapping[str, Toolchain]
+    torch: TorchFile
+    lifecycle: LifecycleFile
+    sources: SourceTable
+    as_of: date
+
+
+def _compilers_known(document: Document, content: ToolchainFile) -> None:
+    for name, toolchain in content.toolchains.items():
+        if content.compilers and gcc_minor(toolchain.gcc) not in content.compilers:
+            place = document.place("toolchains", name, "gcc")
+            raise _unknown(place, f"toolchains.{name}.gcc", gcc_minor(toolchain.gcc), content.compilers, "compilers")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -94,7 +151,9 @@ def _files(folder: Path) -> list[Path]:
             f"the matrix folder {folder} cannot be read: {error.strerror or error}",
             hint="give a folder with toolchains.yaml, sources.yaml and pytorch-<minor>.yaml",
         ) from error
-    strange = [n for n in names if n.endswith((".yaml", ".yml")) and n not in _OTHERS and not _RELEASES.fullmatch(n)]
+    strange = [
+        n for n in names if n.endswith((".yaml", ".yml")) and n not in FILES.values() and not _RELEASES.fullmatch(n)
+    ]
     if strange:
         raise RequestError(
             f"{folder / strange[0]}: no file of a matrix is called so",
@@ -121,15 +180,18 @@ def _same_minor(document: Document, content: ReleaseFile) -> None:
             )
 
 
-def _line(
-    document: Document, index: int, row: ReleaseRow, toolchains: Mapping[str, Toolchain], sources: SourceTable
-) -> ReleaseLine:
+def _line(document: Document, index: int, row: ReleaseRow, tables: _Tables) -> ReleaseLine:
     """``row`` with its names resolved."""
+
+    def at(*keys: str | int) -> str:
+        return document.place("releases", index, *keys)
+
+    toolchains = tables.toolchains
     chosen: dict[str, Toolchain] = {}
     for arch, name in row.toolchains.items():
-        place = document.place("releases", index, "toolchains", arch)
+        place = at("toolchains", arch)
         if name not in toolchains:
-            raise _unknown(place, f"releases[{index}].toolchains.{arch}", name, toolchains, "toolchains.yaml")
+            raise _unknown(place, f"releases[{index}].toolchains.{arch}", name, toolchains, FILES["toolchains"])
         if toolchains[name].arch != arch:
             raise RequestError(
                 f"{place}: releases[{index}].toolchains.{arch}: {name!r}: expected a toolchain for {arch}, "
@@ -139,13 +201,30 @@ def _line(
         chosen[arch] = toolchains[name]
     for part in ("required", "full"):
         for position, name in enumerate(getattr(row.submodules, part)):
-            if name not in sources.repositories:
-                place = document.place("releases", index, "submodules", part, position)
+            if name not in tables.sources.repositories:
                 field_name = f"releases[{index}].submodules.{part}[{position}]"
-                raise _unknown(place, field_name, name, sources.repositories, "sources.yaml")
-    fields = {name: getattr(row, name) for name in type(row).model_fields}
-    # Every field has been checked as part of the row; only the toolchains differ, and those are models.
-    return ReleaseLine.model_construct(**{**fields, "toolchains": chosen})
+                place = at("submodules", part, position)
+                raise _unknown(place, field_name, name, tables.sources.repositories, FILES["sources"])
+    for table, file in ((tables.torch.torch, "torch"), (tables.lifecycle.pytorch, "lifecycle")):
+        if row.pytorch not in table:
+            raise _unknown(at("pytorch"), f"releases[{index}].pytorch", row.pytorch, table, FILES[file])
+    torch = tables.torch.torch[row.pytorch]
+    _torch_serves(at("pythons"), index, row, torch)
+    phase = phase_on(tables.as_of, tables.lifecycle.pytorch[row.pytorch], tables.lifecycle.releases.get(row.release))
+    fields: dict[str, Any] = {name: getattr(row, name) for name in type(row).model_fields}
+    # Every field has been checked as part of the row; only these differ, and those are checked values.
+    return ReleaseLine.model_construct(**{**fields, "toolchains": chosen, "torch": torch, "phase": phase})
+
+
+def _torch_serves(place: str, index: int, row: ReleaseRow, torch: TorchBuild) -> None:
+    """A Python without a torch wheel on any index cannot be built for; a line that is not built may name it."""
+    without = [python for python in row.pythons if python not in torch.pythons]
+    if without and torch.wheels and row.refusal is None:
+        raise RequestError(
+            f"{place}: releases[{index}].pythons: {', '.join(without)}: expected Pythons that torch {row.pytorch} has "
+            f"wheels for, {', '.join(sorted(torch.pythons, key=python_key))}",
+            hint="leave them out, or add the wheels to torch.yaml",
+        )
 
 
 def _unknown(place: str, name: str, value: str, known: Mapping[str, object], file: str) -> RequestError:

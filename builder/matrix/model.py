@@ -1,7 +1,8 @@
 """What can be built: the rows of the matrix as frozen, checked values.
 
-The YAML files hold ``ReleaseRow`` (a toolchain is a name); the loader turns each into a
-``ReleaseLine`` (a toolchain is a ``Toolchain``).
+The YAML files hold ``ReleaseRow`` (a toolchain is a name); the loader turns each into a ``ReleaseLine``
+(toolchains, PyTorch and the phase of life are values). A field whose description begins with a file in brackets
+is read off the branch: ``audit`` compares it, and that file is its source unless the row names another.
 """
 
 from __future__ import annotations
@@ -11,122 +12,101 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from builder.matrix import patterns
-from builder.matrix.repositories import Repository as Repository
-from builder.matrix.repositories import SourceTable as SourceTable
-
-Arch = Literal["x86_64", "aarch64"]
-ARCHITECTURES: tuple[Arch, ...] = ("x86_64", "aarch64")
-Components = Literal["op-plugin", "full"]
-Status = Literal["planned", "development", "maintained", "unmaintained", "end-of-life"]
-
-Ref = Annotated[str, Field(pattern=patterns.REF, max_length=100)]
-Name = Annotated[str, Field(pattern=patterns.NAME, max_length=60)]
-PyTorch = Annotated[str, Field(pattern=patterns.PYTORCH)]
-Python = Annotated[str, Field(pattern=patterns.PYTHON)]
-Sha256 = Annotated[str, Field(pattern=patterns.DIGEST)]
-Pinned = Annotated[str, Field(pattern=patterns.PINNED, max_length=100)]
-Sentence = Annotated[str, Field(pattern=patterns.TEXT, max_length=500)]
+from builder.matrix.base import (
+    ARCHITECTURES,
+    Arch,
+    Frozen,
+    Image,
+    Name,
+    Package,
+    Pinned,
+    Python,
+    PyTorch,
+    Ref,
+    Sentence,
+    project_of,
+    python_key,
+    wrong,
+)
+from builder.matrix.lifecycle import Phase, Status
+from builder.matrix.toolchains import Minor, Toolchain, TorchBuild
 
 #: What upstream's setup.py and code generation import beside torch, by normalised project name.
 BUILD_REQUIREMENTS = ("setuptools", "wheel", "pyyaml", "numpy")
 
-
-def project_of(requirement: str) -> str:
-    """The normalised project name of a requirement line ``NAME==VERSION``."""
-    return re.sub(r"[-_.]+", "-", requirement.partition("==")[0]).lower()
+#: Facts that no branch states: a row says itself where they are from.
+NEEDS_SOURCE = ("cann", "ascendhub", "released", "toolchains", "legacy")
 
 
-def python_key(python: str) -> tuple[int, ...]:
-    """Sorts ``3.9`` before ``3.10``."""
-    return tuple(int(part) for part in python.split("."))
-
-
-def wrong(message: str) -> PydanticCustomError:
-    """An error of a rule that spans fields. The loader adds file, line and column."""
-    return PydanticCustomError("rule", "{reason}", {"reason": message})
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Toolchain(_Frozen):
-    """What compiles a release line on one architecture, and the C++ ABI that torch has there."""
-
-    arch: Arch = Field(description="The architecture of the base image")
-    gcc: Annotated[str, Field(pattern=patterns.GCC)] = Field(description="Compared with the environment as major.minor")
-    manylinux: Annotated[str, Field(pattern=patterns.MANYLINUX)] = Field(
-        description="The policy that the wheel must satisfy"
-    )
-    base_image: Annotated[str, Field(pattern=patterns.IMAGE, max_length=255)] = Field(
-        description="Reference without digest"
-    )
-    base_image_digest: Sha256 | None = Field(default=None, description="Pins base_image; null where unknown")
-    cxx11_abi: Literal[0, 1] = Field(description="_GLIBCXX_USE_CXX11_ABI of torch and therefore of torch_npu")
-    gcc_toolset: Annotated[str, Field(pattern=patterns.TOOLSET)] | None = Field(
-        default=None, description="The toolset of the base that holds gcc; null where gcc is the system's"
-    )
-    source: Sentence = Field(description="Where these facts are from")
-
-    @property
-    def gcc_minor(self) -> str:
-        """``major.minor`` of gcc, which is what the builder compares."""
-        return ".".join(self.gcc.split(".")[:2])
-
-    @property
-    def platform(self) -> str:
-        """The wheel's platform tag and the value of ``AUDITWHEEL_PLAT``: ``manylinux_2_17_x86_64``."""
-        return f"{self.manylinux}_{self.arch}"
-
-
-class ToolchainFile(_Frozen):
-    """``toolchains.yaml``."""
-
-    toolchains: Mapping[Name, Toolchain]
-
-
-class Submodules(_Frozen):
+class Submodules(Frozen):
     """Short names (of ``sources.yaml``) of the submodules that the build needs, at any depth.
 
     op-plugin is not among them: the builder always lays it over the tree itself.
     """
 
-    required: tuple[Name, ...] = Field(description="Needed by every build")
+    required: tuple[Name, ...] = Field(default=(), description="Needed by every build")
     full: tuple[Name, ...] = Field(default=(), description="Needed besides with --components full")
 
 
-class _Release(_Frozen):
+class _Release(Frozen):
     branch: Ref = Field(description="The torch_npu branch; the release line's name")
+    source: Literal["branch", "unknown"] = Field(
+        default="branch", description="unknown: wheels are released, but no branch is known that they were built from"
+    )
+    channel: Literal["release", "nightly"] = Field(
+        default="release", description="nightly: a development branch, whose facts move"
+    )
+    legacy: Sentence | None = Field(default=None, description="Why the builder cannot build this line; null if it can")
     pytorch: PyTorch
     release: Annotated[str, Field(pattern=patterns.RELEASE)] = Field(description="The plugin release")
-    package_version: Annotated[str, Field(pattern=patterns.PACKAGE)] = Field(
-        description="What the branch's next build is called, without local version"
+    package_version: Package = Field(
+        description="[setup.py, version.txt] What the branch's next build is called, without local version"
     )
-    cann: Annotated[str, Field(pattern=patterns.CANN)]
-    op_plugin: Ref | None = Field(description="The op-plugin branch; null for lines that have none")
+    version_source: Literal["setup.py", "version.txt", "torch"] | None = Field(
+        default=None, description="[setup.py] Where the package version stands; torch: it follows the installed torch"
+    )
+    released: tuple[Package, ...] = Field(default=(), description="Versions released from this line")
+    cann: Annotated[str, Field(pattern=patterns.CANN)] | None = Field(
+        description="The CANN version that the line is for; null on development branches"
+    )
+    ascendhub: Annotated[str, Field(pattern=patterns.HUB)] | None = Field(
+        default=None, description="Tag of the AscendHub image of this line, where upstream made one"
+    )
+    op_plugin: Ref | None = Field(description="[.gitmodules] The op-plugin branch; null for lines that have none")
+    overlay: tuple[Annotated[str, Field(pattern=patterns.ENTRY)], ...] | None = Field(
+        default=None, description="[op-plugin: ci/build.sh] What op-plugin's script lays over torch_npu"
+    )
+    custom_operators: StrictBool = Field(
+        default=False, description="[op-plugin: op_plugin/] It has config/op_plugin_functions.yaml and ops/opapi"
+    )
     pythons: tuple[Python, ...] = Field(
-        min_length=1, description="Accepted by ci/build.sh and served by torch's wheels"
+        min_length=1, description="[ci/build.sh] SUPPORTED_PY_VERSION, cut with the Pythons that torch has wheels for"
     )
-    submodules: Submodules
-    requirements: tuple[Pinned, ...] = Field(description="For the interpreter's own site-packages")
+    build_options: tuple[Annotated[str, Field(pattern=patterns.OPTION)], ...] | None = Field(
+        default=None, description="[ci/build.sh] Its options besides --python; null where there is no ci/build.sh"
+    )
+    torch_requirement: Mapping[Arch, Annotated[str, Field(pattern=patterns.TORCH)]] = Field(
+        default={}, description="[setup.py] What the wheel requires; empty where it requires nothing"
+    )
+    submodules: Submodules = Field(default=Submodules(), description="[.gitmodules] Names of sources.yaml")
+    requirements: tuple[Pinned, ...] = Field(default=(), description="For the interpreter's own site-packages")
     requirements_by_python: Mapping[Python, tuple[Pinned, ...]] = Field(
         default={}, description="Replace lines of requirements for one Python"
     )
-    torch_hashes: Mapping[Arch, Mapping[Python, tuple[Sha256, ...]]] = Field(
-        default={}, description="Known torch wheels of this version, whichever index serves them"
-    )
-    honours_max_jobs: StrictBool = Field(description="setup.py reads MAX_JOBS")
-    finds_ccache: StrictBool = Field(description="CMakeLists.txt looks ccache up itself")
-    custom_operators: StrictBool = Field(description="op-plugin has config/op_plugin_functions.yaml and ops/opapi")
-    status: Status
+    cmake_minimum: Minor | None = Field(default=None, description="[CMakeLists.txt] cmake_minimum_required")
+    honours_max_jobs: StrictBool = Field(default=False, description="[setup.py] It reads MAX_JOBS")
+    finds_ccache: StrictBool = Field(default=False, description="[CMakeLists.txt] It looks ccache up itself")
+    redefines_file: StrictBool = Field(default=False, description="[CMakeLists.txt] It redefines __FILE__ per file")
+    uses_ninja: StrictBool = Field(default=False, description="[setup.py] It takes ninja where it finds it")
+    uses_mold: StrictBool = Field(default=False, description="[setup.py] It links with mold where it finds it")
+    ci_images: Mapping[Arch, Image] = Field(default={}, description="[ci/docker] What upstream's images start from")
     environment: Mapping[
         Annotated[str, Field(pattern=patterns.VARIABLE)], Annotated[str, Field(pattern=patterns.VALUE, max_length=500)]
     ] = Field(default={}, description="Extra environment of the compile")
-    sources: tuple[Sentence, ...] = Field(min_length=1, description="Where the facts of this row are from")
+    sources: Mapping[Name, Sentence] = Field(description="Where a fact is from, by the fact's key")
 
     @field_validator("pythons")
     @classmethod
@@ -135,18 +115,19 @@ class _Release(_Frozen):
             raise wrong("each Python once")
         return tuple(sorted(value, key=python_key))
 
-    @field_validator("package_version")
+    @field_validator("package_version", "released")
     @classmethod
-    def _package_of_pytorch(cls, value: str, info: ValidationInfo) -> str:
+    def _package_of_pytorch(cls, value: str | tuple[str, ...], info: ValidationInfo) -> str | tuple[str, ...]:
         pytorch = info.data.get("pytorch")
-        if pytorch and not re.match(re.escape(pytorch) + r"(?![0-9])", value):
-            raise wrong(f"a package version of PyTorch {pytorch}")
+        for version in (value,) if isinstance(value, str) else value:
+            if pytorch and not re.match(re.escape(pytorch) + r"(?![0-9])", version):
+                raise wrong(f"a package version of PyTorch {pytorch}")
         return value
 
     @model_validator(mode="after")
     def _branch_says_the_same(self) -> _Release:
         parts = re.fullmatch(r"v([0-9.]+)-(.+)", self.branch)
-        if parts and parts.groups() != (self.pytorch, self.release):
+        if parts and self.channel == "release" and parts.groups() != (self.pytorch, self.release):
             raise wrong(
                 f"branch {self.branch} to agree with pytorch {self.pytorch} and release {self.release}, "
                 f"that is v{self.pytorch}-{self.release}"
@@ -154,11 +135,27 @@ class _Release(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _sources_name_facts(self) -> _Release:
+        unknown = sorted(set(self.sources) - set(type(self).model_fields))
+        if unknown:
+            raise wrong(f"sources to name keys of a release line, not {', '.join(unknown)}")
+        missing = [name for name in NEEDS_SOURCE if getattr(self, name, None) and name not in self.sources]
+        if missing:
+            raise wrong(f"sources to say where {', '.join(missing)} is from")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_built_or_says_why_not(self) -> _Release:
+        if self.refusal is None and self.build_options is None:
+            raise wrong("build_options, because the builder runs ci/build.sh; or legacy, with the reason")
+        return self
+
+    @model_validator(mode="after")
     def _every_python_has_its_requirements(self) -> _Release:
         unknown = sorted(set(self.requirements_by_python) - set(self.pythons), key=python_key)
         if unknown:
             raise wrong(f"requirements_by_python to name Pythons of this line only, not {', '.join(unknown)}")
-        for python in self.pythons:
+        for python in self.pythons if self.refusal is None else ():
             pinned = {project_of(line): line.partition("==")[2] for line in self.requirements_for(python)}
             missing = [name for name in BUILD_REQUIREMENTS if name not in pinned]
             if missing:
@@ -167,6 +164,15 @@ class _Release(_Frozen):
             if self.pytorch_key < (2, 3) and int(pinned["numpy"].split(".")[0]) >= 2:
                 raise wrong(f"numpy below 2 beside PyTorch {self.pytorch} (Python {python})")
         return self
+
+    @property
+    def refusal(self) -> str | None:
+        """Why this line cannot be built; None where it can."""
+        if self.legacy is not None:
+            return self.legacy
+        if self.source == "unknown":
+            return "wheels of it are released, but the branch that they were built from is not known"
+        return None
 
     @property
     def pytorch_key(self) -> tuple[int, ...]:
@@ -179,10 +185,10 @@ class _Release(_Frozen):
         return ".".join(self.pytorch.split(".")[:2])
 
     @property
-    def order(self) -> tuple[tuple[int, ...], tuple[tuple[int, int, str], ...]]:
+    def order(self) -> tuple[tuple[int, ...], bool, tuple[tuple[int, int, str], ...]]:
         """Sorts release lines from old to new: by PyTorch, then release; ``6.0.rc3`` before ``6.0.0``,
-        and a development branch (whose release is a word) before every numbered release."""
-        return self.pytorch_key, tuple(_part_key(part) for part in self.release.split("."))
+        and development branches before every numbered release."""
+        return self.pytorch_key, self.channel == "release", tuple(_part_key(part) for part in self.release.split("."))
 
     def requirements_for(self, python: str) -> tuple[str, ...]:
         """Pinned requirement lines for ``python`` (``3.9``): the common ones, each replaced where it has its own."""
@@ -194,6 +200,16 @@ class _Release(_Frozen):
         """Short names of the submodules to fetch, at any depth, for ``op-plugin`` or ``full`` components."""
         extra = self.submodules.full if components == "full" else ()
         return tuple(dict.fromkeys((*self.submodules.required, *extra)))
+
+    def source_of(self, fact: str) -> str:
+        """Where the fact under this key is from: what the row says, else the file of the branch that states it."""
+        if fact in self.sources:
+            return self.sources[fact]
+        description = type(self).model_fields[fact].description or ""
+        file = re.match(r"\[(?:(op-plugin): )?([^\]]+)\]", description)
+        if file is None:
+            return "this row"
+        return f"{file[2]} of op-plugin {self.op_plugin}" if file[1] else f"{file[2]} of {self.branch}"
 
 
 def _part_key(part: str) -> tuple[int, int, str]:
@@ -215,9 +231,16 @@ class ReleaseLine(_Release):
     """A release line, complete: one torch_npu branch and all that it fixes."""
 
     toolchains: Mapping[Arch, Toolchain] = Field(min_length=1)
+    torch: TorchBuild
+    phase: Phase
 
     def __hash__(self) -> int:
         return hash(self.branch)
+
+    @property
+    def status(self) -> Status:
+        """Its phase of life on the day that the matrix was loaded for."""
+        return self.phase.status
 
     @property
     def architectures(self) -> tuple[Arch, ...]:
@@ -225,12 +248,10 @@ class ReleaseLine(_Release):
         return tuple(arch for arch in ARCHITECTURES if arch in self.toolchains)
 
 
-class ReleaseFile(_Frozen):
+class ReleaseFile(Frozen):
     """``pytorch-<minor>.yaml``."""
 
-    pytorch: Annotated[str, Field(pattern=patterns.MINOR)] = Field(
-        description="The minor version of every line in this file"
-    )
+    pytorch: Minor = Field(description="The minor version of every line in this file")
     releases: tuple[ReleaseRow, ...]
 
 
@@ -254,7 +275,7 @@ class Target:
 
     @property
     def tag(self) -> str:
-        """The wheel's Python and ABI tag: ``cp39``."""
+        """The wheel's Python tag: ``cp39``."""
         return "cp" + self.python.replace(".", "")
 
     @property
@@ -265,7 +286,12 @@ class Target:
     @property
     def torch_hashes(self) -> tuple[str, ...]:
         """``sha256:...`` of each known torch wheel for this target; empty where none is recorded."""
-        return self.release.torch_hashes.get(self.arch, {}).get(self.python, ())
+        return self.release.torch.wheels.get(self.arch, {}).get(self.python, ())
+
+    @property
+    def torch_on_index(self) -> bool:
+        """False where no index has a torch wheel for this target, so that the user has to bring one."""
+        return self.python in self.release.torch.wheels.get(self.arch, {})
 
     def describe(self) -> dict[str, object]:
         """The object that ``list --json`` prints for this target (DESIGN section 4)."""
@@ -274,6 +300,7 @@ class Target:
             "id": self.id,
             "release": line.release,
             "branch": line.branch,
+            "channel": line.channel,
             "pytorch": line.pytorch,
             "python": self.python,
             "arch": self.arch,
@@ -284,6 +311,12 @@ class Target:
             "base_image_digest": toolchain.base_image_digest,
             "op_plugin": line.op_plugin,
             "package_version": line.package_version,
+            "released": list(line.released),
             "cxx11_abi": toolchain.cxx11_abi,
+            "torch": line.torch.requirements.get(self.arch),
+            "torch_on_index": self.torch_on_index,
             "status": line.status,
+            "status_since": line.phase.since.isoformat() if line.phase.since else None,
+            "buildable": line.refusal is None,
+            "refusal": line.refusal,
         }

@@ -19,6 +19,7 @@ def pattern(regex: str, expected: str) -> str:
 
 # Words joined by single . _ or - : no leading dash (an option), no slash and no ".." (a path).
 REF = pattern(r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$", "a branch name such as v2.5.1-7.1.0, without slashes or spaces")
+GLOB = pattern(r"^[A-Za-z0-9*?\[\]!._-]+$", "a branch name or a glob such as v2.1.0-*")
 NAME = pattern(r"^[a-z0-9]+([._-][a-z0-9]+)*$", "a name of lower-case letters, digits and single . _ or -")
 PYTORCH = pattern(r"^[0-9]+\.[0-9]+\.[0-9]+$", 'a PyTorch version of three numbers, in quotes, such as "2.5.1"')
 MINOR = pattern(r"^[0-9]+\.[0-9]+$", 'a PyTorch minor version, in quotes, such as "2.5"')
@@ -30,6 +31,15 @@ CANN = pattern(r"^[0-9]+(\.[0-9A-Za-z]+)+$", 'a CANN version, in quotes, such as
 PYTHON = pattern(r"^3\.[0-9]{1,2}$", 'a Python minor version, in quotes, such as "3.9"')
 GCC = pattern(r"^[0-9]+\.[0-9]+(\.[0-9]+)?$", 'a gcc version, in quotes, such as "9.3.1"')
 MANYLINUX = pattern(r"^manylinux_2_[0-9]{1,2}$", "a manylinux policy such as manylinux_2_17, without architecture")
+HUB = pattern(r"^[0-9A-Za-z]+([._-][0-9A-Za-z]+)*$", "the tag of an AscendHub image such as 22.0.RC3-1.8.1")
+ENTRY = pattern(
+    r"^[A-Za-z0-9_*?-][A-Za-z0-9._*?-]*(/[A-Za-z0-9_*?-][A-Za-z0-9._*?-]*)*$", "a file or folder of op-plugin"
+)
+OPTION = pattern(r"^--[a-z][a-z0-9_-]*$", "an option of ci/build.sh such as --disable_rpc")
+TORCH = pattern(
+    r"^torch==([0-9]+(\.[0-9]+){2}(\.\*)?(\+[a-z0-9.]+)?|<version>)$",
+    "torch with its version, torch==2.5.1 or torch==2.5.1+cpu; <version> where setup.py takes the installed one",
+)
 _PART = r"[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*"
 IMAGE = pattern(
     rf"^{_PART}(:[0-9]{{1,5}})?(/{_PART})*(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?$",

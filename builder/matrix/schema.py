@@ -8,16 +8,24 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
-from builder.matrix.model import ReleaseFile, SourceTable, ToolchainFile
+from builder.matrix.decisions import DecisionFile
+from builder.matrix.lifecycle import LifecycleFile
+from builder.matrix.model import ReleaseFile
+from builder.matrix.repositories import SourceTable
+from builder.matrix.toolchains import ToolchainFile, TorchFile
 from builder.workspace import atomic_write, resource
 
 #: File name in ``matrices/schema`` -> the model of the files that it describes, and their title.
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "pytorch.schema.json": (ReleaseFile, "Release lines of one PyTorch minor version"),
     "toolchains.schema.json": (ToolchainFile, "Toolchains by name"),
+    "torch.schema.json": (TorchFile, "PyTorch as a build dependency"),
+    "lifecycle.schema.json": (LifecycleFile, "Phases of life of PyTorch versions and plugin releases"),
+    "decisions.schema.json": (DecisionFile, "Accepted drift, branches left out, contradictions"),
     "sources.schema.json": (SourceTable, "Repositories and their URLs"),
 }
 
@@ -31,8 +39,23 @@ def schema_texts() -> dict[str, str]:
             **model.model_json_schema(),
             "title": title,
         }
+        if model is ReleaseFile:
+            _allow_defaults(schema)
         texts[name] = json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
     return texts
+
+
+def _allow_defaults(schema: dict[str, Any]) -> None:
+    """Rows take what they lack from ``defaults``, so that only the branch must stand in each of them."""
+    row = schema["$defs"]["ReleaseRow"]
+    row["required"] = ["branch"]
+    parts = {name: value for name, value in row["properties"].items() if name != "branch"}
+    schema["properties"]["defaults"] = {
+        "type": "object",
+        "description": "Values of all rows that do not have the key themselves; sources are joined key by key",
+        "additionalProperties": False,
+        "properties": parts,
+    }
 
 
 def write_schemas(folder: Path) -> list[Path]:
