@@ -72,6 +72,14 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks, which print ratios; arguments after -- name files of benchmarks/."""
+    _install(session)
+    for script in session.posargs or sorted(str(path) for path in Path("benchmarks").glob("*.py")):
+        session.run("python", script)
+
+
+@nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Build the miniature upstream and call an operator through its wheel."""
     _install(session)

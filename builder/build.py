@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,19 @@ from builder.compilation import cache
 from builder.compilation.output import OutputReader
 from builder.console import Reporter
 from builder.diagnosis import check_generated, compile_failure
-from builder.environments.base import EnvironmentRequest, Folders, Opened, Ready
+from builder.environments.base import Folders, Opened, Outcome, Ready
 from builder.environments.probe import probe
 from builder.environments.select import ready_environment
 from builder.errors import BuilderError, FailureKind, TargetError
 from builder.fingerprint import fingerprint
-from builder.gather import gather
+from builder.gather import Gatherer
 from builder.guards import deadline, disk_errors
+from builder.inputs import environment_request, inputs_of
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
 from builder.recipe import Recipe
-from builder.results import Run, TargetResult
+from builder.results import Phase, Run, TargetResult
 from builder.scratch import Scratch
 from builder.sources.checkout import PreparedTree, load_prepared
 from builder.sources.manifest import digest_of_folder
@@ -52,20 +54,31 @@ class BuildContext:
     options: BuildOptions
     reporter: Reporter
     run: Run
+    gatherer: Gatherer
+    #: Set when the run is to end: no phase starts any more.
+    stopping: threading.Event = field(default_factory=threading.Event)
+    #: Compilers that all targets of the run may run at once, and the folder of their slots inside the cache; None
+    #: where each target counts for itself.
+    shared_slots: str | None = None
+    #: Refuses inputs that were not agreed on (a lock).
+    accept: Callable[[Target, Mapping[str, Any]], None] | None = None
 
 
 def build_target(target: Target, context: BuildContext, result: TargetResult) -> None:
-    """Build one target and fill in ``result``. Only KeyboardInterrupt leaves this function."""
+    """Build one target and fill in ``result``. No error leaves this function."""
     build = TargetBuild(target, context, result)
     try:
         with context.workspace.locked(f"target-{target.id}", wait_seconds=0), disk_errors():
             build.run()
     except BuilderError as error:
-        result.fail(build.explained(error))
+        phase = result.phases[-1].name if result.phases else "start"
+        # While the run ends, its command was killed, whatever that looked like to the build.
+        interrupted = TargetError("interrupted", kind=FailureKind.INTERRUPTED, phase=phase)
+        result.fail(interrupted if context.stopping.is_set() else build.explained(error))
     except KeyboardInterrupt:
+        # An environment whose command was stopped from the main thread raises it in the thread that waited for it.
         phase = result.phases[-1].name if result.phases else "start"
         result.fail(TargetError("interrupted", kind=FailureKind.INTERRUPTED, phase=phase))
-        raise
     except Exception as error:
         # A defect, or an upstream branch like none before: the other targets still get their turn.
         build.note(traceback.format_exc())
@@ -82,7 +95,9 @@ class TargetBuild:
         self.matrix = context.matrix
         self.workspace = context.workspace
         self.options = context.options
-        self.reporter = context.reporter
+        self.reporter = context.reporter.for_target(target.id)
+        self.gatherer = context.gatherer
+        self.context = context
         self.result = result
         self.run_id = context.run.id
         self.scratch = Scratch(context.workspace, target)
@@ -92,34 +107,44 @@ class TargetBuild:
     def run(self) -> None:
         """From the matrix row to the wheel in the output folder. Raises BuilderError."""
         self.note(f"{self.target.id} by torch-npu-builder {__version__}, run {self.run_id}")
-        with self.result.phase("prepare"), deadline(self.options.timeout):
-            tree = gather(self.target, self.matrix, self.workspace, self.options, self.reporter)
+        with self._phase("prepare"), deadline(self.options.timeout):
+            tree = self.gatherer.gather(self.target)
             changes = self._fresh_copy(tree)
             script, setup = self.scratch.scripts()
-        with self.result.phase("image"), deadline(self.options.timeout):
+        with self._phase("image"), deadline(self.options.timeout):
             environment = self.environment()
         with self._opened(environment) as opened:
-            with self.result.phase("toolchain"):
+            with self._phase("toolchain"):
                 facts = probe(opened, self.target.python)
                 plan = self._recipe(facts, script, setup, int(tree.record["commit_time"]))
-                inputs = self._inputs(tree, changes, environment, facts, plan)
+                inputs = self._inputs(tree, changes, environment)
                 self.result.fingerprint = fingerprint(inputs)
-            with self.result.phase("compile") as phase:
-                phase.cpu_seconds = self._compile(opened, tree, setup, plan)
-            with self.result.phase("repair"):
+                if self.context.accept is not None:
+                    self.context.accept(self.target, inputs)
+            with self._phase("compile") as phase:
+                outcome = self._compile(opened, tree, setup, plan)
+                phase.cpu_seconds, phase.peak_memory = outcome.cpu_seconds, outcome.peak_memory
+            with self._phase("repair"):
                 wheel = self._repair(opened, setup, plan)
-        with self.result.phase("verify"):
+        with self._phase("verify"):
             verified = self._verify(wheel, tree, plan)
-        with self.result.phase("publish"):
-            self._publish(wheel, tree, inputs, environment, facts, verified)
+        with self._phase("publish"):
+            self._publish(wheel, tree, changes, inputs, environment, facts, plan, verified)
         self.scratch.remove()
         remove_tree(self.out)
         remove_tree(wheel.parent)
 
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[Phase]:
+        if self.context.stopping.is_set():
+            raise TargetError("interrupted", kind=FailureKind.INTERRUPTED, phase=name)
+        with self.result.phase(name) as phase, self.reporter.phase(name):
+            yield phase
+
     def shell(self) -> int:
         """Open the target's environment on the terminal, with the tree that a failed build left or a fresh one."""
         if not self.scratch.path.exists():
-            self._fresh_copy(gather(self.target, self.matrix, self.workspace, self.options, self.reporter))
+            self._fresh_copy(self.gatherer.gather(self.target))
         left = load_prepared(self.scratch.path)
         assert left is not None  # noqa: S101  (it exists, and a damaged one raises)
         script, setup = self.scratch.scripts()
@@ -143,27 +168,6 @@ class TargetBuild:
         with suppress(OSError), open(self.result.log, "a", encoding="utf-8") as log:
             log.write(text.rstrip() + "\n")
 
-    def environment_request(self) -> EnvironmentRequest:
-        """What the target's matrix row and the options ask of an environment."""
-        release, toolchain, options = self.target.release, self.target.toolchain, self.options
-        # On aarch64 PyPI's PyTorch is the CPU build; on x86_64 only PyTorch's own index has one.
-        by_default = "cpu-index" if self.target.arch == "x86_64" else "pypi"
-        source = options.torch_source or ("find-links" if _holds_torch(options.find_links) else by_default)
-        return EnvironmentRequest(
-            arch=self.target.arch,
-            python=self.target.python,
-            torch=release.pytorch,
-            torch_source=source,
-            requirements=release.requirements_for(self.target.python),
-            base_image=options.base_image or toolchain.base_image,
-            base_image_digest=None if options.base_image else toolchain.base_image_digest,
-            gcc=toolchain.gcc,
-            gcc_toolset=toolchain.gcc_toolset,
-            find_links=options.find_links,
-            # The hashes are those of released wheels; who brings a wheel of their own means another.
-            torch_hashes=() if source == "find-links" else self.target.torch_hashes,
-        )
-
     def _fresh_copy(self, tree: PreparedTree) -> list[str]:
         """Copy the prepared tree to where upstream's scripts may spoil it; returns what a person changed in it."""
         changes = self.scratch.fill(tree, self.options)
@@ -175,7 +179,7 @@ class TargetBuild:
         """The target's environment, made where it is absent; ``quiet`` leaves out its warnings."""
         ready = ready_environment(
             self.options.environment,
-            self.environment_request(),
+            environment_request(self.target, self.options),
             docker=resource("docker"),
             host=self.workspace.environments,
             log=self.result.log.with_suffix(".image.log"),
@@ -189,8 +193,9 @@ class TargetBuild:
     @contextmanager
     def _opened(self, environment: Ready) -> Iterator[Opened]:
         """The environment over the copy of the prepared tree."""
-        self.workspace.cache.mkdir(parents=True, exist_ok=True)
-        (self.out / "slots").mkdir(parents=True, exist_ok=True)
+        slots = self.workspace.cache / self.context.shared_slots if self.context.shared_slots else self.out / "slots"
+        for folder in (self.workspace.cache, self.out, slots):
+            folder.mkdir(parents=True, exist_ok=True)
         folders = Folders(
             tree=self.scratch.path,
             mirrors=self.workspace.mirrors,
@@ -204,7 +209,7 @@ class TargetBuild:
 
     def _warn(self, text: str) -> None:
         self.result.warnings.append(text)
-        self.reporter.warning(f"{self.target.id}: {text}")
+        self.reporter.warning(text)
 
     def _recipe(
         self,
@@ -229,35 +234,21 @@ class TargetBuild:
             epoch=epoch,
             repair=recipe.repair_plan(self.target, setup, meets_policy=recipe.meets_policy(self.target, facts)),
             jobs=jobs,
-            slots=0 if setup.reads_max_jobs else jobs,
+            slots=0 if setup.reads_max_jobs and self.context.shared_slots is None else jobs,
+            shared_slots=self.context.shared_slots,
             limits=limits,
             cann=self.options.cann_home is not None,
             extra=dict(self.target.release.environment),
         )
 
-    def _inputs(
-        self, tree: PreparedTree, changes: list[str], environment: Ready, facts: Mapping[str, Any], plan: Recipe
-    ) -> dict[str, Any]:
-        """Everything that can change the wheel: the fingerprint's parts, and most of the wheel's record."""
-        return {
-            "target": self.target.id,
-            "tree": digest_of_folder(self.scratch.path) if changes else tree.digest,
-            "commits": dict(tree.record["commits"]),
-            "overlay": tree.record["overlay"],
-            "patches": tree.record["patches"],
-            "custom_operators": tree.record["custom_operators"],
-            "changes_by_hand": changes,
-            "environment": {name: environment.facts[name] for name in environment.identity},
-            "compiler": f"gcc {facts['gcc']}",
-            "arguments": list(plan.arguments),
-            "variables": plan.variables(),
-            "cann": recipe.describe_cann(self.options.cann_home) if self.options.cann_home else None,
-            "tools": {name: version for name, version in facts.items() if name not in PLACES},
-            "platform": plan.repair.platform,
-        }
+    def _inputs(self, tree: PreparedTree, changes: list[str], environment: Ready) -> dict[str, Any]:
+        """Everything that can change the wheel: the parts of the fingerprint."""
+        identity = {name: environment.facts[name] for name in environment.identity}
+        changed_tree = digest_of_folder(self.scratch.path) if changes else None
+        return inputs_of(self.target, tree.record["origin"], identity, self.options, changed_tree=changed_tree)
 
-    def _compile(self, opened: Opened, tree: PreparedTree, setup: SetupScript, plan: Recipe) -> float | None:
-        """Run upstream's ci/build.sh; returns the CPU seconds it took."""
+    def _compile(self, opened: Opened, tree: PreparedTree, setup: SetupScript, plan: Recipe) -> Outcome:
+        """Run upstream's ci/build.sh; returns what it took."""
         reader = OutputReader()
         started = time.time()
         operators = tree.record["custom_operators"]
@@ -294,8 +285,8 @@ class TargetBuild:
             raise compile_failure(reader, outcome, self.options.timeout)
         if not checked:
             check_generated(self.scratch.path, reader, setup, operators, started)
-        self.reporter.message(f"{self.target.id}: {counts.summary()} in {outcome.seconds:.0f} s")
-        return outcome.cpu_seconds
+        self.reporter.message(f"{counts.summary()} in {outcome.seconds:.0f} s")
+        return outcome
 
     def _repair(self, opened: Opened, setup: SetupScript, plan: Recipe) -> Path:
         """The one wheel of the build, as a manylinux wheel."""
@@ -353,9 +344,11 @@ class TargetBuild:
         self,
         wheel: Path,
         tree: PreparedTree,
+        changes: list[str],
         inputs: Mapping[str, Any],
         environment: Ready,
         facts: Mapping[str, Any],
+        plan: Recipe,
         verified: Verified,
     ) -> None:
         debug = self.result.log.with_suffix(".debug.tar.gz")
@@ -372,7 +365,21 @@ class TargetBuild:
             "platforms": list(verified.platforms),
             "requires": list(verified.requires),
             "git_version": verified.git_version,
-            **inputs,
+            "target": self.target.id,
+            "inputs": dict(inputs),
+            "tree": tree.digest if not changes else inputs["changes_by_hand"],
+            "commits": dict(tree.record["commits"]),
+            "overlay": tree.record["overlay"],
+            "patches": tree.record["patches"],
+            "custom_operators": tree.record["custom_operators"],
+            "changes_by_hand": changes,
+            "compiler": f"gcc {facts['gcc']}",
+            "arguments": list(plan.arguments),
+            "variables": plan.variables(),
+            "cann": inputs["cann"],
+            "tools": {name: version for name, version in facts.items() if name not in PLACES},
+            "platform": plan.repair.platform,
+            "mismatches": recipe.toolchain_mismatches(self.target, facts),
             "environment": dict(environment.facts),
             "warnings": self.result.warnings,
             "files_compiled": self.result.files_compiled,
@@ -390,8 +397,3 @@ class TargetBuild:
         debug.unlink(missing_ok=True)
         self.result.status = "built"
         self.result.reason = "built from source"
-
-
-def _holds_torch(folders: tuple[Path, ...]) -> bool:
-    """True where a folder holds PyTorch itself, and not only other packages."""
-    return any(file.name.startswith("torch-") for folder in folders for file in folder.iterdir())

@@ -1,22 +1,42 @@
-"""Commands and options; no logic. Each command gathers its options and calls one function."""
+"""Commands; no logic. Each command gathers its options and calls one function."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from datetime import datetime, time, timezone
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import get_completion_class
 
 from builder import __version__
+from builder.cli_options import (
+    AS_OF,
+    DEMO_SELECTION,
+    ENVIRONMENT,
+    GENERAL,
+    LIMITS,
+    MATRIX,
+    NEW_FILE,
+    PLACES,
+    RUN,
+    SELECTION,
+    SOURCES,
+    WORKSPACE,
+    Day,
+    complete_target,
+    complete_target_or_line,
+    option,
+    options,
+)
 from builder.console import Reporter
 from builder.options import BuildOptions
 from builder.workspace import Workspace
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from builder.matrix.loader import Matrix
+    from builder.matrix.selection import Query
 
 click.rich_click.MAX_WIDTH = 110
 click.rich_click.SHOW_ARGUMENTS = True
@@ -45,135 +65,6 @@ class Commands(click.RichGroup):
         return super().resolve_command(ctx, args)
 
 
-class Commas(click.ParamType):
-    """Text whose commas separate values, so that an option may repeat or take commas."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        """The values; a list stays as it is."""
-        return value if isinstance(value, list) else [part.strip() for part in str(value).split(",") if part.strip()]
-
-
-class Bytes(click.ParamType):
-    """A number of bytes, with an optional binary unit: ``8G``, ``512M``."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number of bytes."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", str(value), flags=re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is no size; expected a number and a unit such as 8G or 512M", param, ctx)
-        return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
-
-
-def _complete_pytorch(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from builder.matrix.loader import load_matrix
-
-    names = {release.branch for release in load_matrix().releases}
-    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
-
-
-def _complete_target(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from builder.matrix.loader import load_matrix
-
-    return [CompletionItem(target.id) for target in load_matrix().targets() if target.id.startswith(incomplete)]
-
-
-def option(*names: str, **attributes: Any) -> Callable[[Function], Function]:
-    """An option that also has its ``BUILDER_...`` environment variable."""
-    attributes.setdefault("envvar", "BUILDER_" + names[0].lstrip("-").replace("-", "_").upper())
-    attributes.setdefault("show_envvar", True)
-    return click.option(*names, **attributes)
-
-
-def options(*group: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Several options as one decorator."""
-
-    def decorate(function: Function) -> Function:
-        for decorator in reversed(group):
-            function = decorator(function)
-        return function
-
-    return decorate
-
-
-#: Values of a repeated option arrive as one flat tuple.
-def _flat(_ctx: click.Context, _param: click.Parameter, value: tuple[list[str], ...]) -> tuple[str, ...]:
-    return tuple(part for values in value for part in values)
-
-
-def several(*names: str, **attributes: Any) -> Callable[[Function], Function]:
-    """An option that repeats or takes commas."""
-    return option(*names, type=Commas(), multiple=True, callback=_flat, **attributes)
-
-
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
-NEW_FOLDER = click.Path(file_okay=False, path_type=Path, resolve_path=True)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
-
-GENERAL = options(
-    option("--quiet", "-q", is_flag=True, help="Show only warnings and errors."),
-    option("--debug", is_flag=True, help="Show Python's traceback when something fails."),
-)
-WORKSPACE = option("--workspace", type=NEW_FOLDER, default="build", help="Folder of mirrors, trees, cache and logs.")
-PLACES = options(
-    WORKSPACE,
-    option("--output", type=NEW_FOLDER, default="dist", help="Folder that finished wheels go to."),
-)
-MATRIX = options(
-    option("--matrix", type=FOLDER, help="Folder of matrix files instead of those that come with the builder."),
-    option("--sources", type=FILE, help="YAML file with your own URLs or paths of repositories."),
-    option("--torch-npu-url", help="URL or local path of torch_npu's repository."),
-    option("--op-plugin-url", help="URL or local path of op-plugin's repository."),
-)
-SELECTION = options(
-    several(
-        "--pytorch", shell_complete=_complete_pytorch, help="Release line: v2.5.1-7.1.0, 2.5.1-7.1.0, 2.5.1 or 2.5."
-    ),
-    several("--python", help="Python, such as 3.9; every Python of the release line by default."),
-    several("--arch", help="x86_64, aarch64, native or all; native by default, all for list."),
-    several("--cann", help="Only release lines for this CANN version."),
-)
-ENVIRONMENT = options(
-    option("--environment", type=click.Choice(["auto", "docker", "host"]), default="auto", help="Where to compile."),
-    option("--base-image", help="Base image instead of the matrix's."),
-    option(
-        "--torch-source",
-        type=click.Choice(["cpu-index", "pypi", "find-links"]),
-        help="Where PyTorch comes from: its CPU index, PyPI, or the --find-links folders.",
-    ),
-    option("--find-links", type=FOLDER, multiple=True, help="Folder of wheels to install from."),
-    option("--cann-home", type=FOLDER, help="CANN toolkit to compile against; upstream's stubs by default."),
-    option("--allow-toolchain-mismatch", is_flag=True, help="Build although gcc or glibc differ from the matrix."),
-)
-SOURCES = options(
-    option(
-        "--op-plugin", default="branch", help="branch, pinned, the name of a branch or commit, or a checkout's path."
-    ),
-    option(
-        "--components",
-        type=click.Choice(["op-plugin", "full"]),
-        default="op-plugin",
-        help="full adds torchair and RPC.",
-    ),
-    option("--custom-ops", type=FOLDER, help="Folder with op_plugin_functions.yaml and *.cpp of your own operators."),
-    option("--patches", type=FOLDER, multiple=True, help="Further folder of patch series."),
-    option("--offline", is_flag=True, help="Never touch the network."),
-    option("--refresh", is_flag=True, help="Fetch again and prepare the tree anew."),
-    option("--rebuild", is_flag=True, help="Prepare the tree anew, discarding changes made by hand."),
-    option("--keep-changes", is_flag=True, help="Build with changes made by hand; the wheel's record names them."),
-)
-LIMITS = options(
-    option("--jobs", type=click.IntRange(min=1), help="Compilers at once; by default what cores and memory allow."),
-    option("--memory", type=Bytes(), help="Memory limit of a compile, such as 16G."),
-    option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that one phase may take."),
-)
-
-
 def _options(values: dict[str, Any]) -> BuildOptions:
     return BuildOptions(**{name: values[name] for name in BuildOptions.__dataclass_fields__ if name in values})
 
@@ -182,24 +73,26 @@ def _workspace(values: dict[str, Any]) -> Workspace:
     return Workspace(root=values["workspace"], output=values["output"])
 
 
-def _matrix(values: dict[str, Any]) -> Any:
+def _matrix(values: dict[str, Any]) -> Matrix:
     from dataclasses import replace
 
     from builder.matrix.loader import load_matrix
 
-    matrix = load_matrix(values["matrix"], values["sources"])
+    matrix = load_matrix(values["matrix"], values["sources"], values.get("as_of"))
     for name, url in (("torch_npu", values["torch_npu_url"]), ("op-plugin", values["op_plugin_url"])):
         if url:
             matrix = replace(matrix, sources=matrix.sources.with_override(name, url))
     return matrix
 
 
-def _selection(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in ("pytorch", "python", "arch", "cann")}
+def _reporter(values: dict[str, Any]) -> Reporter:
+    return Reporter(quiet=values["quiet"], json_lines=values.get("json_lines", False))
 
 
-def _built(selection: dict[str, Any]) -> dict[str, Any]:
-    return {**selection, "arch": selection["arch"] or ("native",)}
+def _query(values: dict[str, Any]) -> Query:
+    from builder.matrix.selection import Query
+
+    return Query(**{name: values[name] for name in Query.__dataclass_fields__ if name in values})
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
@@ -212,32 +105,140 @@ def cli() -> None:
 
 
 @cli.command()
-@options(SELECTION, SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
+@options(SELECTION, RUN, SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
 @option("--dry-run", is_flag=True, help="Say what would be built, and stop.")
 def build(**values: Any) -> int:
-    """Build the wheels of the selected targets."""
-    from builder.engines.local import build_targets
-    from builder.matrix.selection import select
+    """Build the wheels of the selected targets that have none of the same inputs yet."""
+    from builder.engines.local import Policy, build_targets
+    from builder.lock import read_lock
+    from builder.matrix.selection import Query, select_for_build
 
-    matrix = _matrix(values)
+    matrix, query = _matrix(values), _query(values)
+    reporter = _reporter(values)
+    locked = read_lock(values["locked"]) if values["locked"] else None
+    if locked is not None and query == Query():
+        targets = locked.select(matrix)
+    else:
+        selection = select_for_build(matrix, query)
+        targets = list(selection.targets)
+        for warning in selection.warnings():
+            reporter.warning(warning)
     return build_targets(
-        select(matrix, **_built(_selection(values))),
+        targets,
         matrix,
         _workspace(values),
         _options(values),
-        Reporter(quiet=values["quiet"]),
+        reporter,
+        policy=Policy(values["parallel"], values["fail_fast"], locked),
         dry_run=values["dry_run"],
     )
 
 
+@cli.command()
+@options(SELECTION, SOURCES, ENVIRONMENT, MATRIX, PLACES, GENERAL)
+@click.option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
+def plan(**values: Any) -> None:
+    """Say what a build of the selected targets would do, and why."""
+    from builder.engines.local import plan_targets
+    from builder.engines.summary import show_plan
+    from builder.matrix.selection import select
+
+    matrix = _matrix(values)
+    targets = select(matrix, _query(values), default_arch="native")
+    buildable = [target for target in targets if target.release.refusal is None]
+    planned = plan_targets(buildable, matrix, _workspace(values), _options(values), _reporter(values))
+    show_plan(planned, as_json=values["as_json"])
+
+
+@cli.command()
+@options(SELECTION, SOURCES, ENVIRONMENT, MATRIX, PLACES, GENERAL)
+@click.option("--file", type=NEW_FILE, default="builder.lock.yaml", show_default=True, help="Where to write the lock.")
+def lock(**values: Any) -> None:
+    """Write every resolved input of the selected targets into a file, for review and for build --locked."""
+    from builder.engines.local import plan_targets
+    from builder.lock import write_lock
+    from builder.matrix.selection import select_for_build
+
+    matrix, options, reporter = _matrix(values), _options(values), _reporter(values)
+    targets = select_for_build(matrix, _query(values)).targets
+    write_lock(values["file"], plan_targets(targets, matrix, _workspace(values), options, reporter), options)
+    reporter.message(f"{values['file']} locks {len(targets)} target{'' if len(targets) == 1 else 's'}")
+
+
+@cli.command()
+@options(SELECTION, MATRIX, PLACES, GENERAL)
+@option("--released", is_flag=True, help="Compare with upstream's released wheels on PyPI instead of its branches.")
+@option("--update", is_flag=True, help="Write the corrections into the matrix files, for review.")
+@option("--offline", is_flag=True, help="Never touch the network.")
+@option("--refresh", is_flag=True, help="Fetch the branches again.")
+@option("--verbose", is_flag=True, help="Also what is no drift, such as how far pinned commits lie behind.")
+@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+def audit(**values: Any) -> int:
+    """Compare the matrix with upstream's own branches, or its released wheels."""
+    from builder.audit.command import run_audit
+    from builder.matrix.selection import Query, select
+
+    matrix, query = _matrix(values), _query(values)
+    chosen = None if query == Query() else select(matrix, query)
+    return run_audit(
+        matrix,
+        None if chosen is None else list(dict.fromkeys(target.release for target in chosen)),
+        _workspace(values),
+        reporter=_reporter(values),
+        **{name: values[name] for name in ("released", "update", "as_json", "offline", "refresh", "verbose")},
+    )
+
+
+@cli.command()
+@options(PLACES, GENERAL)
+@option("--target", help="Only targets of this id; * and ? stand for parts of it.")
+@option("--status", type=click.Choice(["built", "skipped", "failed"]), help="Only targets that ended so.")
+@option("--since", type=Day(), metavar="YYYY-MM-DD", help="Only since this day.")
+@option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many, the newest first.")
+@click.option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
+def history(**values: Any) -> None:
+    """Show what earlier runs did, and how long it took."""
+    from builder.history import show_history
+
+    since = values["since"] and datetime.combine(values["since"], time.min, tzinfo=timezone.utc)
+    wanted = {name: values[name] for name in ("target", "status", "limit", "as_json")}
+    show_history(_workspace(values), since=since, **wanted)
+
+
+@cli.group()
+def ledger() -> None:
+    """The database of runs and durations."""
+
+
+@ledger.command()
+@options(PLACES, GENERAL)
+def rebuild(**values: Any) -> int:
+    """Make the ledger anew from the records beside the wheels; the old file is kept."""
+    from builder.history import rebuild_ledger
+
+    return rebuild_ledger(_workspace(values), _reporter(values))
+
+
 @cli.command("list")
 @options(SELECTION, MATRIX, GENERAL)
-@click.option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
+@click.option("--json", "form", flag_value="json", help="An array of objects, for programs.")
+@click.option("--markdown", "form", flag_value="markdown", help="A page with the compatibility table.")
 def list_targets(**values: Any) -> None:
-    """Show what can be built."""
+    """Show what can be built, and what upstream still takes care of."""
     from builder.listing import show_targets
 
-    show_targets(_matrix(values), as_json=values["as_json"], **_selection(values))
+    show_targets(_matrix(values), _query(values), form=values["form"])
+
+
+@cli.command()
+@click.argument("target", shell_complete=complete_target_or_line)
+@options(AS_OF, MATRIX, GENERAL)
+@click.option("--json", "as_json", is_flag=True, help="An object, for programs.")
+def explain(target: str, **values: Any) -> None:
+    """Show every fact of TARGET (an id, or a release line) and where it is from."""
+    from builder.explain import explain_target
+
+    explain_target(_matrix(values), target, as_json=values["as_json"])
 
 
 @cli.command()
@@ -266,11 +267,11 @@ def clean(**values: Any) -> int:
     from builder.cleaning import clean_workspace
 
     also = [name for name in ("trees", "cache", "mirrors", "images", "runs") if values[name]]
-    return clean_workspace(_workspace(values), also, Reporter(quiet=values["quiet"]))
+    return clean_workspace(_workspace(values), also, _reporter(values))
 
 
 @cli.command()
-@click.argument("target", shell_complete=_complete_target)
+@click.argument("target", shell_complete=complete_target)
 @options(SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
 def shell(target: str, **values: Any) -> int:
     """Open the environment of TARGET, with its tree, on this terminal."""
@@ -278,13 +279,11 @@ def shell(target: str, **values: Any) -> int:
     from builder.matrix.selection import parse_target_id
 
     matrix = _matrix(values)
-    return open_shell(
-        parse_target_id(matrix, target), matrix, _workspace(values), _options(values), Reporter(quiet=values["quiet"])
-    )
+    return open_shell(parse_target_id(matrix, target), matrix, _workspace(values), _options(values), _reporter(values))
 
 
 @cli.command()
-@options(SELECTION, ENVIRONMENT, LIMITS, WORKSPACE, GENERAL)
+@options(DEMO_SELECTION, ENVIRONMENT, LIMITS, WORKSPACE, GENERAL)
 @click.option("--custom-ops", is_flag=True, help="Lay the sample custom operator over op-plugin too, and call it.")
 def demo(**values: Any) -> int:
     """Build a miniature torch_npu, install its wheel, and call an operator through it."""
@@ -292,10 +291,10 @@ def demo(**values: Any) -> int:
 
     custom_ops = values.pop("custom_ops")
     return run_demo(
-        _built(_selection(values)),
+        _query(values),
         Workspace(root=values["workspace"], output=values["workspace"]),
         _options(values),
-        Reporter(quiet=values["quiet"]),
+        _reporter(values),
         custom_ops=custom_ops,
     )
 

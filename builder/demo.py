@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
-from typing import Any
 
 from builder.build import BuildContext, TargetBuild
 from builder.compilation import cache
@@ -21,10 +20,11 @@ from builder.environments.engine import NoEngine, find_engine
 from builder.environments.images import has_image
 from builder.environments.interpreters import find_interpreter
 from builder.errors import EXIT_OK, BuilderError, FailureKind, MachineError, RequestError, TargetError
+from builder.gather import Gatherer
 from builder.matrix.loader import load_matrix
 from builder.matrix.model import Target
-from builder.matrix.selection import resolve_release, select
-from builder.miniature import DEFAULT_LINE, materialise
+from builder.matrix.selection import Query, resolve_release, select_for_build
+from builder.miniature import DEFAULT_LINE, LINES, materialise
 from builder.options import BuildOptions
 from builder.results import TargetResult
 from builder.workspace import Workspace, resource
@@ -48,9 +48,7 @@ PYTHON
 """
 
 
-def run_demo(
-    selection: dict[str, Any], workspace: Workspace, options: BuildOptions, reporter: Reporter, *, custom_ops: bool
-) -> int:
+def run_demo(query: Query, workspace: Workspace, options: BuildOptions, reporter: Reporter, *, custom_ops: bool) -> int:
     """Build the selected targets of the miniature upstream and call an operator through each wheel.
 
     It has a workspace of its own, because its wheels bear the names of real ones.
@@ -59,11 +57,15 @@ def run_demo(
     workspace.create()
     upstream = materialise(workspace.root / "miniature")
     matrix = load_matrix(sources_file=upstream.sources_file)
-    release = resolve_release(matrix, (selection["pytorch"] or (DEFAULT_LINE,))[0])
-    options = _place(selection["arch"], options, reporter)
-    if not selection["python"]:
-        selection = {**selection, "python": (_python(release.pythons, options),)}
-    targets = select(matrix, **{**selection, "pytorch": selection["pytorch"] or (DEFAULT_LINE,)})
+    # 2.6 means the newest line of 2.6 that the miniature has.
+    made = {line.branch for line in LINES}
+    matrix = replace(matrix, releases=tuple(line for line in matrix.releases if line.branch in made))
+    query = replace(query, pytorch=query.pytorch or (DEFAULT_LINE,))
+    options = _place(query.arch or ("native",), options, reporter)
+    if not query.python:
+        release = resolve_release(matrix, query.pytorch[0])
+        query = replace(query, python=(_python(release.pythons, options),))
+    targets = select_for_build(matrix, query).targets
     options = replace(
         options,
         torch_source="find-links",
@@ -75,7 +77,7 @@ def run_demo(
         allow_toolchain_mismatch=True,
     )
     run = run_targets(targets, matrix, workspace, options, reporter)
-    context = BuildContext(matrix, workspace, options, reporter, run)
+    context = BuildContext(matrix, workspace, options, reporter, run, Gatherer(matrix, workspace, options, reporter))
     for target, result in zip(targets, run.targets, strict=True):
         if result.wheel is not None:
             try:

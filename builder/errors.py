@@ -35,6 +35,8 @@ class FailureKind(str, Enum):
     REPAIR = "repair"
     VERIFY = "verify"
     ENGINE = "engine"
+    LOCK = "lock"
+    STORE = "store"
     INTERRUPTED = "interrupted"
     INTERNAL = "internal"
 
@@ -42,6 +44,11 @@ class FailureKind(str, Enum):
     def advice(self) -> str:
         """The next step that helps most users with a failure of this kind."""
         return _ADVICE[self]
+
+    @property
+    def passing(self) -> bool:
+        """True where the same work may well succeed a little later."""
+        return self in (FailureKind.NETWORK, FailureKind.ENGINE, FailureKind.OUT_OF_MEMORY)
 
 
 _ADVICE = {
@@ -61,6 +68,8 @@ _ADVICE = {
     FailureKind.REPAIR: "read what auditwheel said in the log; a library may be missing from the exclusions",
     FailureKind.VERIFY: "read which check failed; the wheel was not published",
     FailureKind.ENGINE: "check that the container engine still answers ('doctor')",
+    FailureKind.LOCK: "lock again if the new inputs are wanted, and review the file's difference",
+    FailureKind.STORE: "check that the store answers and may be written; the wheel is kept in the output folder",
     FailureKind.INTERRUPTED: "run the same command again",
     FailureKind.INTERNAL: "this is a defect of the builder: report it with the log",
 }

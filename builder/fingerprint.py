@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 #: Raised whenever the builder's own steps change what comes out of the same inputs.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """SHA-256 in hexadecimal over ``inputs`` in canonical JSON, together with the recipe version."""
-    canonical = json.dumps({"recipe": RECIPE_VERSION, **inputs}, sort_keys=True, separators=(",", ":"))
+    """SHA-256 in hexadecimal over ``inputs`` in canonical JSON."""
+    canonical = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

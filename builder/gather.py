@@ -7,8 +7,10 @@ overwritten on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from builder.console import Reporter
@@ -84,6 +86,8 @@ def check_request(targets: Sequence[Target], options: BuildOptions) -> None:
         _buildable(target, options)
     if options.op_plugin_folder is None:
         gitcli.check_ref(options.op_plugin, "branch or commit of op-plugin")
+    if options.torch_npu is not None:
+        gitcli.check_ref(options.torch_npu, "tag or commit of torch_npu")
     for target in {target.release.branch: target for target in targets}.values():
         _given(target, options)
 
@@ -99,37 +103,93 @@ def _buildable(target: Target, options: BuildOptions) -> None:
         )
 
 
-def gather(
-    target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter
-) -> PreparedTree:
-    """The prepared tree of ``target``: the one that stands, or a new one.
+class Gatherer:
+    """Finds the sources of targets. What the Pythons and architectures of a release line share is found once.
 
-    Raises RequestError for what the user gave, TargetError for what hosts and branches hold, and for
-    a tree that was changed by hand and would be lost.
+    ``pins`` fixes commits: by branch, the commit of ``torch_npu`` and, where one is laid from a mirror, ``op_plugin``.
     """
-    given = _given(target, options)
-    place = workspace.trees / target.id
-    standing = None if options.rebuild else load_prepared(place)
-    if standing is not None:
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        workspace: Workspace,
+        options: BuildOptions,
+        reporter: Reporter,
+        pins: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        self._matrix = matrix
+        self._workspace = workspace
+        self._options = options
+        self._reporter = reporter
+        self._pins = pins or {}
+        self._found: dict[str, TreeRequest] = {}
+        self._lock = threading.Lock()
+
+    def gather(self, target: Target) -> PreparedTree:
+        """The prepared tree of ``target``: the one that stands, or a new one.
+
+        Raises RequestError for what the user gave, TargetError for what hosts and branches hold, and for
+        a tree that was changed by hand and would be lost.
+        """
+        decided = self.decide(target)
+        if isinstance(decided, PreparedTree):
+            self._reporter.message(f"{target.id}: the tree {decided.path} stands (--refresh fetches again)")
+            return decided
+        standing = load_prepared(self._place(target))
+        parts = [] if standing is None else standing.differs(describe(decided))
+        if parts:
+            changed_parts = " and ".join(_PARTS.get(part, part) for part in parts)
+            self._reporter.message(f"{target.id}: preparing the tree anew, because {changed_parts} changed")
+        return prepare(decided, self._place(target), self._reporter)
+
+    def decide(self, target: Target) -> PreparedTree | TreeRequest:
+        """The tree that stands and would be built, or what a new one would be made of. No tree is touched.
+
+        Raises as ``gather`` does.
+        """
+        place = self._place(target)
+        given = _given(target, self._options)
+        if target.release.branch in self._pins:
+            # So that a tree of a locked build does not pass for the branch's later on.
+            given = replace(given, asked={**given.asked, "torch_npu": "locked"})
+        standing = None if self._options.rebuild else load_prepared(place)
+        if standing is not None and not self._options.refresh and not self._asks_for_another(standing, given, target):
+            return standing
+        if standing is not None and (changes := standing.changes()):
+            raise changed(place, changes)
+        request = self._request(target, given)
+        return request if standing is None or standing.differs(describe(request)) else standing
+
+    def _place(self, target: Target) -> Path:
+        return self._workspace.trees / target.id
+
+    def _asks_for_another(self, standing: PreparedTree, given: Given, target: Target) -> bool:
+        """True where the standing tree was made from other wishes, another host, or other commits than the pinned."""
         origin = standing.record["origin"]
         asked = {**origin["asked"], **given.asked}
-        different = standing.differs({**origin, **given.origin(), "asked": asked})
+        if standing.differs({**origin, **given.origin(), "asked": asked}):
+            return True
         # A tree made from another host's repository must not pass for the one that is asked for now.
-        if asked.get("host") not in (None, *matrix.sources.urls(TORCH_NPU)):
-            different = [*different, "hosts"]
-        if not different and not options.refresh:
-            reporter.message(f"{target.id}: the tree {place} stands (--refresh fetches again)")
-            return standing
-        changes = standing.changes()
-        if changes:
-            raise changed(place, changes)
-        if different:
-            changed_parts = " and ".join(_PARTS.get(part, part) for part in different)
-            reporter.message(f"{target.id}: preparing the tree anew, because {changed_parts} changed")
-    request = _request(target, matrix, workspace, options, given, reporter)
-    if standing is not None and not standing.differs(describe(request)):
-        return standing
-    return prepare(request, place, reporter)
+        if asked.get("host") not in (None, *self._matrix.sources.urls(TORCH_NPU)):
+            return True
+        pins = self._pins.get(target.release.branch)
+        return pins is not None and pins != commits_of(origin)
+
+    def _request(self, target: Target, given: Given) -> TreeRequest:
+        with self._lock:
+            found = self._found.get(target.release.branch)
+            if found is None:
+                pins = self._pins.get(target.release.branch, {})
+                found = _request(target, self._matrix, self._workspace, self._options, given, pins, self._reporter)
+                self._found[target.release.branch] = found
+        return replace(found, target_id=target.id)
+
+
+def commits_of(origin: Mapping[str, Any]) -> dict[str, str]:
+    """The commits in a tree's origin by repository; op-plugin only where it is laid from a mirror."""
+    overlay = origin["op_plugin"]
+    laid = {"op_plugin": overlay["commit"]} if overlay is not None and overlay["source"] == "commit" else {}
+    return {"torch_npu": origin["torch_npu"], **laid}
 
 
 def _given(target: Target, options: BuildOptions) -> Given:
@@ -144,7 +204,11 @@ def _given(target: Target, options: BuildOptions) -> Given:
             )
         custom_ops = CustomOps.read(options.custom_ops)
     return Given(
-        asked={"components": options.components, "op_plugin": "folder" if folder is not None else options.op_plugin},
+        asked={
+            "components": options.components,
+            "op_plugin": "folder" if folder is not None else options.op_plugin,
+            "torch_npu": options.torch_npu or "branch",
+        },
         patches={name: find_series(folders, target.release.branch, name) for name in (TORCH_NPU, OP_PLUGIN)},
         custom_ops=custom_ops,
         local_op_plugin=OverlaySource.local(folder) if folder is not None else None,
@@ -152,12 +216,23 @@ def _given(target: Target, options: BuildOptions) -> Given:
 
 
 def _request(
-    target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, given: Given, reporter: Reporter
+    target: Target,
+    matrix: Matrix,
+    workspace: Workspace,
+    options: BuildOptions,
+    given: Given,
+    pins: Mapping[str, str],
+    reporter: Reporter,
 ) -> TreeRequest:
     release = target.release
     mirrors = _Opener(Mirrors(workspace.mirrors, reporter, offline=options.offline), matrix)
     torch_npu = mirrors.open(TORCH_NPU)
-    commit = torch_npu.branch(release.branch, refresh=options.refresh)
+    wanted = pins.get("torch_npu", options.torch_npu)
+    commit = (
+        torch_npu.branch(release.branch, refresh=options.refresh)
+        if wanted is None
+        else torch_npu.commit(wanted, refresh=options.refresh)
+    )
     if not torch_npu.exists(commit, "ci/build.sh"):
         raise no_build_script(release.branch)
     pinned = next((m for m in torch_npu.submodules(commit) if mirrors.name_of(m) == OP_PLUGIN), None)
@@ -167,7 +242,7 @@ def _request(
         torch_npu=torch_npu,
         commit=commit,
         submodules=_submodules(target, options, torch_npu, commit, mirrors),
-        overlay=given.local_op_plugin or _overlay(target, options, pinned, mirrors),
+        overlay=given.local_op_plugin or _overlay(target, options, pinned, pins.get("op_plugin"), mirrors),
         overlay_path=pinned.path if pinned is not None else "third_party/op-plugin",
         torch_npu_patches=given.patches[TORCH_NPU],
         op_plugin_patches=given.patches[OP_PLUGIN],
@@ -177,8 +252,13 @@ def _request(
     )
 
 
-def _overlay(target: Target, options: BuildOptions, pinned: Submodule | None, mirrors: _Opener) -> OverlaySource | None:
+def _overlay(
+    target: Target, options: BuildOptions, pinned: Submodule | None, commit: str | None, mirrors: _Opener
+) -> OverlaySource | None:
     branch = target.release.op_plugin
+    if commit is not None:
+        mirror = mirrors.open(OP_PLUGIN)
+        return OverlaySource(mirror=mirror, commit=mirror.commit(commit))
     if options.op_plugin == "branch":
         if branch is None:
             return None

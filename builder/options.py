@@ -12,11 +12,13 @@ from typing import Any
 class BuildOptions:
     """Options of the ``build`` command (DESIGN section 4).
 
-    ``op_plugin`` is ``branch`` (the release line's), ``pinned`` (the commit that torch_npu pins), a branch
-    or commit, or the path of a checkout. ``components`` is ``op-plugin`` or ``full``. ``memory`` is in
-    bytes, ``timeout`` in seconds for each phase; None lets the machine decide.
+    ``torch_npu`` is a tag or commit to build instead of the head of the release line's branch. ``op_plugin`` is
+    ``branch`` (the release line's), ``pinned`` (the commit that torch_npu pins), a branch or commit, or the path of
+    a checkout. ``components`` is ``op-plugin`` or ``full``. ``memory`` is in bytes, ``timeout`` in seconds for each
+    phase; None lets the machine decide.
     """
 
+    torch_npu: str | None = None
     op_plugin: str = "branch"
     components: str = "op-plugin"
     custom_ops: Path | None = None

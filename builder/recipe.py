@@ -45,6 +45,8 @@ exec bash ci/build.sh "$@"
 class Recipe:
     """One compile. ``epoch`` is SOURCE_DATE_EPOCH in seconds; ``slots`` limits compilers where make does not.
 
+    ``shared_slots`` is a folder inside the cache: then the slots are those of all targets that run now.
+
     ``extra`` holds the variables that the matrix gives the release line.
     """
 
@@ -53,6 +55,7 @@ class Recipe:
     repair: RepairPlan
     jobs: int
     slots: int
+    shared_slots: str | None
     limits: Limits
     cann: bool
     extra: Mapping[str, str]
@@ -85,7 +88,7 @@ class Recipe:
                 launcher=paths.launcher,
                 compile_log=f"{paths.out}/{cache.COMPILE_LOG}",
                 slots=self.slots,
-                slot_folder=f"{paths.out}/slots",
+                slot_folder=f"{paths.cache}/{self.shared_slots}" if self.shared_slots else f"{paths.out}/slots",
             ),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +21,16 @@ SCHEMA = 1
 
 @dataclass
 class Phase:
-    """One step of a target: ``seconds`` of wall time, ``cpu_seconds`` of all processes where measured."""
+    """One step of a target: ``seconds`` of wall time, ``cpu_seconds`` of all processes where measured.
+
+    ``peak_memory`` is in bytes, of the environment in that phase.
+    """
 
     name: str
     seconds: float = 0.0
     cpu_seconds: float | None = None
+    peak_memory: int | None = None
+    started: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As in result.json; an unmeasured value is left out."""
@@ -32,6 +38,8 @@ class Phase:
             "name": self.name,
             "seconds": round(self.seconds, 3),
             **({} if self.cpu_seconds is None else {"cpu_seconds": round(self.cpu_seconds, 3)}),
+            **({} if self.peak_memory is None else {"peak_memory": self.peak_memory}),
+            **({} if self.started is None else {"started": self.started.isoformat(timespec="milliseconds")}),
         }
 
 
@@ -51,11 +59,12 @@ class TargetResult:
     cache: dict[str, int] | None = None
     warnings: list[str] = field(default_factory=list)
     error: BuilderError | None = None
+    attempts: int = 1
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Phase]:
         """Measure a phase; an error that leaves it learns its name and the log."""
-        phase = Phase(name)
+        phase = Phase(name, started=datetime.now(timezone.utc))
         self.phases.append(phase)
         started = time.monotonic()
         try:
@@ -66,6 +75,18 @@ class TargetResult:
             raise
         finally:
             phase.seconds = time.monotonic() - started
+
+    def again(self) -> None:
+        """Forget what the last attempt left, before another one; its log stays."""
+        self.attempts += 1
+        self.status, self.reason, self.error = "failed", "", None
+        self.phases, self.warnings = [], []
+        self.fingerprint = self.wheel = self.sha256 = self.files_compiled = self.cache = None
+
+    @property
+    def peak_memory(self) -> int | None:
+        """The most memory that a phase took, in bytes; None where none was measured."""
+        return max((phase.peak_memory for phase in self.phases if phase.peak_memory is not None), default=None)
 
     @property
     def seconds(self) -> float:
@@ -95,6 +116,8 @@ class TargetResult:
             "phases": [phase.to_json() for phase in self.phases],
             "files_compiled": self.files_compiled,
             "cache": self.cache,
+            "attempts": self.attempts,
+            "peak_memory": self.peak_memory,
             "warnings": self.warnings,
             "log": str(self.log),
         }
@@ -119,6 +142,7 @@ class Run:
         self.folder = runs / self.id
         self.folder.mkdir(parents=True)
         self.targets: list[TargetResult] = []
+        self._lock = threading.Lock()
         self._clock = time.monotonic()
 
     def target(self, identity: str) -> TargetResult:
@@ -133,16 +157,18 @@ class Run:
         return time.monotonic() - self._clock
 
     def write(self) -> Path:
-        """Write result.json as it stands now."""
+        """Write result.json as it stands now. Several threads may do so."""
         path = self.folder / "result.json"
-        atomic_json(
-            path,
-            {
-                "schema": SCHEMA,
-                "run": self.id,
-                "started": self.started.isoformat(timespec="seconds"),
-                "seconds": round(self.seconds, 3),
-                "targets": [target.to_json() for target in self.targets],
-            },
-        )
+        with self._lock:
+            atomic_json(path, self.to_json())
         return path
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of result.json."""
+        return {
+            "schema": SCHEMA,
+            "run": self.id,
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": round(self.seconds, 3),
+            "targets": [target.to_json() for target in self.targets],
+        }

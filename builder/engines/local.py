@@ -1,26 +1,51 @@
-"""Many targets on this machine, one after the other, with a result file and a summary that always come."""
+"""Many targets on this machine at once, with a result file and a summary that always come.
+
+Targets run in threads: their work is done by git, the engine and compilers. The main thread hands them out and hears
+of their ends, so that Ctrl-C reaches it at once; it then kills what the others run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import queue
+import sys
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-
-from rich.markup import escape
-from rich.table import Table
+from dataclasses import dataclass, replace
 
 from builder.build import BuildContext, TargetBuild, build_target
-from builder.console import Reporter, standard_output
+from builder.console import Reporter
+from builder.engines.schedule import Expectation, Schedule, available_memory
+from builder.engines.summary import show_failure, show_plan, show_summary
 from builder.environments.leftovers import remove_leftovers
-from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, FailureKind, TargetError
-from builder.gather import check_request
+from builder.environments.live import stop_all
+from builder.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TARGET_FAILED, FailureKind, MachineError
+from builder.gather import Gatherer, check_request
+from builder.ledger import BuildLedger, ledger_path
+from builder.lock import Lock
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
+from builder.plan import Planned, Planner
+from builder.recipe import default_jobs, machine_memory
+from builder.reports import write_summaries
 from builder.results import Run, TargetResult
 from builder.scratch import Scratch
-from builder.workspace import Workspace
+from builder.workspace import Workspace, remove_tree
 
-_STYLES = {"built": "green", "skipped": "cyan", "failed": "bold red"}
+#: How often a target is tried whose failure may pass, the first time included.
+ATTEMPTS = 3
+#: Seconds after which a target that did not fit is looked at again: memory is freed by others, too.
+PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a run treats its targets. ``parallel`` of them at once; ``fail_fast`` starts no more after a failure."""
+
+    parallel: int = 1
+    fail_fast: bool = False
+    locked: Lock | None = None
 
 
 def build_targets(
@@ -30,47 +55,229 @@ def build_targets(
     options: BuildOptions,
     reporter: Reporter,
     *,
+    policy: Policy | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Build every target and return the exit code. One that fails does not stop the others."""
+    """Build every target that has no whole wheel of the same inputs; return the exit code."""
+    policy = policy or Policy()
     if dry_run:
-        check_request(targets, options)
-        for target in targets:
-            standard_output().print(f"would build {escape(target.id)}")
+        show_plan(plan_targets(targets, matrix, workspace, options, reporter, policy.locked))
         return EXIT_OK
-    run = run_targets(targets, matrix, workspace, options, reporter)
-    return exit_code(run.targets)
+    return exit_code(run_targets(targets, matrix, workspace, options, reporter, policy).targets)
+
+
+def plan_targets(
+    targets: Sequence[Target],
+    matrix: Matrix,
+    workspace: Workspace,
+    options: BuildOptions,
+    reporter: Reporter,
+    locked: Lock | None = None,
+) -> list[Planned]:
+    """What a run over ``targets`` would do. Mirrors are fetched where they lack something; nothing else is made."""
+    check_request(targets, options)
+    workspace.create()
+    return Planner(gatherer(matrix, workspace, options, reporter, locked), workspace, options, reporter).plan(targets)
+
+
+def gatherer(
+    matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter, locked: Lock | None
+) -> Gatherer:
+    """What finds the sources of a run: those of the lock, where there is one."""
+    return Gatherer(matrix, workspace, options, reporter, locked.pins() if locked is not None else None)
 
 
 def run_targets(
-    targets: Sequence[Target], matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter
+    targets: Sequence[Target],
+    matrix: Matrix,
+    workspace: Workspace,
+    options: BuildOptions,
+    reporter: Reporter,
+    policy: Policy | None = None,
 ) -> Run:
-    """Build every target; the run's result file is up to date after each of them, also after Ctrl-C."""
+    """Build the targets; the run's result file is up to date after each of them, also after Ctrl-C."""
+    policy = policy or Policy()
     check_request(targets, options)
     workspace.create()
     run = Run(workspace.runs)
-    context = BuildContext(matrix, workspace, options, reporter, run)
     if options.environment != "host":
         for name in remove_leftovers():
             reporter.message(f"removed {name}, which a killed builder left")
-    try:
-        for number, target in enumerate(targets, 1):
-            reporter.message(f"[{number}/{len(targets)}] {target.id}")
-            result = run.target(target.id)
-            build_target(target, context, result)
-            with suppress(OSError):  # a full disk has been reported as the target's failure
-                run.write()
-            if result.error is not None:
-                _show_failure(result, reporter)
-    finally:
-        for target in targets[len(run.targets) :]:
-            run.target(target.id).skip("not started: the run was interrupted")
-        _show_summary(run, reporter)
+    slots = f".slots-{run.id}" if policy.parallel > 1 else None
+    limit = options.memory if options.memory is not None else machine_memory() * 9 // 10
+    jobs = options.jobs or default_jobs(limit)
+    context = BuildContext(
+        matrix=matrix,
+        workspace=workspace,
+        options=replace(options, jobs=jobs),
+        reporter=reporter,
+        run=run,
+        gatherer=gatherer(matrix, workspace, options, reporter, policy.locked),
+        shared_slots=slots,
+        accept=policy.locked.check if policy.locked is not None else None,
+    )
+    with workspace.locked(f"run-{run.id}"), BuildLedger(ledger_path(workspace), reporter) as ledger:
+        _note_dead_runs(workspace, ledger, reporter)
+        ledger.begin(run.id, run.started, sys.argv)
         try:
-            reporter.message(f"result: {run.write()}")
-        except OSError as error:
-            reporter.warning(f"the result of the run could not be written: {error.strerror}")
+            LocalRun(context, policy, ledger).over(targets)
+        finally:
+            for target in targets[len(run.targets) :]:
+                run.target(target.id).skip("not started: the run was interrupted")
+            if slots is not None:
+                remove_tree(workspace.cache / slots)
+            interrupted = context.stopping.is_set()
+            ledger.finish(run.id, EXIT_INTERRUPTED if interrupted else exit_code(run.targets))
+            show_summary(run, reporter)
+            try:
+                reporter.message(f"result: {run.write()}")
+                write_summaries(run, run.folder)
+            except OSError as error:
+                reporter.warning(f"the result of the run could not be written: {error.strerror}")
     return run
+
+
+def _note_dead_runs(workspace: Workspace, ledger: BuildLedger, reporter: Reporter) -> None:
+    """Runs whose builder was killed hold their lock no more: write down that they ended."""
+    for entry in ledger.interrupted():
+        with suppress(MachineError), workspace.locked(f"run-{entry.id}", wait_seconds=0):
+            ledger.finish(entry.id, None)
+            reporter.message(f"run {entry.id} was interrupted; what it finished stands")
+
+
+class LocalRun:
+    """One run: who is waiting, who is at work, who is done."""
+
+    def __init__(self, context: BuildContext, policy: Policy, ledger: BuildLedger) -> None:
+        self._context = context
+        self._policy = policy
+        self._ledger = ledger
+        self._reporter = context.reporter
+        self._ended: queue.SimpleQueue[tuple[Target, TargetResult]] = queue.SimpleQueue()
+        self._options: dict[str, BuildOptions] = {}
+
+    def over(self, targets: Sequence[Target]) -> None:
+        """Plan ``targets``, skip what stands, build the rest. KeyboardInterrupt leaves it when all is stopped."""
+        planner = Planner(self._context.gatherer, self._context.workspace, self._context.options, self._reporter)
+        results = {target.id: self._context.run.target(target.id) for target in targets}
+        wanted = []
+        for target in targets:
+            planned = planner.plan_target(target)
+            if planned.action == "skip" and not self._context.options.rebuild:
+                self._skipped(planned, results[target.id])
+            else:
+                wanted.append(target)
+        self._context.run.write()
+        expected = self._expectations(wanted)
+        schedule = Schedule(wanted, expected, free_memory=available_memory)
+        self._reporter.run_started(
+            self._context.run.id,
+            [target.id for target in wanted],
+            {name: expectation.seconds for name, expectation in expected.items()},
+            parallel=self._policy.parallel,
+        )
+        try:
+            self._drive(schedule, results)
+        finally:
+            self._reporter.run_finished(self._context.run.seconds)
+
+    def _skipped(self, planned: Planned, result: TargetResult) -> None:
+        result.skip(planned.reason)
+        result.fingerprint = planned.fingerprint
+        result.wheel = planned.wheel
+        result.sha256 = None if planned.record is None else planned.record.get("sha256")
+        self._ledger.record(self._context.run.id, result)
+        self._reporter.message(f"{result.id}: nothing to do, {result.reason}")
+
+    def _expectations(self, targets: Sequence[Target]) -> dict[str, Expectation]:
+        """What earlier builds say of each target; its cache counts as warm where it was built before."""
+        estimates = self._ledger.estimates()
+        found = {}
+        for target in targets:
+            estimate = estimates.of(target.id)
+            best = estimate.best(warm=self._ledger.last_built(target.id) is not None) if estimate else None
+            found[target.id] = Expectation(best.seconds, best.peak_memory) if best else Expectation()
+        return found
+
+    def _drive(self, schedule: Schedule, results: Mapping[str, TargetResult]) -> None:
+        running: dict[str, threading.Thread] = {}
+        failed = False
+        try:
+            while schedule.left or running:
+                while len(running) < self._policy.parallel and not (failed and self._policy.fail_fast):
+                    target = schedule.next()
+                    if target is None:
+                        break
+                    running[target.id] = self._start(target, results[target.id])
+                if not running:
+                    break
+                try:
+                    target, result = self._ended.get(timeout=PATIENCE)
+                except queue.Empty:
+                    continue
+                running.pop(target.id).join()
+                if self._try_again(target, result):
+                    schedule.again(target)
+                    continue
+                schedule.done(target)
+                failed = failed or result.error is not None
+                self._finished(result)
+        except KeyboardInterrupt:
+            self._stop(running, results)
+            raise
+        for result in results.values():
+            if result.status == "failed" and result.error is None:
+                result.skip("not started: another target failed, and --fail-fast was given")
+
+    def _start(self, target: Target, result: TargetResult) -> threading.Thread:
+        context = replace(self._context, options=self._options.get(target.id, self._context.options))
+        self._reporter.target_started(target.id)
+
+        def work() -> None:
+            try:
+                build_target(target, context, result)
+            finally:
+                self._ended.put((target, result))
+
+        thread = threading.Thread(target=work, name=target.id, daemon=True)
+        thread.start()
+        return thread
+
+    def _try_again(self, target: Target, result: TargetResult) -> bool:
+        kind = getattr(result.error, "kind", None)
+        if not isinstance(kind, FailureKind) or not kind.passing or result.attempts >= ATTEMPTS:
+            return False
+        options = self._options.get(target.id, self._context.options)
+        how = ""
+        if kind is FailureKind.OUT_OF_MEMORY:
+            if options.jobs == 1:
+                return False
+            self._options[target.id] = replace(options, jobs=max(1, (options.jobs or 2) // 2))
+            how = f" with {self._options[target.id].jobs} jobs"
+        self._reporter.warning(f"{target.id}: {result.reason}; trying again{how}")
+        result.again()
+        return True
+
+    def _finished(self, result: TargetResult) -> None:
+        with suppress(OSError):  # a full disk has been reported as the target's failure
+            self._context.run.write()
+        self._ledger.record(self._context.run.id, result)
+        self._reporter.target_finished(result.id, result.status, result.seconds, result.reason)
+        if result.error is not None:
+            show_failure(result, self._reporter)
+
+    def _stop(self, running: Mapping[str, threading.Thread], results: Mapping[str, TargetResult]) -> None:
+        """Kill what runs and wait until every target has noticed."""
+        self._context.stopping.set()
+        while any(thread.is_alive() for thread in running.values()):
+            stop_all()
+            for thread in running.values():
+                thread.join(timeout=0.5)
+        for name in running:
+            self._ledger.record(self._context.run.id, results[name])
+        for result in results.values():
+            if result.status == "failed" and result.error is None:
+                result.skip("not started: the run was interrupted")
 
 
 def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter) -> int:
@@ -85,7 +292,9 @@ def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: Bu
     check_request([target], options)
     workspace.create()
     run = Run(workspace.runs)
-    context = BuildContext(matrix, workspace, options, reporter, run)
+    context = BuildContext(
+        matrix, workspace, options, reporter, run, gatherer(matrix, workspace, options, reporter, None)
+    )
     with workspace.locked(f"target-{target.id}", wait_seconds=0):
         return TargetBuild(target, context, run.target(target.id)).shell()
 
@@ -96,36 +305,3 @@ def exit_code(results: Sequence[TargetResult]) -> int:
     if not codes:
         return EXIT_OK
     return codes.pop() if len(codes) == 1 else EXIT_TARGET_FAILED
-
-
-def _show_failure(result: TargetResult, reporter: Reporter) -> None:
-    error = result.error
-    assert error is not None  # noqa: S101
-    phase = getattr(error, "phase", None)
-    reporter.warning(f"{result.id} failed{f' in phase {phase}' if phase else ''}")
-    reporter.error(error)
-    if isinstance(error, TargetError) and error.log is not None:
-        reporter.message(f"log: {error.log}")
-
-
-def _show_summary(run: Run, reporter: Reporter) -> None:
-    table = Table(title=f"run {run.id}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("target", "status", "time", "files", "cache hits"):
-        # Names that a person copies are never broken.
-        table.add_column(heading, no_wrap=True, justify="left" if heading in {"target", "status"} else "right")
-    for result in run.targets:
-        style = _STYLES[result.status]
-        kind = getattr(result.error, "kind", None)
-        status = "interrupted" if kind is FailureKind.INTERRUPTED else result.status
-        table.add_row(
-            escape(result.id),
-            f"[{style}]{status}[/{style}]",
-            f"{result.seconds:.0f} s",
-            "" if result.files_compiled is None else str(result.files_compiled),
-            "" if result.cache is None else str(result.cache["hits"]),
-        )
-    if run.targets:
-        reporter.table(table)
-    for result in run.targets:
-        if result.wheel is not None:
-            reporter.message(f"wheel: {result.wheel}")

@@ -21,6 +21,36 @@ class Base:
     pythons: tuple[str, ...]
 
 
+def standing_base(engine: DockerEngine, request: EnvironmentRequest) -> str | None:
+    """The identity of the base image of ``request`` where the engine has it; nothing is pulled or run."""
+    from docker.errors import ImageNotFound
+
+    name = _reference(request)
+    with engine_errors(f"looking for the base image {name}"):
+        try:
+            image = engine.client.images.get(name)
+        except ImageNotFound:
+            return None
+    return str(image.id) if image.attrs.get("Architecture") == ENGINE_ARCHITECTURES[request.arch] else None
+
+
+def registry_digest(engine: DockerEngine, request: EnvironmentRequest) -> str | None:
+    """The digest under which a registry has the base image that the engine has; None for one of no registry."""
+    identity = standing_base(engine, request)
+    if identity is None:
+        return None
+    with engine_errors(f"looking into the base image {request.base_image}"):
+        digests = engine.client.images.get(identity).attrs.get("RepoDigests") or ()
+    return next((digest.partition("@")[2] for digest in digests), None)
+
+
+def _reference(request: EnvironmentRequest) -> str:
+    if not request.base_image_digest or "@" in request.base_image:
+        return request.base_image
+    # With a digest the tag says nothing any more; a port's colon is not a tag's.
+    return re.sub(r":[^/:]+$", "", request.base_image) + "@" + request.base_image_digest
+
+
 def ensure_base(
     engine: DockerEngine, request: EnvironmentRequest, reporter: Reporter, *, offline: bool = False
 ) -> Base:
@@ -31,10 +61,7 @@ def ensure_base(
     """
     from docker.errors import APIError, ImageNotFound
 
-    name = request.base_image
-    if request.base_image_digest and "@" not in name:
-        # With a digest the tag says nothing any more; a port's colon is not a tag's.
-        name = re.sub(r":[^/:]+$", "", name) + "@" + request.base_image_digest
+    name = _reference(request)
     wanted = ENGINE_ARCHITECTURES[request.arch]
     with engine_errors(f"looking for the base image {name}"):
         try:

@@ -18,6 +18,7 @@ from typing import Any
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Paths, Ready
+from builder.environments.bases import standing_base
 from builder.environments.engine import (
     PLATFORMS,
     DockerEngine,
@@ -27,11 +28,12 @@ from builder.environments.engine import (
     remove_container,
     streamed,
 )
-from builder.environments.images import Image, ensure_image
+from builder.environments.images import Image, ensure_image, image_digests
 from builder.environments.leftovers import remove_leftovers as remove_leftovers
 from builder.environments.lines import LineSplitter
 from builder.environments.live import registered
 from builder.environments.network import NetworkSettings
+from builder.environments.recipe import folders_of_wheels
 
 #: Who compiles when the builder was started as root: a user that this machine does not have.
 UNPRIVILEGED = (61000, 61000)
@@ -103,6 +105,17 @@ def ready_docker(
         identity=("environment", "image_digest"),
         warnings=image.warnings,
     )
+
+
+def docker_identity(
+    request: EnvironmentRequest, *, settings: NetworkSettings, resources: Path, env: Mapping[str, str] | None = None
+) -> dict[str, object] | None:
+    """The identity that ``ready_docker`` would give, without making anything; None where the base has to be pulled."""
+    base = standing_base(engine(env), request)
+    if base is None:
+        return None
+    _, digest = image_digests(request, base, resources, folders_of_wheels(request, settings))
+    return {"environment": "docker", "image_digest": digest}
 
 
 def build_user(found: DockerEngine) -> tuple[int, int]:

@@ -72,9 +72,7 @@ def ready_host(
     path = _path(env, request, workspace_environments)
     _need_programs(path)
     wheels = folders_of_wheels(request, settings)
-    digest = inputs_digest(
-        [python_inputs(request, resources, wheels), str(interpreter.path.resolve()), interpreter.version]
-    )
+    digest = _digest(request, resources, wheels, interpreter)
     home = workspace_environments.resolve() / digest[:20]
     workspace_environments.mkdir(parents=True, exist_ok=True)
     with FileLock(workspace_environments / f"{digest[:20]}.lock"):
@@ -124,6 +122,31 @@ def ready_host(
         build_user=(os.getuid(), os.getgid()),
         identity=("environment", "environment_digest", "fixed_paths", "folder"),
         warnings=tuple(warnings),
+    )
+
+
+def host_identity(
+    request: EnvironmentRequest,
+    *,
+    settings: NetworkSettings,
+    workspace_environments: Path,
+    resources: Path,
+    env: Mapping[str, str] | None = None,
+) -> dict[str, object]:
+    """The identity that ``ready_host`` would give, without making anything. Raises MachineError as it does."""
+    interpreter = need_interpreter(request.python, os.environ if env is None else env)
+    namespaces = find_namespaces()
+    return {
+        "environment": "host",
+        "environment_digest": _digest(request, resources, folders_of_wheels(request, settings), interpreter),
+        "fixed_paths": namespaces is not None,
+        "folder": None if namespaces else str(workspace_environments.resolve()),
+    }
+
+
+def _digest(request: EnvironmentRequest, resources: Path, wheels: tuple[Path, ...], interpreter: Interpreter) -> str:
+    return inputs_digest(
+        [python_inputs(request, resources, wheels), str(interpreter.path.resolve()), interpreter.version]
     )
 
 

@@ -102,8 +102,7 @@ def ensure_image(
     """
     folders = folders_of_wheels(request, settings)
     base = ensure_base(engine, request, reporter, offline=settings.offline)
-    system = inputs_digest([RECIPE, base.identity, request.gcc_toolset, files_digest(resources, SYSTEM_FILES)])
-    digest = inputs_digest([system, *python_inputs(request, resources, folders)])
+    system, digest = image_digests(request, base.identity, resources, folders)
     system_name, name = f"{SYSTEM_REPOSITORY}:{system[:20]}", f"{REPOSITORY}:{digest[:20]}"
     image, created = _get(engine, name), False
     if image is None:
@@ -129,6 +128,14 @@ def ensure_image(
     warnings = json.loads((config.get("Labels") or {}).get(f"{LABEL}.warnings", "[]"))
     path = env.get("PATH", "")
     return Image(name, str(image.id), digest, base.name, base.identity, base.digests, path, tuple(warnings), created)
+
+
+def image_digests(
+    request: EnvironmentRequest, base: str, resources: Path, folders: tuple[Path, ...]
+) -> tuple[str, str]:
+    """Digests of all that the system part and the whole image are made from; ``base`` is the base's identity."""
+    system = inputs_digest([RECIPE, base, request.gcc_toolset, files_digest(resources, SYSTEM_FILES)])
+    return system, inputs_digest([system, *python_inputs(request, resources, folders)])
 
 
 def has_image(engine: DockerEngine, name: str) -> bool:

@@ -3,15 +3,59 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest, Ready
 from builder.environments.engine import NoEngine, find_engine
 from builder.environments.network import NetworkSettings
+from builder.errors import MachineError
 
 #: PyTorch's own index of CPU builds; upstream's Dockerfiles install torch for x86_64 from it.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def network_settings(find_links: tuple[Path, ...], *, offline: bool) -> NetworkSettings:
+    """The settings of this process's variables, with PyTorch's CPU index."""
+    return NetworkSettings.from_environment(
+        os.environ,
+        torch_index_url=os.environ.get("BUILDER_TORCH_INDEX_URL", TORCH_CPU_INDEX),
+        find_links=find_links,
+        offline=offline,
+    )
+
+
+def environment_identity(
+    kind: str, request: EnvironmentRequest, *, docker: Path, host: Path, offline: bool
+) -> Mapping[str, object] | None:
+    """What ``ready_environment`` would make of ``request``, as far as it can change a wheel, without making it.
+
+    None where that is not known yet: the base image is not in the engine, or an engine or interpreter is missing.
+    """
+    settings = network_settings(request.find_links, offline=offline)
+    if kind == "auto":
+        kind = "host" if isinstance(find_engine(), NoEngine) else "docker"
+    try:
+        if kind == "docker":
+            from builder.environments.docker import docker_identity
+
+            return docker_identity(request, settings=settings, resources=docker)
+        from builder.environments.host import host_identity
+
+        return host_identity(request, settings=settings, workspace_environments=host, resources=docker)
+    except MachineError:
+        return None
+
+
+def base_image_digest(kind: str, request: EnvironmentRequest) -> str | None:
+    """``sha256:...`` under which a registry has the base image of ``request``; None for one that was made here."""
+    found = find_engine()
+    if kind == "host" or isinstance(found, NoEngine):
+        return None
+    from builder.environments.bases import registry_digest
+
+    return registry_digest(found, request)
 
 
 def ready_environment(
@@ -30,12 +74,7 @@ def ready_environment(
     where the output of making one goes. Raises MachineError where the wanted kind cannot be had, TargetError
     (IMAGE) where it cannot be made.
     """
-    settings = NetworkSettings.from_environment(
-        os.environ,
-        torch_index_url=os.environ.get("BUILDER_TORCH_INDEX_URL", TORCH_CPU_INDEX),
-        find_links=request.find_links,
-        offline=offline,
-    )
+    settings = network_settings(request.find_links, offline=offline)
     if kind == "auto":
         found = find_engine()
         if isinstance(found, NoEngine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,7 +28,8 @@ Sentence = Annotated[str, Field(pattern=patterns.TEXT, max_length=500)]
 class Frozen(BaseModel):
     """A model that cannot be changed and refuses keys that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Most models are validated as part of a file's model only; then none of their own is built.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 def python_key(python: str) -> tuple[int, ...]:
@@ -35,6 +37,7 @@ def python_key(python: str) -> tuple[int, ...]:
     return tuple(int(part) for part in python.split("."))
 
 
+@cache
 def project_of(requirement: str) -> str:
     """The normalised project name of a requirement line ``NAME==VERSION``."""
     return re.sub(r"[-_.]+", "-", requirement.partition("==")[0]).lower()

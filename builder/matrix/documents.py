@@ -1,17 +1,19 @@
 """YAML with places: a document whose every value knows its file, line and column.
 
-PyYAML's node graph is read instead of its objects, so that nothing is constructed from tags, a key
-cannot silently win over an earlier one, and each error can point at the character it is about.
+The parser's events are read in one pass instead of PyYAML's objects, so that nothing is constructed from tags, a key
+cannot silently win over an earlier one, nothing is shared or endless, and each error can point at the character
+that it is about.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -23,6 +25,9 @@ from builder.matrix import patterns
 #: No matrix file comes near these; a file that does is not one.
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 30
+MAX_TEXT = 1000
+#: Of more problems in one file nobody reads the rest before correcting these.
+MAX_PROBLEMS = 20
 
 #: What was expected, in the words of someone who writes YAML, for pydantic's types of errors.
 _EXPECTED = {
@@ -34,59 +39,108 @@ _EXPECTED = {
     "model_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
 }
-# What YAML calls printable, as the complement.
-_UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_PASSWORD = re.compile(r"://[^/@]*:[^/]*@")
+_PLAIN_KEY = re.compile(r"[\w.+-]{1,100}")
 _TAG = "tag:yaml.org,2002:"
+#: By the first character of a plain scalar: the tags that it may have beside text, each with its pattern.
+_RESOLVERS: dict[str, list[tuple[str, re.Pattern[str]]]] = yaml.SafeLoader.yaml_implicit_resolvers
 _Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Model = TypeVar("Model", bound=BaseModel)
 Data = None | bool | int | float | str | list["Data"] | dict[str, "Data"]
 
 
+# Places count from 0. The parser's own marks would double the time that garbage collection takes.
+class _Scalar(NamedTuple):
+    line: int
+    column: int
+    text: str
+
+
+class _List(NamedTuple):
+    line: int
+    column: int
+    nodes: list[_Node]
+
+
+class _Mapping(NamedTuple):
+    line: int
+    column: int
+    keys: dict[str, _Scalar]
+    nodes: dict[str, _Node]
+    #: Names for people of the values that stand elsewhere: under ``defaults``.
+    names: Mapping[str, str] = {}
+
+
+_Node = _Scalar | _List | _Mapping
+
+
 @dataclass(frozen=True)
 class Document:
-    """A parsed YAML file."""
+    """A parsed YAML file: its values, and in the same shape their places."""
 
     path: Path
-    root: yaml.Node
+    root: _Node
     data: Data
 
     def place(self, *keys: str | int) -> str:
         """``file:line:column`` (counted from 1) of the value under ``keys``, or of the nearest one above it."""
         return _place(self.path, _walk(self.root, keys)[0])
 
-    def with_defaults(self, rows: str, *, joined: str) -> Document:
+    def with_defaults(self, rows: str, *, joined: str, own: str) -> Document:
         """The document with the mapping under ``defaults`` filled into each mapping of the list ``rows``.
 
         A row's own key wins; the mapping under the key ``joined`` is filled key by key. Every value keeps its place.
-        Raises RequestError where ``defaults`` is no mapping.
+        Raises RequestError where ``defaults``, or its part for ``joined``, is no mapping, or where it has the key
+        ``own``, by which rows differ.
         """
-        parts = {key.value: value for key, value in self.root.value} if isinstance(self.root, yaml.MappingNode) else {}
-        defaults = parts.get("defaults")
-        if defaults is None:
+        if not isinstance(self.root, _Mapping) or "defaults" not in self.root.nodes:
             return self
-        if not isinstance(defaults, yaml.MappingNode):
+        defaults = self._mapping_at("defaults")
+        if joined in defaults.nodes:
+            self._mapping_at("defaults", joined)
+        if own in defaults.nodes:
             raise RequestError(
-                f"{_place(self.path, defaults)}: defaults: expected a mapping of keys to values",
+                f"{_place(self.path, defaults.keys[own])}: defaults.{own}: expected in each of {rows} instead",
+                hint="write it into the rows",
+            )
+        nodes, data = dict(self.root.nodes), dict(cast("dict[str, Any]", self.data))
+        del nodes["defaults"]
+        values = data.pop("defaults")
+        listed = nodes.get(rows)
+        if isinstance(listed, _List):
+            filled = [
+                _filled(node, value, defaults, values, "defaults", joined)
+                for node, value in zip(listed.nodes, data[rows], strict=True)
+            ]
+            nodes[rows] = listed._replace(nodes=[node for node, _ in filled])
+            data[rows] = [value for _, value in filled]
+        return Document(self.path, self.root._replace(nodes=nodes), data)
+
+    def _mapping_at(self, *keys: str) -> _Mapping:
+        node, name = _walk(self.root, keys)
+        if not isinstance(node, _Mapping):
+            raise RequestError(
+                f"{_place(self.path, node)}: {name}: {_shown(node)}: expected {_EXPECTED['mapping_type']}",
                 hint="see docs/matrix.md for its format",
             )
-        listed = parts.get(rows)
-        if isinstance(listed, yaml.SequenceNode):
-            listed = _like(listed, [_filled(row, defaults, joined) for row in listed.value])
-        pairs = [
-            (key, listed if key.value == rows else value) for key, value in self.root.value if key.value != "defaults"
-        ]
-        root = _like(self.root, pairs)
-        return Document(path=self.path, root=root, data=_data(self.path, root))
+        return node
 
     def check(self, model: type[Model]) -> Model:
         """The document as ``model``. Raises RequestError that names each place, value and expectation."""
         try:
             return model.model_validate(self.data)
         except ValidationError as error:
-            problems = [self._problem(model, detail) for detail in error.errors(include_url=False)]
+            details = error.errors(include_url=False)
+        problems: dict[str, None] = {}  # each once: every row that takes a wrong value from the defaults reports it
+        for number, detail in enumerate(details):
+            problems[self._problem(model, detail)] = None
+            if len(problems) == MAX_PROBLEMS and number + 1 < len(details):
+                problems[f"and {len(details) - number - 1} more"] = None
+                break
+        first, *others = problems
         raise RequestError(
-            problems[0],
-            details="\n".join(problems[1:]) or None,
+            first,
+            details="\n".join(others) or None,
             hint=f"correct {self.path.name}; an editor with a YAML language server completes and checks it",
         )
 
@@ -97,7 +151,7 @@ class Document:
         about = f"{name}: " if name else ""
         kind, context = detail["type"], detail.get("ctx", {})
         if unknown_key:
-            key = str(detail["loc"][-1])
+            key = _short(str(detail["loc"][-1]))
             near = difflib.get_close_matches(key, _field_names(model), n=1)
             return f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         if kind == "missing":
@@ -109,8 +163,8 @@ class Document:
         value = _shown(node)
         if kind == "string_pattern_mismatch":
             expected = patterns.EXPECTED.get(str(context.get("pattern")), f"text like {context.get('pattern')}")
-        elif kind == "string_type" and isinstance(node, yaml.ScalarNode) and node.value:
-            expected = f'text; put it in quotes: "{_short(node.value)}"'
+        elif kind == "string_type" and isinstance(node, _Scalar) and node.text:
+            expected = f'text; put it in quotes: "{_short(node.text)}"'
         elif kind == "literal_error":
             expected = str(context.get("expected"))
         else:
@@ -118,29 +172,20 @@ class Document:
         return f"{where}: {about}{value}: expected {expected}"
 
 
-def _filled(row: yaml.Node, defaults: yaml.MappingNode, joined: str) -> yaml.Node:
-    if not isinstance(row, yaml.MappingNode):
-        return row
-    own = {key.value: value for key, value in row.value}
-    pairs = [
-        (key, _filled(value, _part_of(defaults, joined), "") if key.value == joined else value)
-        for key, value in row.value
-    ]
-    return _like(row, [*pairs, *((key, value) for key, value in defaults.value if key.value not in own)])
-
-
-def _part_of(defaults: yaml.MappingNode, key: str) -> yaml.MappingNode:
-    """The mapping under ``key`` of ``defaults``; an empty one where there is none."""
-    found = next((value for name, value in defaults.value if name.value == key), None)
-    return found if isinstance(found, yaml.MappingNode) else _like(defaults, [])
-
-
-NodeT = TypeVar("NodeT", bound=yaml.CollectionNode)
-
-
-def _like(node: NodeT, value: list[Any]) -> NodeT:
-    """A collection with other content that stands in the same place."""
-    return type(node)(node.tag, value, node.start_mark, node.end_mark)
+def _filled(
+    row: _Node, own: Data, defaults: _Mapping, values: dict[str, Data], name: str, joined: str | None
+) -> tuple[_Node, Data]:
+    """``row`` and its values ``own``, filled with ``defaults`` and their ``values``; ``name`` is what these are."""
+    if not isinstance(row, _Mapping) or not isinstance(own, dict):
+        return row, own
+    nodes, data = {**defaults.nodes, **row.nodes}, {**values, **own}
+    names = {key: f"{name}.{key}" for key in defaults.nodes if key not in row.nodes}
+    part = defaults.nodes.get(joined) if joined else None
+    if joined in row.nodes and isinstance(part, _Mapping):
+        # Only mappings are under these keys, or the row's own one is wrong and stays so.
+        inner = cast("dict[str, Data]", values[joined])
+        nodes[joined], data[joined] = _filled(row.nodes[joined], own[joined], part, inner, f"{name}.{joined}", None)
+    return row._replace(keys={**defaults.keys, **row.keys}, nodes=nodes, names=names), data
 
 
 def read_document(path: Path) -> Document:
@@ -157,27 +202,23 @@ def read_document(path: Path) -> Document:
     try:
         text = raw.decode("utf-8")
         _refuse_control_characters(path, text)
-        _refuse_references(path, text)
-        root = yaml.compose(text, Loader=_Loader)
+        return _Reader(path, text).document()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise RequestError(f"{path}:{line}: the file is not UTF-8 text", hint="save it as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else f"{path}:1"
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         context = getattr(error, "context", None)
         raise RequestError(
             f"{where}: malformed YAML: {problem}" + (f" ({context})" if context else ""),
             hint="look at the indentation, quotes and brackets of this line and the one above it",
         ) from error
-    if root is None:
-        raise RequestError(f"{path}:1:1: the file is empty", hint="see docs/matrix.md for its format")
-    return Document(path=path, root=root, data=_data(path, root))
 
 
 def _refuse_control_characters(path: Path, text: str) -> None:
-    found = _UNPRINTABLE.search(text)
+    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if found:
         line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
         raise RequestError(
@@ -185,110 +226,159 @@ def _refuse_control_characters(path: Path, text: str) -> None:
         )
 
 
-def _refuse_references(path: Path, text: str) -> None:
-    """Anchors and aliases can make a small file endlessly large, and deep nesting exhaust the stack."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise RequestError(
-                f"{_place(path, event)}: anchors and aliases (& and *) are not allowed here",
-                hint="write the value out in each place",
+class _Reader:
+    """Turns the events of one file into values and their places. Every method raises RequestError or YAMLError."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._next: Callable[[], Any] = _Loader(text).get_event
+
+    def document(self) -> Document:
+        """The only document of the file."""
+        self._next()  # the stream starts
+        if type(self._next()) is yaml.StreamEndEvent:
+            raise RequestError(f"{self._path}:1:1: the file is empty", hint="see docs/matrix.md for its format")
+        root, data = self._value(self._next(), 1)
+        self._next()  # the document ends
+        behind = self._next()
+        if type(behind) is not yaml.StreamEndEvent:
+            raise self._error(
+                behind,
+                "malformed YAML: a second document starts here",
+                "remove the line of dashes, or the document that should not be here",
             )
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+        return Document(self._path, root, data)
+
+    def _value(self, event: Any, depth: int) -> tuple[_Node, Data]:
+        # Anchors and aliases can make a small file endlessly large, and deep nesting exhaust the stack.
+        if event.anchor is not None:
+            raise self._error(
+                event, "anchors and aliases (& and *) are not allowed here", "write the value out in each place"
+            )
+        mark = event.start_mark
+        if type(event) is yaml.ScalarEvent:
+            return _Scalar(mark.line, mark.column, event.value), self._scalar(event, self._text(event))
         if depth > MAX_DEPTH:
-            raise RequestError(
-                f"{_place(path, event)}: nested more than {MAX_DEPTH} levels deep",
-                hint="see docs/matrix.md for the format",
+            raise self._error(event, f"nested more than {MAX_DEPTH} levels deep", "see docs/matrix.md for the format")
+        if type(event) is yaml.MappingStartEvent:
+            return self._mapping(event, depth + 1)
+        return self._sequence(event, depth + 1)
+
+    def _sequence(self, start: Any, depth: int) -> tuple[_List, list[Data]]:
+        if start.tag not in (None, "!", _TAG + "seq"):
+            raise self._unknown_tag(start, start.tag)
+        nodes: list[_Node] = []
+        data: list[Data] = []
+        while type(event := self._next()) is not yaml.SequenceEndEvent:
+            node, value = self._value(event, depth)
+            nodes.append(node)
+            data.append(value)
+        return _List(start.start_mark.line, start.start_mark.column, nodes), data
+
+    def _mapping(self, start: Any, depth: int) -> tuple[_Mapping, dict[str, Data]]:
+        if start.tag not in (None, "!", _TAG + "map"):
+            raise self._unknown_tag(start, start.tag)
+        keys: dict[str, _Scalar] = {}
+        nodes: dict[str, _Node] = {}
+        data: dict[str, Data] = {}
+        while type(event := self._next()) is not yaml.MappingEndEvent:
+            mark = event.start_mark
+            if type(event) is not yaml.ScalarEvent or event.anchor is not None:
+                raise self._error(event, "a key must be plain text", "see docs/matrix.md for the format")
+            # Keys are always text: 3.9 and "3.9" mean the same Python. 3.10 keeps its zero this way, too.
+            key = self._text(event)
+            if key in keys:
+                first = _place(self._path, keys[key])
+                raise self._error(
+                    event, f"the key {_short(key)!r} stands twice; the first is at {first}", "keep one of them"
+                )
+            keys[key] = _Scalar(mark.line, mark.column, key)
+            nodes[key], data[key] = self._value(self._next(), depth)
+        return _Mapping(start.start_mark.line, start.start_mark.column, keys, nodes), data
+
+    def _scalar(self, event: Any, text: str) -> Data:
+        tag = event.tag
+        if tag is None and not event.implicit[0]:
+            return text  # in quotes
+        plain = _plain_kind(text) if tag != "!" else "str"
+        # A tag may say what the text is anyway, or that it is text.
+        kind = plain if tag in (None, "!", _TAG + plain) else tag.removeprefix(_TAG)
+        if kind == "str":
+            return text
+        if kind != plain:
+            raise self._unknown_tag(event, tag)
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return yaml.SafeLoader.bool_values[text.lower()]
+        if kind == "int" and len(text) < 19 and text.lstrip("+-").isdigit():
+            return int(text)
+        if kind in ("float", "int", "timestamp"):
+            return float("nan")  # Only its type matters: no field is a float, so the model refuses it with its place.
+        raise self._unknown_tag(event, _TAG + kind)
+
+    def _text(self, event: Any) -> str:
+        text: str = event.value
+        if len(text) > MAX_TEXT:
+            raise self._error(
+                event, f"{_short(text)!r}: longer than {MAX_TEXT} characters", "look for a quote that is missing"
             )
-
-
-def _data(path: Path, node: yaml.Node) -> Data:
-    if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-        return [_data(path, item) for item in node.value]
-    if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-        return _mapping(path, node)
-    if isinstance(node, yaml.ScalarNode):
-        return _scalar(path, node)
-    raise _unknown_tag(path, node)
-
-
-def _mapping(path: Path, node: yaml.MappingNode) -> dict[str, Data]:
-    result: dict[str, Data] = {}
-    places: dict[str, yaml.Node] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise RequestError(f"{_place(path, key)}: a key must be plain text", hint="see docs/matrix.md")
-        if key.value in places:
-            raise RequestError(
-                f"{_place(path, key)}: the key {key.value!r} stands twice; the first is at "
-                f"{_place(path, places[key.value])}",
-                hint="keep one of them",
-            )
-        places[key.value] = key
-        # Keys are always text: 3.9 and "3.9" mean the same Python. 3.10 keeps its zero this way, too.
-        result[key.value] = _data(path, value)
-    return result
-
-
-def _scalar(path: Path, node: yaml.ScalarNode) -> Data:
-    text = str(node.value)
-    kind = node.tag.removeprefix(_TAG)
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return yaml.SafeLoader.bool_values[text.lower()]
-    if kind == "int" and len(text) < 19 and text.lstrip("+-").isdigit():
-        return int(text)
-    if kind in ("float", "int", "timestamp"):
-        return float("nan")  # Only its type matters: no field is a float, so the model refuses it with its place.
-    if kind == "str":
         return text
-    raise _unknown_tag(path, node)
+
+    def _unknown_tag(self, event: Any, tag: str) -> RequestError:
+        return self._error(event, f"the tag {_short(tag)!r} is not allowed", "use plain text, lists and mappings")
+
+    def _error(self, event: Any, problem: str, hint: str) -> RequestError:
+        mark = event.start_mark
+        return RequestError(f"{self._path}:{mark.line + 1}:{mark.column + 1}: {problem}", hint=hint)
 
 
-def _unknown_tag(path: Path, node: yaml.Node) -> RequestError:
-    return RequestError(
-        f"{_place(path, node)}: the tag {node.tag!r} is not allowed", hint="use plain text, lists and mappings"
-    )
+def _plain_kind(text: str) -> str:
+    """What a scalar without quotes is: ``str``, ``int``, ``bool``, ..."""
+    for tag, regex in _RESOLVERS.get(text[:1], ()):
+        if regex.match(text):
+            return tag.removeprefix(_TAG)
+    return "str"
 
 
-def _walk(root: yaml.Node, keys: Iterable[str | int]) -> tuple[yaml.Node, str]:
+def _walk(root: _Node, keys: Iterable[str | int]) -> tuple[_Node, str]:
     """The node under ``keys`` as far as it exists, and its name for people (``releases[0].cann``)."""
     node, name, asked_for_key = root, "", False
     trail = list(keys)
     if trail and trail[-1] == "[key]":  # pydantic's way to speak of a mapping's key instead of its value
         trail, asked_for_key = trail[:-1], True
     for index, key in enumerate(trail):
-        last = index == len(trail) - 1
-        if isinstance(node, yaml.MappingNode):
-            for key_node, value_node in node.value:
-                if key_node.value == str(key):
-                    node = key_node if last and asked_for_key else value_node
-                    name += f".{key}" if name else str(key)
-                    break
-            else:
-                break
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-            node = node.value[key]
+        if isinstance(node, _Mapping) and (text := str(key)) in node.nodes:
+            name = node.names.get(text) or name + _name_of_key(text, first=not name)
+            at_key = asked_for_key and index == len(trail) - 1
+            node = node.keys[text] if at_key else node.nodes[text]
+        elif isinstance(node, _List) and isinstance(key, int) and key < len(node.nodes):
             name += f"[{key}]"
+            node = node.nodes[key]
         else:
             break
     return node, name
 
 
-def _shown(node: yaml.Node) -> str:
-    if isinstance(node, yaml.ScalarNode):
-        return repr(_short(node.value))
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+def _name_of_key(key: str, *, first: bool) -> str:
+    if _PLAIN_KEY.fullmatch(key):
+        return key if first else f".{key}"
+    return f"[{_short(key)!r}]"
+
+
+def _shown(node: _Node) -> str:
+    if isinstance(node, _Scalar):
+        return repr(_short(node.text))
+    return "a list" if isinstance(node, _List) else "a mapping"
 
 
 def _short(text: str) -> str:
+    """``text`` as errors quote it: not too long, and without the password of a URL, because errors end in logs."""
+    text = _PASSWORD.sub("://***@", text)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+@cache
 def _field_names(model: type[BaseModel]) -> list[str]:
     """Names of all fields of ``model`` and of the models inside it."""
     schema = model.model_json_schema()
@@ -296,6 +386,5 @@ def _field_names(model: type[BaseModel]) -> list[str]:
     return sorted({name for part in parts for name in part.get("properties", {})})
 
 
-def _place(path: Path, place: yaml.Node | yaml.Event) -> str:
-    mark = place.start_mark
-    return f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+def _place(path: Path, node: _Node) -> str:
+    return f"{path}:{node.line + 1}:{node.column + 1}"

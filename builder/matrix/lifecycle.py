@@ -6,12 +6,13 @@ ones). A line follows both: it is in the later phase of the two, and not out bef
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from builder.matrix import patterns
 from builder.matrix.base import Frozen, PyTorch, Sentence, wrong
@@ -21,13 +22,23 @@ Status = Literal["planned", "development", "maintained", "unmaintained", "end-of
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
+def _day(value: object) -> object:
+    """Refuses what pydantic takes for days besides ``2026-01-25``: numbers (seconds since 1970) and times of day."""
+    if isinstance(value, date) or (isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value)):
+        return value
+    raise wrong('a day in quotes, such as "2026-01-25"')
+
+
+Day = Annotated[date, BeforeValidator(_day)]
+
+
 class Lifecycle(Frozen):
     """The first day of each phase that is known. Before the first of them: planned."""
 
-    development: date | None = Field(default=None, description="New features; wheels come out from this day on")
-    maintained: date | None = Field(default=None, description="Bugs are fixed")
-    unmaintained: date | None = Field(default=None, description="Nobody is in charge, no more releases")
-    end_of_life: date | None = Field(default=None, description="The branches take no more changes")
+    development: Day | None = Field(default=None, description="New features; wheels come out from this day on")
+    maintained: Day | None = Field(default=None, description="Bugs are fixed")
+    unmaintained: Day | None = Field(default=None, description="Nobody is in charge, no more releases")
+    end_of_life: Day | None = Field(default=None, description="The branches take no more changes")
     rule: Sentence = Field(description="Which of these days are stated, and by which rule the others follow")
     source: Sentence = Field(description="Where the days are from")
 
@@ -50,10 +61,6 @@ class Lifecycle(Frozen):
         """The phase on ``day`` and its first day; ``planned`` has none."""
         reached = [(status, first) for status, first in self.phases if first <= day]
         return reached[-1] if reached else ("planned", None)
-
-    def next_after(self, day: date) -> tuple[Status, date] | None:
-        """The next phase after ``day``, where it is known."""
-        return next(((status, first) for status, first in self.phases if first > day), None)
 
 
 class LifecycleFile(Frozen):
@@ -83,16 +90,19 @@ class Phase:
 
 def phase_on(day: date, pytorch: Lifecycle, release: Lifecycle | None) -> Phase:
     """The phase on ``day`` of a line that follows the life of its PyTorch and, where known, of its plugin release."""
-    deciding, (status, since) = pytorch, pytorch.on(day)
+    deciding, (status, since) = _standing(day, pytorch, release)
+    coming = sorted(first for life in (pytorch, release) if life for _, first in life.phases if first > day)
+    changes = ((_standing(first, pytorch, release)[1][0], first) for first in coming)
+    following = next(((later, first) for later, first in changes if later != status), None)
+    return Phase(status, since, following, deciding.rule, deciding.source)
+
+
+def _standing(day: date, pytorch: Lifecycle, release: Lifecycle | None) -> tuple[Lifecycle, tuple[Status, date | None]]:
+    """The life that decides on ``day``, and the phase with its first day."""
+    status, since = pytorch.on(day)
     if release is not None:
         own, first = release.on(day)
-        if own == "planned" or STATUSES.index(own) > STATUSES.index(status):
-            deciding, status, since = release, own, first
-    following = min(
-        (step for life in (pytorch, release) if life and (step := life.next_after(day))),
-        key=lambda step: step[1],
-        default=None,
-    )
-    if following and STATUSES.index(following[0]) <= STATUSES.index(status):
-        following = None
-    return Phase(status, since, following, deciding.rule, deciding.source)
+        later = STATUSES.index(own) - STATUSES.index(status)
+        if own == "planned" or later > 0 or (later == 0 and first and since and first < since):
+            return release, (own, first)
+    return pytorch, (status, since)

@@ -95,7 +95,7 @@ def load_matrix(directory: Path | None = None, sources_file: Path | None = None,
     places: dict[str, str] = {}
     rows: dict[str, tuple[Document, int]] = {}
     for path in files:
-        document = read_document(path).with_defaults("releases", joined="sources")
+        document = read_document(path).with_defaults("releases", joined="sources", own="branch")
         content = document.check(ReleaseFile)
         _same_minor(document, content)
         for index, row in enumerate(content.releases):
@@ -189,13 +189,13 @@ def _line(document: Document, index: int, row: ReleaseRow, tables: _Tables) -> R
     toolchains = tables.toolchains
     chosen: dict[str, Toolchain] = {}
     for arch, name in row.toolchains.items():
-        place = at("toolchains", arch)
         if name not in toolchains:
-            raise _unknown(place, f"releases[{index}].toolchains.{arch}", name, toolchains, FILES["toolchains"])
+            field_name = f"releases[{index}].toolchains.{arch}"
+            raise _unknown(at("toolchains", arch), field_name, name, toolchains, FILES["toolchains"])
         if toolchains[name].arch != arch:
             raise RequestError(
-                f"{place}: releases[{index}].toolchains.{arch}: {name!r}: expected a toolchain for {arch}, "
-                f"this one is for {toolchains[name].arch}",
+                f"{at('toolchains', arch)}: releases[{index}].toolchains.{arch}: {name!r}: "
+                f"expected a toolchain for {arch}, this one is for {toolchains[name].arch}",
                 hint="choose another name of toolchains.yaml",
             )
         chosen[arch] = toolchains[name]
@@ -207,13 +207,16 @@ def _line(document: Document, index: int, row: ReleaseRow, tables: _Tables) -> R
                 raise _unknown(place, field_name, name, tables.sources.repositories, FILES["sources"])
     for table, file in ((tables.torch.torch, "torch"), (tables.lifecycle.pytorch, "lifecycle")):
         if row.pytorch not in table:
-            raise _unknown(at("pytorch"), f"releases[{index}].pytorch", row.pytorch, table, FILES[file])
+            raise RequestError(
+                f"{at('pytorch')}: releases[{index}].pytorch: {row.pytorch!r}: expected a version of {FILES[file]}",
+                hint=f"add it to {FILES[file]}, or correct it here",
+            )
     torch = tables.torch.torch[row.pytorch]
     _torch_serves(at("pythons"), index, row, torch)
     phase = phase_on(tables.as_of, tables.lifecycle.pytorch[row.pytorch], tables.lifecycle.releases.get(row.release))
-    fields: dict[str, Any] = {name: getattr(row, name) for name in type(row).model_fields}
     # Every field has been checked as part of the row; only these differ, and those are checked values.
-    return ReleaseLine.model_construct(**{**fields, "toolchains": chosen, "torch": torch, "phase": phase})
+    fields: dict[str, Any] = {**dict(row), "toolchains": chosen, "torch": torch, "phase": phase}
+    return ReleaseLine.model_construct(**fields)
 
 
 def _torch_serves(place: str, index: int, row: ReleaseRow, torch: TorchBuild) -> None:

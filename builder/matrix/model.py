@@ -209,6 +209,8 @@ class _Release(Frozen):
         file = re.match(r"\[(?:(op-plugin): )?([^\]]+)\]", description)
         if file is None:
             return "this row"
+        if file[1] and self.op_plugin is None:
+            return "this row: the line has no op-plugin"
         return f"{file[2]} of op-plugin {self.op_plugin}" if file[1] else f"{file[2]} of {self.branch}"
 
 

@@ -146,6 +146,9 @@ class SourceTable(BaseModel):
 
     def relative_to(self, base: Path) -> SourceTable:
         """This table with relative local paths made absolute against the folder ``base``."""
+        known = (url for repository in self.repositories.values() for url in (*repository.urls, *repository.aliases))
+        if all(map(is_remote, known)):
+            return self
         return SourceTable(
             repositories={
                 name: Repository(

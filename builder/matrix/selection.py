@@ -1,202 +1,272 @@
-"""From what a person typed to targets: names of release lines, Pythons, architectures, CANN."""
+"""From what a person typed to targets: one language for every command that works on several of them.
+
+A request is a row of filters. They are applied in a fixed order, each to what the ones before it left, so that a
+selection that comes out empty can say which of them emptied it, and what would have been there instead.
+"""
 
 from __future__ import annotations
 
-import difflib
-import platform
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
-from builder.errors import MachineError, RequestError
+from builder.errors import RequestError
+from builder.matrix.filters import (
+    Filter,
+    arch_filter,
+    cann_filter,
+    channel_filter,
+    either,
+    known_lines,
+    nearest,
+    python_filter,
+    pytorch_filter,
+    quoted,
+    release_filter,
+    skip_filter,
+    split,
+    status_filter,
+    target_filter,
+    usual_arch,
+    usual_channel,
+)
 from builder.matrix.loader import Matrix
-from builder.matrix.model import ARCHITECTURES, Arch, ReleaseLine, Target, python_key
+from builder.matrix.model import ReleaseLine, Target
 
-_NAME = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
-_PYTHON = re.compile(r"3\.[0-9]{1,2}")
-_PYTHON_LIKE = re.compile(r"(?:py|cp|python|python-)?3[._]?([0-9]{1,2})(?:\.[0-9]+)?t?", re.IGNORECASE)
-_TARGET = re.compile(rf"(?P<branch>.+)-py(?P<python>[^-]+)-(?P<arch>{'|'.join(ARCHITECTURES)})")
-_MACHINES: dict[str, Arch] = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+#: Release lines that a message suggests.
+_LINES_SHOWN = 3
 
 
-def native_arch() -> Arch:
-    """The architecture of this machine. Raises MachineError where the matrix has none for it."""
-    machine = platform.machine()
-    if machine.lower() not in _MACHINES:
-        raise MachineError(
-            f"this machine is {machine or 'of unknown architecture'}; release lines exist for "
-            f"{' and '.join(ARCHITECTURES)}",
-            hint="name the architecture with --arch",
-        )
-    return _MACHINES[machine.lower()]
+@dataclass(frozen=True)
+class Query:
+    """A request as it was typed: options repeat or take commas, an empty one asks for nothing in particular."""
+
+    pytorch: tuple[str, ...] = ()
+    release: tuple[str, ...] = ()
+    cann: tuple[str, ...] = ()
+    python: tuple[str, ...] = ()
+    arch: tuple[str, ...] = ()
+    status: tuple[str, ...] = ()
+    channel: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
 
 
-def resolve_release(matrix: Matrix, text: str) -> ReleaseLine:
-    """The release line that ``text`` means: a branch with or without its ``v``, ``2.5.1``, ``2.5`` or ``master``.
+@dataclass(frozen=True)
+class Selection:
+    """What a build works on, and what matched the request without being buildable."""
 
-    A version means its newest numbered release line. Raises RequestError with the nearest names.
-    """
-    if _NAME.fullmatch(text) is None or len(text) > 100:
-        raise RequestError(
-            f"--pytorch: {_quoted(text)} cannot be the name of a release line",
-            hint="expected a name such as v2.5.1-7.1.0, 2.5.1 or 2.5; 'list' shows all",
-        )
-    for branch in (text, f"v{text}"):
-        line = matrix.release(branch)
-        # v2.7.1 is the name of a development branch; 2.7.1 means the newest release of it.
-        if line is not None and (branch == text or not _is_version(text)):
-            return line
-    if _is_version(text):
-        of_version = [line for line in matrix.releases if text in (line.pytorch, line.minor)]
-        if of_version:
-            return max(of_version, key=lambda line: line.order)
-    raise RequestError(
-        f"--pytorch: the matrix has no release line {_quoted(text)}", hint=_nearest_release(matrix, text)
-    )
+    targets: tuple[Target, ...]
+    left_out: tuple[tuple[ReleaseLine, str], ...] = ()
+
+    def warnings(self) -> Iterator[str]:
+        """What the person who asked should know first: lines without upstream's care, and lines left out."""
+        for line in dict.fromkeys(target.release for target in self.targets):
+            if line.status in _WITHOUT_CARE:
+                since = f" since {line.phase.since}" if line.phase.since else ""
+                yield f"{line.branch} is {line.status}{since}: {_WITHOUT_CARE[line.status]}"
+        reasons: dict[str, list[str]] = {}
+        for line, reason in self.left_out:
+            reasons.setdefault(reason, []).append(line.branch)
+        for reason, branches in reasons.items():
+            yield f"left out {', '.join(branches)}: {reason}"
+
+
+_WITHOUT_CARE = {
+    "end-of-life": "upstream takes no more changes",
+    "unmaintained": "upstream makes no more releases of it",
+}
 
 
 def select(
-    matrix: Matrix,
-    *,
-    pytorch: Sequence[str],
-    python: Sequence[str] = (),
-    arch: Sequence[str] = ("native",),
-    cann: Sequence[str] = (),
+    matrix: Matrix, query: Query, *, default_arch: Literal["native", "all"] = "all", newest: bool = False
 ) -> list[Target]:
-    """The targets of a request, each once: lines as asked for, Pythons from old to new, x86_64 first.
+    """The targets of a request: lines in the order of ``--pytorch``, else from old to new; then Pythons, x86_64 first.
 
-    Every option may repeat or hold several values with commas. Without ``python``: every Python of
-    the line. ``cann`` narrows the lines, or chooses them where ``pytorch`` is empty. Raises
-    RequestError for a value that names nothing and for a combination that the matrix does not have.
+    Lines that cannot be built are among them. ``newest`` is how a build reads a request: ``2.5`` means the newest
+    line of what the other options leave of 2.5, not all of them, and each line named must have each Python and
+    architecture named. Raises RequestError for a value that names nothing and for a request that nothing meets.
     """
-    lines = _lines(matrix, _values(pytorch), _values(cann))
-    pythons = [_python(text) for text in _values(python)]
-    architectures = _values(arch) or ["native"]
-    targets: dict[str, Target] = {}
-    for line in lines:
-        chosen = _architectures(line, architectures)
-        for minor in sorted(set(pythons), key=python_key) or line.pythons:
-            if minor not in line.pythons:
-                raise RequestError(
-                    f"--python: {line.branch} does not support Python {minor}; it supports {', '.join(line.pythons)}",
-                    hint=f"choose one of them, or another release line: {_lines_with(matrix, minor)}",
-                )
-            for name in chosen:
-                target = Target(line, minor, name)
-                targets[target.id] = target
-    return list(targets.values())
+    pytorch = pytorch_filter(matrix, query.pytorch) if query.pytorch else None
+    release = release_filter(matrix, query.release) if query.release else None
+    target = target_filter(matrix, query.target) if query.target else None
+    of_lines = [
+        None if query.channel else usual_channel(matrix, [one for one in (pytorch, release, target) if one]),
+        pytorch,
+        release,
+        cann_filter(matrix, query.cann) if query.cann else None,
+        status_filter(query.status) if query.status else None,
+        channel_filter(query.channel) if query.channel else None,
+        target,
+    ]
+    of_cells = [
+        python_filter(matrix, query.python) if query.python else None,
+        arch_filter(query.arch) if query.arch else None,
+        usual_arch(matrix, [target] if target else []) if default_arch == "native" and not query.arch else None,
+        skip_filter(matrix, query.skip) if query.skip else None,
+    ]
+    narrowing = _Narrowing(matrix, only_buildable=newest)
+    for rule in filter(None, of_lines):
+        narrowing.apply(rule)
+    if newest and pytorch:
+        narrowing.targets = _newest_of_versions(narrowing.targets, pytorch)
+    for rule in filter(None, of_cells):
+        narrowing.apply(rule, each_of=pytorch if newest else None)
+    chosen = narrowing.targets
+    if pytorch:
+        # A stable sort: what one value means stays from old to new.
+        chosen.sort(key=pytorch.first_value)
+    return chosen
+
+
+def select_for_build(matrix: Matrix, query: Query) -> Selection:
+    """The targets that a build of this request makes, by default for this machine's architecture.
+
+    A line that cannot be built is refused where it was named, and left out where a glob or a filter found it among
+    others. Raises RequestError, also for a request that names no line, plugin release, CANN or target.
+    """
+    if not (query.pytorch or query.release or query.cann or query.target):
+        raise _names_nothing(matrix, query)
+    targets = select(matrix, query, default_arch="native", newest=True)
+    refused = {line: line.refusal for line in dict.fromkeys(target.release for target in targets) if line.refusal}
+    buildable = tuple(target for target in targets if target.release not in refused)
+    by_id = {target.release for target in targets if target.id in split(query.target)}
+    named = [line for line in refused if query.pytorch or line in by_id]
+    if named or (refused and not buildable):
+        line = (named or list(refused))[0]
+        others = len(refused) - 1
+        raise RequestError(
+            f"{line.branch} cannot be built: {refused[line]}"
+            + (f" (nor can {others} more of what was asked for)" if others and not buildable else ""),
+            hint=_nearest_buildable(matrix, line),
+        )
+    return Selection(buildable, tuple(refused.items()))
+
+
+def resolve_release(matrix: Matrix, text: str, option: str = "--pytorch") -> ReleaseLine:
+    """The release line that ``text`` means: a branch with or without its ``v``, ``2.5.1``, ``2.5`` or ``master``.
+
+    A version means its newest numbered line that can be built. ``2.7.1`` is such a version, ``v2.7.1`` the
+    development branch. Raises RequestError, which speaks of ``option``, with the nearest names.
+    """
+    return max(known_lines(matrix, text, option), key=_preference)
 
 
 def parse_target_id(matrix: Matrix, text: str) -> Target:
     """The target of an id such as ``v2.5.1-7.1.0-py3.9-x86_64``. Raises RequestError where there is none."""
-    known = [target.id for target in matrix.targets()]
-    parts = _TARGET.fullmatch(text)
-    if parts is not None:
-        line = matrix.release(parts["branch"])
-        for name in line.architectures if line else ():
-            if line and name == parts["arch"] and parts["python"] in line.pythons:
-                return Target(line, parts["python"], name)
-    near = difflib.get_close_matches(text, known, n=3, cutoff=0.5)
+    targets = {target.id: target for target in matrix.targets()}
+    if text in targets:
+        return targets[text]
+    near = nearest(text, targets)
     raise RequestError(
-        f"no target is called {_quoted(text)}",
-        hint=f"did you mean {_either(near)}?" if near else "expected an id such as v2.5.1-7.1.0-py3.9-x86_64",
+        f"no target is called {quoted(text)}",
+        hint=f"did you mean {either(near)}?" if near else "expected an id such as v2.5.1-7.1.0-py3.9-x86_64",
     )
 
 
 def minors_and_pythons(matrix: Matrix) -> list[tuple[str, str]]:
-    """Each PyTorch minor with each Python of its newest release line, from old to new: the nox sessions."""
+    """Each PyTorch minor with each Python of its newest release that can be built, from old to new: nox's sessions."""
     newest: dict[str, ReleaseLine] = {}
     for line in matrix.releases:  # from old to new
-        newest[line.minor] = line
+        if line.channel == "release" and line.refusal is None:
+            newest[line.minor] = line
     return [(minor, python) for minor, line in newest.items() for python in line.pythons]
 
 
-def _values(options: Sequence[str]) -> list[str]:
-    """Options repeat or take commas; the order stays, repetitions go. One that holds nothing stays, to be refused."""
-    return list(dict.fromkeys(part.strip() for option in options for part in option.split(",")))
+def _newest_of_versions(targets: list[Target], pytorch: Filter) -> list[Target]:
+    """Of each version among the values of ``pytorch`` only its newest line; the lines that have been named stay."""
+    kept: set[str] = set()
+    for value in pytorch.values:
+        lines = {target.release.branch: target.release for target in targets if value.keeps(target)}
+        if value.is_version and lines:
+            kept.add(max(lines.values(), key=_preference).branch)
+        else:
+            kept.update(lines)
+    return [target for target in targets if target.release.branch in kept]
 
 
-def _lines(matrix: Matrix, pytorch: list[str], cann: list[str]) -> list[ReleaseLine]:
-    known = sorted({line.cann for line in matrix.releases}, key=str.lower)
-    wanted = set()
-    for text in cann:
-        match = next((version for version in known if version.lower() == text.lower()), None)
-        if match is None:
-            raise RequestError(
-                f"--cann: no release line is for CANN {_quoted(text)}", hint=f"known: {', '.join(known)}"
-            )
-        wanted.add(match)
-    if not pytorch and not cann:
-        raise RequestError(
-            "--pytorch is missing",
-            hint="name a release line such as --pytorch=v2.5.1-7.1.0; 'list' shows all",
-        )
-    asked = [resolve_release(matrix, text) for text in pytorch] if pytorch else list(matrix.releases)
-    lines = [line for line in dict.fromkeys(asked) if not wanted or line.cann in wanted]
-    if not lines:
-        raise RequestError(
-            f"--cann: none of {', '.join(line.branch for line in asked)} is for CANN {', '.join(sorted(wanted))}",
-            hint="; ".join(f"{line.branch} is for {line.cann}" for line in asked),
-        )
-    return lines
+def _preference(line: ReleaseLine) -> tuple[object, ...]:
+    """Orders lines of one version by what a person means by the version."""
+    return line.channel == "release", line.refusal is None, line.order
 
 
-def _python(text: str) -> str:
-    if _PYTHON.fullmatch(text):
-        return text
-    like = _PYTHON_LIKE.fullmatch(text)
-    raise RequestError(
-        f"--python: {_quoted(text)}: expected a version such as 3.9",
-        hint=f"did you mean 3.{int(like[1])}?" if like else "give major.minor, such as --python 3.9",
+def _names_nothing(matrix: Matrix, query: Query) -> RequestError:
+    hint = "name a release line such as --pytorch=v2.5.1-7.1.0; 'list' shows all"
+    if query == Query(arch=query.arch):
+        return RequestError("--pytorch is missing", hint=hint)
+    count = len(select(matrix, query, default_arch="native"))
+    return RequestError(
+        f"--pytorch is missing: the other options alone select {count} targets",
+        hint=f"{hint}; --release, --cann and --target choose several, and --target '*' means really all",
     )
 
 
-def _architectures(line: ReleaseLine, asked: list[str]) -> list[Arch]:
-    chosen: set[Arch] = set()
-    for text in asked:
-        if text == "all":
-            chosen.update(line.architectures)
-            continue
-        name = native_arch() if text == "native" else next((arch for arch in ARCHITECTURES if arch == text), None)
-        if name is None:
-            meant = _MACHINES.get(text.lower())
-            raise RequestError(
-                f"--arch: {_quoted(text)}: expected x86_64, aarch64, native or all",
-                hint=f"did you mean {meant}?" if meant else "native is the architecture of this machine",
-            )
-        if name not in line.toolchains:
-            raise RequestError(
-                f"--arch: {line.branch} is not built for {name}; it is for {', '.join(line.architectures)}",
-                hint=f"use --arch {line.architectures[0]}",
-            )
-        chosen.add(name)
-    return [arch for arch in ARCHITECTURES if arch in chosen]
+def _nearest_buildable(matrix: Matrix, line: ReleaseLine) -> str:
+    """The line to build instead: of the same PyTorch where there is one, a numbered release rather than a branch."""
+    place = matrix.releases.index(line)
+    candidates = {
+        other: (
+            other.pytorch != line.pytorch,
+            other.minor != line.minor,
+            other.release != line.release,
+            other.channel != "release",
+            abs(index - place),
+        )
+        for index, other in enumerate(matrix.releases)
+        if other.refusal is None
+    }
+    if not candidates:
+        return "this matrix has no line that can be built"
+    return f"the nearest line that can be built is {min(candidates, key=lambda other: candidates[other]).branch}"
 
 
-def _is_version(text: str) -> bool:
-    return re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", text) is not None
+class _Narrowing:
+    """Targets that fewer and fewer filters leave, and which filters those were."""
 
+    def __init__(self, matrix: Matrix, *, only_buildable: bool) -> None:
+        self.targets = matrix.targets()
+        self._applied: list[Filter] = []
+        self._suggested = [one for one in self.targets if one.release.refusal is None or not only_buildable]
 
-def _lines_with(matrix: Matrix, python: str) -> str:
-    lines = [line.branch for line in reversed(matrix.releases) if python in line.pythons]
-    return ", ".join(lines[:3]) if lines else f"none is for Python {python}"
+    def apply(self, rule: Filter, each_of: Filter | None = None) -> None:
+        """Keep what ``rule`` keeps. Raises RequestError where that is nothing.
 
+        With ``each_of`` each of its values must have something of each value of ``rule``: a build that was asked for
+        two lines for Python 3.8 must not drop in silence the one that has none.
+        """
+        if each_of is not None and not rule.excludes:
+            self._each_has_each(each_of, rule)
+        kept = [target for target in self.targets if rule.keeps(target)]
+        if not kept:
+            raise self._emptied(rule, self.targets, self._applied)
+        self.targets = kept
+        self._applied.append(rule)
 
-def _nearest_release(matrix: Matrix, text: str) -> str:
-    names = [name for line in reversed(matrix.releases) for name in (line.branch, line.pytorch, line.minor)]
-    names = list(dict.fromkeys(names))
-    near = difflib.get_close_matches(text, names, n=3, cutoff=0.6)
-    if not near and not text.startswith("v"):
-        near = difflib.get_close_matches(f"v{text}", names, n=3, cutoff=0.6)
-    if near:
-        return f"did you mean {_either(near)}? 'list' shows all"
-    newest = ", ".join(line.branch for line in list(reversed(matrix.releases))[:5])
-    return f"the newest are {newest}; 'list' shows all"
+    def _each_has_each(self, named: Filter, rule: Filter) -> None:
+        for name in named.values:
+            its_targets = [target for target in self.targets if name.keeps(target)]
+            for value in rule.values if its_targets else ():
+                if not any(value.keeps(target) for target in its_targets):
+                    applied = [named.only(name), *(one for one in self._applied if one.default)]
+                    raise self._emptied(rule.only(value), its_targets, applied)
 
+    def _emptied(self, rule: Filter, before: list[Target], applied: list[Filter]) -> RequestError:
+        typed = [str(one) for one in applied if not one.default]
+        selected = f" that {either(typed, 'and')} {'selects' if len(typed) == 1 else 'select'}" if typed else ""
+        hints = [rule.instead(before)]
+        if not rule.excludes and not rule.default:
+            hints.append(self._with(rule, applied))
+        return RequestError(
+            f"{rule} leaves none of the {len(before)} targets{selected}", hint="; ".join(filter(None, hints))
+        )
 
-def _either(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def _quoted(text: str) -> str:
-    """``text`` for a message: in quotes, control characters escaped, no longer than a line."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    def _with(self, rule: Filter, applied: list[Filter]) -> str:
+        """The newest lines that meet ``rule`` and as many of the others as can be."""
+        score = {
+            target.id: sum(other.keeps(target) for other in applied) for target in self._suggested if rule.keeps(target)
+        }
+        best = max(score.values(), default=0)
+        newest_first = [target for target in reversed(self._suggested) if score.get(target.id) == best]
+        lines = list(dict.fromkeys(target.release.branch for target in newest_first))
+        more = ", ..." if len(lines) > _LINES_SHOWN else ""
+        return f"with {rule}: {', '.join(lines[:_LINES_SHOWN])}{more}" if lines else ""

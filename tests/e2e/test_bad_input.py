@@ -74,7 +74,8 @@ def test_duplicate_rows_name_both_places(cli: CommandLine) -> None:
     text = file.read_text()
     file.write_text(text + text[text.index("  - branch:") :])
     lines = [number for number, line in enumerate(file.read_text().splitlines(), 1) if line.startswith("  - branch:")]
-    clear(cli("list", f"--matrix={matrix}"), 2, "v2.5.1-7.1.0", *(f"pytorch-2.5.yaml:{line}:" for line in lines))
+    first, second = lines[0], lines[len(lines) // 2]
+    clear(cli("list", f"--matrix={matrix}"), 2, "'v2.5.1'", *(f"pytorch-2.5.yaml:{line}:" for line in (first, second)))
 
 
 def test_overlay_with_a_symlink_leading_out(cli: CommandLine, upstream: Miniature, miniature_options: Options) -> None:

@@ -116,7 +116,7 @@ def test_two_pythons_and_the_same_bytes_again(cli: CommandLine, build: Build, up
         before[python] = wheel.read_bytes()
     # The scripts insert with sed, append without truncating, leave files in build/packages: a second
     # build of the same target shows none of it.
-    again = build("--python=3.11,3.9")
+    again = build("--python=3.11,3.9", "--rebuild")
     assert again.code == 0, again.text
     assert {python: wheel_of(cli, python).read_bytes() for python in before} == before
     assert all(target["cache"]["misses"] == 0 for target in last_result(cli)["targets"])
@@ -192,7 +192,7 @@ def test_what_an_earlier_build_left_reaches_no_wheel(cli: CommandLine, build: Bu
     stale = left / "build" / "packages" / "torch_npu" / "stale.py"
     stale.parent.mkdir(parents=True)
     stale.write_text("stale = True\n")
-    ran = build("--python=3.11")
+    ran = build("--python=3.11", "--rebuild")
     assert ran.code == 0, ran.text
     with zipfile.ZipFile(wheel_of(cli, "3.11")) as archive:
         assert "torch_npu/stale.py" not in archive.namelist()
@@ -276,7 +276,7 @@ def test_clean_spares_changes_by_hand(cli: CommandLine, build: Build) -> None:
 
 
 def test_changes_by_hand_are_neither_lost_nor_built_silently(cli: CommandLine, build: Build) -> None:
-    assert build("--python=3.11").code == 0
+    assert build("--python=3.11", "--rebuild").code == 0
     (tree,) = (cli.build / "pytorch").glob("v2.5.1-7.1.0-py3.11-*")
     edited = tree / "torch_npu" / "__init__.py"
     edited.write_text(edited.read_text() + "edited_by_hand = True\n")

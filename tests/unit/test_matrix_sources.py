@@ -8,12 +8,25 @@ import pytest
 
 from builder.errors import RequestError
 from builder.matrix.loader import load_matrix
-from builder.matrix.model import Repository, SourceTable
+from builder.matrix.repositories import Repository, SourceTable
+
+
+@pytest.fixture(scope="module")
+def table() -> SourceTable:
+    return load_matrix().sources
 
 
 @pytest.fixture
-def table() -> SourceTable:
-    return load_matrix().sources
+def mine(tmp_path: Path) -> Path:
+    """A file of a user's own."""
+    (tmp_path / "mine").mkdir()
+    return tmp_path / "mine" / "sources.yaml"
+
+
+def refused(mine: Path) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        load_matrix(sources_file=mine)
+    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -35,7 +48,10 @@ def table() -> SourceTable:
         ("https://gitee.com/openeuler/libboundscheck.git", "libboundscheck"),
         ("https://atomgit.com/openeuler/libboundscheck", "libboundscheck"),
         ("https://gitee.com/ascend/op-plugin-extra.git", None),
-        ("https://gitee.com/mirrors_llvm/torch-mlir.git", None),
+        ("https://gitee.com/mirrors_llvm/torch-mlir.git", "torch-mlir"),
+        ("https://gitcode.com/mindspore/dvm.git", "dvm"),
+        ("https://gitcode.com/cann/graph-autofusion.git", "cann-graph-autofusion"),
+        ("https://gitcode.com/cann/graph-autofusion-2.git", None),
     ],
 )
 def test_find(table: SourceTable, url: str, name: str | None) -> None:
@@ -105,3 +121,58 @@ def test_one_url_has_one_owner() -> None:
                 "b": Repository(urls=("git@git.example.org:X",)),
             }
         )
+
+
+def test_every_repository_is_needed_by_a_line(table: SourceTable) -> None:
+    needed = {name for line in load_matrix().releases for name in line.submodules_for("full")}
+    # torch-mlir is a submodule of torchair and pybind11 one of Tensorpipe; no build updates them.
+    assert set(table.repositories) - needed == {"torch_npu", "op-plugin", "torch-mlir", "pybind11"}
+
+
+def test_a_users_file_replaces_urls_and_keeps_the_old_names(mine: Path, table: SourceTable) -> None:
+    mine.write_text("repositories:\n  op-plugin:\n    urls: [./op-plugin.git, https://git.example.org/o.git]\n")
+    sources = load_matrix(sources_file=mine).sources
+    assert sources.urls("op-plugin") == (str(mine.parent / "op-plugin.git"), "https://git.example.org/o.git")
+    assert sources.find("https://gitee.com/ascend/op-plugin") == "op-plugin"
+    assert sources.urls("torch_npu") == table.urls("torch_npu")
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        ("repositories: {op_plugin: {urls: [https://x.org/y]}}", "'op_plugin'", "did you mean op-plugin?"),
+        ("repositories: {op-plugin: {urls: ['ext::sh -c id']}}", "expected a git URL", None),
+        ("repositories: {op-plugin: {urls: ['--upload-pack=id']}}", "expected a git URL", None),
+        ("repositories: {op-plugin: {urls: ['ssh://-oProxyCommand=id/x']}}", "expected a git URL", None),
+        ("repositories: {op-plugin: {urls: []}}", "at least 1", None),
+    ],
+)
+def test_wrong_users_file(mine: Path, text: str, says: str, hint: str | None) -> None:
+    mine.write_text(text + "\n")
+    error = refused(mine)
+    assert error.message.startswith(f"{mine}:1:")
+    assert says in error.message
+    assert hint is None or error.hint == hint
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        "['https://me:hunter2@git.example.org/o.git']",
+        "['https://me:hunter2@git.example.org/o .git']",
+        "['https://me:hun@ter2@git.example.org/o .git']",
+        "https://me:hunter2@git.example.org/o.git",
+        "{'https://me:hunter2@git.example.org/o.git': x}",
+        "[https://git.example.org/o.git], 'https://me:hunter2@git.example.org/o.git': x",
+        "['https://x.org'], urls: ['https://me:hunter2@git.example.org/o.git']",
+    ],
+)
+def test_a_password_is_refused_and_not_shown(mine: Path, urls: str) -> None:
+    mine.write_text(f"repositories: {{op-plugin: {{urls: {urls}}}}}\n")
+    error = refused(mine)
+    assert "ter2" not in error.message + (error.details or "") + (error.hint or "")
+
+
+def test_what_to_use_instead_of_a_password(mine: Path) -> None:
+    mine.write_text("repositories: {op-plugin: {urls: ['https://me:hunter2@git.example.org/o.git']}}\n")
+    assert "expected a URL without a password (use a git credential helper" in refused(mine).message

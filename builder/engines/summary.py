@@ -1,0 +1,71 @@
+"""What a run tells a person: its plan before, each failure as it happens, the table at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from builder.console import Reporter, standard_output
+from builder.errors import FailureKind, TargetError
+from builder.plan import Planned
+from builder.results import Run, TargetResult
+
+_STYLES = {"built": "green", "skipped": "cyan", "failed": "bold red"}
+
+
+def show_plan(planned: Sequence[Planned], *, as_json: bool = False) -> None:
+    """The plan on standard output: a table for people, or an array of objects."""
+    if as_json:
+        json.dump([plan.describe() for plan in planned], sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    console = standard_output()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("target", no_wrap=True)
+    table.add_column("action", no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for plan in planned:
+        style = "cyan" if plan.action == "skip" else "green"
+        table.add_row(escape(plan.target.id), f"[{style}]{plan.action}[/{style}]", escape(plan.reason))
+    console.print(table)
+    builds = sum(plan.action == "build" for plan in planned)
+    console.print(f"{builds} to build, {len(planned) - builds} stand")
+
+
+def show_failure(result: TargetResult, reporter: Reporter) -> None:
+    """Why a target failed, as every error of the builder is shown, with its log."""
+    error = result.error
+    assert error is not None  # noqa: S101
+    phase = getattr(error, "phase", None)
+    reporter.warning(f"{result.id} failed{f' in phase {phase}' if phase else ''}")
+    reporter.error(error)
+    if isinstance(error, TargetError) and error.log is not None:
+        reporter.message(f"log: {error.log}")
+
+
+def show_summary(run: Run, reporter: Reporter) -> None:
+    """The table that ends every run, also one that was interrupted."""
+    table = Table(title=f"run {run.id}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("target", "status", "time", "files", "cache hits"):
+        # Names that a person copies are never broken.
+        table.add_column(heading, no_wrap=True, justify="left" if heading in {"target", "status"} else "right")
+    for result in run.targets:
+        style = _STYLES[result.status]
+        kind = getattr(result.error, "kind", None)
+        status = "interrupted" if kind is FailureKind.INTERRUPTED else result.status
+        table.add_row(
+            escape(result.id),
+            f"[{style}]{status}[/{style}]",
+            f"{result.seconds:.0f} s",
+            "" if result.files_compiled is None else str(result.files_compiled),
+            "" if result.cache is None else str(result.cache["hits"]),
+        )
+    if run.targets:
+        reporter.table(table)
+    for result in run.targets:
+        if result.wheel is not None:
+            reporter.message(f"wheel: {result.wheel}")

@@ -1,0 +1,87 @@
+"""What decides a wheel: the parts of a target's fingerprint, and how to speak of what changed in them.
+
+All of it is known before anything is made, so that a plan and a build reach the same fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from builder import recipe
+from builder.environments.base import EnvironmentRequest
+from builder.fingerprint import RECIPE_VERSION
+from builder.matrix.model import Target
+from builder.options import BuildOptions
+
+#: Parts of a tree's origin that the tree's content follows from. How they were asked for does not matter.
+_SOURCES = ("torch_npu", "submodules", "op_plugin", "patches", "custom_operators")
+
+
+def environment_request(target: Target, options: BuildOptions) -> EnvironmentRequest:
+    """What the target's matrix row and the options ask of an environment."""
+    release, toolchain = target.release, target.toolchain
+    # On aarch64 PyPI's PyTorch is the CPU build; on x86_64 only PyTorch's own index has one.
+    by_default = "cpu-index" if target.arch == "x86_64" else "pypi"
+    source = options.torch_source or (
+        "find-links" if any(_holds_torch(folder) for folder in options.find_links) else by_default
+    )
+    return EnvironmentRequest(
+        arch=target.arch,
+        python=target.python,
+        torch=release.pytorch,
+        torch_source=source,
+        requirements=release.requirements_for(target.python),
+        base_image=options.base_image or toolchain.base_image,
+        base_image_digest=None if options.base_image else toolchain.base_image_digest,
+        gcc=toolchain.gcc,
+        gcc_toolset=toolchain.gcc_toolset,
+        find_links=options.find_links,
+        # The hashes are those of released wheels; who brings a wheel of their own means another.
+        torch_hashes=() if source == "find-links" else target.torch_hashes,
+    )
+
+
+def inputs_of(
+    target: Target,
+    origin: Mapping[str, Any],
+    environment: Mapping[str, object],
+    options: BuildOptions,
+    *,
+    changed_tree: str | None,
+) -> dict[str, Any]:
+    """Everything that can change the wheel of ``target``: the parts of its fingerprint, as JSON.
+
+    ``origin`` is what its tree is made of (``checkout.describe``), ``environment`` the identity of where it is
+    compiled, ``changed_tree`` the digest of a tree that a person has changed.
+    """
+    toolchain = target.toolchain
+    return {
+        "recipe": RECIPE_VERSION,
+        "target": target.id,
+        "sources": {name: origin[name] for name in _SOURCES},
+        "changes_by_hand": changed_tree,
+        "environment": dict(environment),
+        "toolchain": {"gcc": toolchain.gcc_minor, "manylinux": toolchain.manylinux, "cxx11_abi": toolchain.cxx11_abi},
+        "components": options.components,
+        "variables": dict(target.release.environment),
+        "cann": recipe.describe_cann(options.cann_home) if options.cann_home else None,
+    }
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Each part that differs: its name (``sources.torch_npu``), what it was and what it is."""
+    for name in sorted({*before, *after}):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            for part, was, now in differences(old, new):
+                yield f"{name}.{part}", was, now
+        else:
+            yield name, old, new
+
+
+def _holds_torch(folder: Any) -> bool:
+    """True where a folder holds PyTorch itself, and not only other packages."""
+    return any(file.name.startswith("torch-") for file in folder.iterdir())

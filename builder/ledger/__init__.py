@@ -1,0 +1,26 @@
+"""The ledger: which runs there were, what became of their targets, and how long that took.
+
+An SQLite database in the workspace. Losing it loses history only: wheels and their records stand on their own, and
+``rebuild`` restores what the records know. Threads and processes may write at once. All it says about the machine
+is the architecture.
+"""
+
+from builder.ledger.builds import BuildLedger
+from builder.ledger.entries import Entry, Failure, PhaseEntry, RunEntry
+from builder.ledger.estimates import Estimate, Estimates, Expected
+from builder.ledger.ledger import Ledger, ledger_path
+from builder.ledger.records import rebuild
+
+__all__ = [
+    "BuildLedger",
+    "Entry",
+    "Estimate",
+    "Estimates",
+    "Expected",
+    "Failure",
+    "Ledger",
+    "PhaseEntry",
+    "RunEntry",
+    "ledger_path",
+    "rebuild",
+]

@@ -1,0 +1,91 @@
+"""The ledger as a build uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from builder.console import Reporter
+from builder.errors import BuilderError
+from builder.ledger.entries import Entry, RunEntry
+from builder.ledger.estimates import Estimates
+from builder.ledger.ledger import Ledger
+from builder.results import TargetResult
+
+_T = TypeVar("_T")
+
+
+class BuildLedger:
+    """A ledger that cannot fail a build: the first thing that goes wrong is a warning, the next ones nothing.
+
+    Questions to a ledger that cannot answer them get the answer of an empty one. See Ledger for the methods.
+    """
+
+    def __init__(self, path: Path, reporter: Reporter) -> None:
+        self._path = path
+        self._reporter = reporter
+        self._warned = False
+        self._ledger: Ledger | None = None
+        self._ledger = self._attempt(lambda: Ledger.open(path), None)
+
+    def __enter__(self) -> BuildLedger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._with_ledger(Ledger.close, None)
+        self._ledger = None
+
+    def begin(self, run: str, started: datetime, command: Sequence[str]) -> None:
+        """Note that a run began."""
+        self._with_ledger(lambda ledger: ledger.begin(run, started, command), None)
+
+    def record(self, run: str, *results: TargetResult) -> None:
+        """Note what became of targets."""
+        self._with_ledger(lambda ledger: ledger.record(run, *results), None)
+
+    def finish(self, run: str, exit_code: int | None) -> None:
+        """Note that a run has ended."""
+        self._with_ledger(lambda ledger: ledger.finish(run, exit_code), None)
+
+    def interrupted(self) -> list[RunEntry]:
+        """Runs whose end nobody noted."""
+        return self._with_ledger(Ledger.interrupted, [])
+
+    def last_built(self, target: str) -> Entry | None:
+        """The newest entry of a target of which the wheel was built."""
+        return self._with_ledger(lambda ledger: ledger.last_built(target), None)
+
+    def estimates(self) -> Estimates:
+        """What the builds so far tell about the next ones."""
+        return self._with_ledger(Ledger.estimates, Estimates())
+
+    def _with_ledger(self, action: Callable[[Ledger], _T], otherwise: _T) -> _T:
+        ledger = self._ledger
+        return otherwise if ledger is None else self._attempt(lambda: action(ledger), otherwise)
+
+    def _attempt(self, action: Callable[[], _T], otherwise: _T) -> _T:
+        try:
+            return action()
+        except Exception as error:
+            # Whatever it is, a defect too: the wheels matter more than their history.
+            self._warn(error)
+            return otherwise
+
+    def _warn(self, error: Exception) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        if isinstance(error, BuilderError):
+            what, hint = error.message, error.hint
+        else:
+            what, hint = f"the ledger {self._path} failed: {type(error).__name__}: {error}".splitlines()[0], None
+        self._reporter.warning(f"{what}; the build goes on, its history is not kept{f' ({hint})' if hint else ''}")

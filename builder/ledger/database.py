@@ -1,0 +1,250 @@
+"""The database below the ledger: its tables by version, how it is opened, and its errors in words."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from builder.errors import MachineError
+
+#: Seconds to wait for another process that writes; each write takes milliseconds.
+BUSY_SECONDS = 15.0
+#: SQLite's application_id, by which a ledger is told from other databases.
+APPLICATION = 0x6E70756C
+#: Bytes of SQLite's file header.
+_HEADER = 100
+#: Script n makes version n of the tables out of version n - 1. A released one is never changed, only followed.
+MIGRATIONS = [
+    """
+    PRAGMA application_id = 1852863852;
+    CREATE TABLE runs (
+        id TEXT PRIMARY KEY,
+        started TEXT,           -- times are RFC 3339 in UTC; a run that is known from records only has none
+        finished TEXT,
+        arch TEXT,
+        command TEXT,           -- JSON array
+        exit_code INTEGER
+    );
+    CREATE TABLE targets (
+        id INTEGER PRIMARY KEY,
+        run TEXT NOT NULL REFERENCES runs (id),
+        target TEXT NOT NULL,
+        status TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        finished TEXT NOT NULL,
+        fingerprint TEXT,
+        wheel TEXT,
+        sha256 TEXT,
+        files_compiled INTEGER,
+        hits INTEGER,
+        misses INTEGER,
+        peak_memory INTEGER,    -- bytes
+        attempts INTEGER NOT NULL,
+        log TEXT,               -- relative to the ledger's folder where it is below it
+        failure_kind TEXT,
+        failure_phase TEXT,
+        failure_message TEXT,
+        UNIQUE (run, target)
+    );
+    CREATE INDEX targets_by_time ON targets (finished, id);
+    CREATE INDEX targets_by_name ON targets (target, status, finished, id);
+    CREATE TABLE phases (
+        entry INTEGER NOT NULL REFERENCES targets (id) ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        started TEXT,
+        seconds REAL NOT NULL,
+        cpu_seconds REAL,
+        peak_memory INTEGER,    -- bytes
+        PRIMARY KEY (entry, number)
+    ) WITHOUT ROWID;
+    """,
+]
+
+
+def version_of(path: Path) -> int:
+    """The version of the tables in the file, which stays as it is; 0 for none. Raises MachineError for a newer one."""
+    size = path.stat().st_size if path.is_file() else None
+    if size == 0 or not path.exists():
+        return 0
+    if size is not None and size < _HEADER:
+        # SQLite would take it for an empty one and write over it.
+        raise damaged(path, f"it has {size} bytes")
+    with closing(connect_for_reading(path)) as database:
+        version = _number(database, "PRAGMA user_version")
+        filled = _number(database, "SELECT count(*) FROM sqlite_master")
+        application = _number(database, "PRAGMA application_id")
+    if filled and application != APPLICATION:
+        raise MachineError(
+            f"{path} is a database, but no ledger", hint="move it away, or use another --workspace; it was not touched"
+        )
+    if version > len(MIGRATIONS):
+        raise MachineError(
+            f"the ledger {path} is of version {version}, this builder knows versions up to {len(MIGRATIONS)}",
+            hint="use the newer builder that wrote it, or another --workspace; it was not touched",
+        )
+    return version
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection for any thread, one at a time; makes the file where it is absent, and all of its tables."""
+    database = _prepared(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False))
+    try:
+        with suppress(sqlite3.OperationalError):
+            # Fails where another process is just doing the same, and is not needed where WAL cannot be had.
+            database.execute("PRAGMA journal_mode = WAL")
+        # A power cut may take the last entries. It leaves a whole database, and the wheels have their records.
+        database.execute("PRAGMA synchronous = NORMAL")
+        if _number(database, "PRAGMA user_version") < len(MIGRATIONS):
+            with transaction(database):
+                _migrate(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def connect_for_reading(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing, also where this user may not write beside the file."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        return _reader(uri)
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or path.with_name(f"{path.name}-wal").exists():
+            raise
+        # A database in WAL mode wants files beside it, except where it is promised that nobody writes.
+        return _reader(f"{uri}&immutable=1")
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection, *, write: bool = True) -> Iterator[None]:
+    """Everything in the ``with`` block, or nothing of it; without ``write``, one state of the database to read."""
+    try:
+        database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def lock(path: Path, *, alone: bool) -> Callable[[], None]:
+    """Hold the ledger, together with others who write or ``alone`` to replace the file; gives what lets go of it.
+
+    Raises MachineError: at once when somebody else writes and it should be ``alone``, else after BUSY_SECONDS.
+    """
+    folder = path.parent / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / f"{path.name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    until = time.monotonic() + (0 if alone else BUSY_SECONDS)
+    try:
+        while True:
+            try:
+                # The kernel lets go of it when the process ends, however that happens.
+                fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                return lambda: os.close(descriptor)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise _busy(path) from None
+                time.sleep(0.05)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Errors of the database as MachineError, which names the file and the next step."""
+    try:
+        yield
+    except ValidationError as error:
+        raise damaged(path, f"an entry is not valid ({first_error(error)})") from error
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "locked" in text:
+            raise _busy(path) from error
+        if text.startswith("no such"):
+            raise damaged(path, text) from error
+        raise _unusable(path, text) from error
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:
+            raise  # a constraint or the like: a defect of the builder
+        raise damaged(path, str(error)) from error
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+
+
+def damaged(path: Path, why: str) -> MachineError:
+    """The error of a file that is no whole ledger."""
+    return MachineError(
+        f"the ledger {path} is damaged: {why}",
+        hint="'python -m builder ledger rebuild' restores it from the records beside the wheels, and keeps this file",
+    )
+
+
+def first_error(error: ValidationError) -> str:
+    """The first complaint: ``phases.0.seconds: Input should be ...``."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def _busy(path: Path) -> MachineError:
+    return MachineError(f"another builder holds the ledger {path}", hint="wait for it to end, then try again")
+
+
+def _unusable(path: Path, why: str) -> MachineError:
+    return MachineError(
+        f"the ledger {path} cannot be used: {why}", hint="check permissions and free space, or use another --workspace"
+    )
+
+
+def _reader(uri: str) -> sqlite3.Connection:
+    database = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("SELECT 1 FROM sqlite_master").close()
+        return _prepared(database)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _prepared(database: sqlite3.Connection) -> sqlite3.Connection:
+    database.row_factory = sqlite3.Row
+    database.execute("PRAGMA foreign_keys = ON")
+    # As selections do it, so that a glob means the same in every command.
+    database.create_function("matches", 2, fnmatchcase, deterministic=True)
+    return database
+
+
+def _migrate(database: sqlite3.Connection) -> None:
+    # Asked again inside the transaction: another process may have been here in between.
+    version = _number(database, "PRAGMA user_version")
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        for statement in _statements(script):
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version = {number:d}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script one by one: ``executescript`` would end the transaction."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        raise ValueError(f"a migration ends in the middle of a statement: {statement.strip()}")
+
+
+def _number(database: sqlite3.Connection, query: str) -> int:
+    return int(database.execute(query).fetchone()[0])

@@ -1,0 +1,95 @@
+"""How long the next build of a target should take, learnt from the last ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+#: How many of the last builds an estimate is learnt from.
+SAMPLES = 5
+
+#: Whose builds: the target's own, those of its release line and architecture, or all of its architecture.
+Basis = Literal["target", "line", "arch"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A target that was built: seconds by phase, peak memory in bytes.
+
+    ``warm`` means that the compile cache had most of the object files.
+    """
+
+    target: str
+    warm: bool
+    phases: Mapping[str, float]
+    peak_memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What to expect, by ``samples`` builds: medians in seconds, and the highest of their peak memories in bytes.
+
+    The median of a phase is over the builds that had it, so that phases need not add up to ``seconds``.
+    """
+
+    seconds: float
+    phases: Mapping[str, float]
+    peak_memory: int | None
+    samples: int
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a target should take with a warm compile cache, and with a cold one; None where there is no such build."""
+
+    cold: Expected | None
+    warm: Expected | None
+
+    def best(self, *, warm: bool) -> Expected | None:
+        """The expectation for that state of the cache; where there is none, for the other."""
+        return (self.warm or self.cold) if warm else (self.cold or self.warm)
+
+
+class Estimates:
+    """Made once from the builds of a ledger, then asked for each target."""
+
+    def __init__(self, newest_first: Iterable[Sample] = ()) -> None:
+        self._samples: dict[tuple[Basis, str, bool], list[Sample]] = defaultdict(list)
+        for sample in newest_first:
+            for basis, name in _kin(sample.target).items():
+                known = self._samples[basis, name, sample.warm]
+                if len(known) < SAMPLES:
+                    known.append(sample)
+
+    def of(self, target: str) -> Estimate | None:
+        """What to expect of the target with this id; None where nothing of its architecture was ever built."""
+        cold, warm = (self._expected(target, warm) for warm in (False, True))
+        return Estimate(cold, warm) if cold or warm else None
+
+    def _expected(self, target: str, warm: bool) -> Expected | None:
+        for basis, name in _kin(target).items():
+            samples = self._samples.get((basis, name, warm))
+            if samples:
+                phases = dict.fromkeys(phase for sample in samples for phase in sample.phases)
+                return Expected(
+                    seconds=median(sum(sample.phases.values()) for sample in samples),
+                    phases={
+                        phase: median(sample.phases[phase] for sample in samples if phase in sample.phases)
+                        for phase in phases
+                    },
+                    peak_memory=max((s.peak_memory for s in samples if s.peak_memory is not None), default=None),
+                    samples=len(samples),
+                    basis=basis,
+                )
+        return None
+
+
+def _kin(target: str) -> dict[Basis, str]:
+    """Whose builds tell of this target, the nearest first. Its id is ``<release line>-py<Python>-<architecture>``."""
+    line, _, cell = target.rpartition("-py")
+    arch = cell.rpartition("-")[2]
+    return {"target": target, "line": f"{line} {arch}", "arch": arch}

@@ -1,0 +1,113 @@
+"""Restoring the ledger from the records beside wheels."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from builder.console import Reporter
+from builder.errors import RequestError
+from builder.ledger.database import explained, first_error, lock
+from builder.ledger.entries import Count, Entry, Moment, PhaseEntry, Text
+from builder.ledger.ledger import Ledger
+from builder.workspace import fsync_folder, open_inside, remove_tree
+
+#: Version of the records that this builder reads.
+RECORD_SCHEMA = 1
+#: The reason of restored entries: what the ledger said before is not known.
+RESTORED = "restored from the wheel's record"
+
+_PREFIX = ".ledger-"
+
+
+class _Record(Entry):
+    """What a whole record beside a wheel must have."""
+
+    wheel: Text
+    sha256: Text
+    fingerprint: Text
+    phases: tuple[PhaseEntry, ...]
+    finished: Moment
+    size: Count
+
+
+def rebuild(path: Path, output: Path, reporter: Reporter) -> int:
+    """Make the ledger anew from the wheels' records in ``output``; gives the number of targets restored.
+
+    Failed and skipped targets have no records. A ledger that exists is moved aside, whatever state it is in. Broken
+    records, and records without their wheel, are warned about and left out. Raises RequestError where there is no
+    such folder, MachineError when a builder is writing to the ledger.
+    """
+    if not output.is_dir():
+        raise RequestError(f"there is no folder of wheels {output}", hint="name it with --output")
+    path = path.absolute()
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        release = lock(path, alone=True)
+        try:
+            for left in path.parent.glob(f"{_PREFIX}*"):
+                remove_tree(left)  # by a rebuild that was killed
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=_PREFIX) as folder:
+                entries = list(_read_records(output, reporter))
+                fresh = Path(folder, path.name)
+                with Ledger.open(fresh) as ledger:
+                    ledger.add(*entries)
+                aside = _move_aside(path)
+                os.replace(fresh, path)
+            fsync_folder(path.parent)
+        finally:
+            release()
+    if aside is not None:
+        reporter.message(f"the ledger that was there is now {aside}")
+    return len({(entry.run, entry.id) for entry in entries})
+
+
+def _read_records(output: Path, reporter: Reporter) -> Iterator[Entry]:
+    for name in sorted(file.name for file in output.glob("*.whl.json")):
+        try:
+            yield _read_record(output, name)
+        except ValidationError as error:
+            reporter.warning(f"{output / name} is left out: {first_error(error)}")
+        except OSError as error:
+            reporter.warning(f"{output / name} is left out: {error.strerror or error}")
+        except (ValueError, RecursionError) as error:
+            reporter.warning(f"{output / name} is left out: {error}")
+
+
+def _read_record(output: Path, name: str) -> Entry:
+    """Raises ValueError or OSError for what is not the record of a wheel that stands beside it."""
+    with open_inside(output, name) as stream:
+        record = json.load(stream)
+    if not isinstance(record, dict) or record.get("schema") != RECORD_SCHEMA:
+        raise ValueError(f"it is no record of schema {RECORD_SCHEMA}")
+    more = {"id": record.get("target"), "status": "built", "reason": RESTORED, "log": None, "failure": None}
+    entry = _Record.model_validate({**record, **more})
+    if f"{entry.wheel}.json" != name:
+        raise ValueError(f"it is the record of {entry.wheel}")
+    try:
+        wheel = (output / entry.wheel).stat()
+    except FileNotFoundError:
+        raise ValueError("its wheel is gone") from None
+    if not stat.S_ISREG(wheel.st_mode) or wheel.st_size != entry.size:
+        raise ValueError(f"its wheel has {wheel.st_size} bytes, not {entry.size}")
+    return Entry.model_validate(entry.model_dump(exclude={"size"}))
+
+
+def _move_aside(path: Path) -> Path | None:
+    """Rename the ledger with the files that SQLite keeps beside it; gives the new name."""
+    now = datetime.now(timezone.utc)
+    aside = path.with_name(f"{path.stem}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}{path.suffix}")
+    existed = os.path.lexists(path)
+    # The database goes last: a log that stayed alone would be read into the next one.
+    for suffix in ("-wal", "-shm", ""):
+        if os.path.lexists(f"{path}{suffix}"):
+            os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+    return aside if existed else None

@@ -1,0 +1,199 @@
+"""What a run would do, target by target, and why: nothing is made, only found out.
+
+A target is skipped when its fingerprint is that of a whole wheel in the output folder. Otherwise the plan says in
+words what changed since that wheel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.console import Reporter
+from builder.environments.select import environment_identity
+from builder.errors import BuilderError
+from builder.fingerprint import fingerprint
+from builder.gather import OP_PLUGIN, TORCH_NPU, Gatherer, commits_of
+from builder.inputs import differences, environment_request, inputs_of
+from builder.matrix.model import Target
+from builder.options import BuildOptions
+from builder.sources import gitcli
+from builder.sources.checkout import PreparedTree, describe
+from builder.sources.manifest import digest_of_folder
+from builder.wheels.inspect import sha256
+from builder.workspace import Workspace, resource
+
+#: Names of repositories for people, by the part of the inputs that holds their commit.
+_REPOSITORIES = {"sources.torch_npu": TORCH_NPU, "sources.op_plugin.commit": OP_PLUGIN}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is to be done about one target. ``action`` is ``build`` or ``skip``; ``reason`` says why in words.
+
+    ``fingerprint`` and ``inputs`` are None where something of them is known only once it is made: a base image that
+    has to be pulled, sources that cannot be found. ``wheel`` is the one that stands, whole or not.
+    """
+
+    target: Target
+    action: str
+    reason: str
+    fingerprint: str | None = None
+    inputs: Mapping[str, Any] | None = None
+    commits: Mapping[str, str] = field(default_factory=dict)
+    wheel: Path | None = None
+    record: Mapping[str, Any] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """The object that ``plan --json`` prints."""
+        return {
+            **self.target.describe(),
+            "action": self.action,
+            "reason": self.reason,
+            "fingerprint": self.fingerprint,
+            "commits": dict(self.commits),
+            "wheel": None if self.wheel is None else self.wheel.name,
+        }
+
+
+class Planner:
+    """Plans targets one by one; what they share is found out once."""
+
+    def __init__(self, gatherer: Gatherer, workspace: Workspace, options: BuildOptions, reporter: Reporter) -> None:
+        self._gatherer = gatherer
+        self._workspace = workspace
+        self._options = options
+        self._records = records(workspace.output)
+        self._identities: dict[object, Mapping[str, object] | None] = {}
+        self._reporter = reporter
+
+    def plan(self, targets: Sequence[Target]) -> list[Planned]:
+        """The plan of ``targets``, in their order. Only the user's own request can be an error here."""
+        with self._reporter.task("planning", total=len(targets)) as task:
+            planned = []
+            for number, target in enumerate(targets):
+                task.update(number, detail=target.id)
+                planned.append(self.plan_target(target))
+        return planned
+
+    def plan_target(self, target: Target) -> Planned:
+        """The plan of one target. A target whose sources cannot be found is planned as a build that will say so."""
+        wheel, record = self._records.get(target.id, (None, None))
+        try:
+            decided = self._gatherer.decide(target)
+            changed_tree = None
+            if isinstance(decided, PreparedTree):
+                origin = decided.record["origin"]
+                changed_tree = digest_of_folder(decided.path) if decided.changes() else None
+            else:
+                origin = describe(decided)
+        except BuilderError as error:
+            return Planned(target, "build", f"cannot be planned: {error.message}", wheel=wheel, record=record)
+        commits = {name.replace("_", "-") if name == "op_plugin" else name: c for name, c in commits_of(origin).items()}
+        commits.update(origin["submodules"])
+        identity = self._identity(target)
+        if identity is None:
+            reason = "its environment is not known before its base image is here"
+            return Planned(target, "build", reason, commits=commits, wheel=wheel, record=record)
+        inputs = inputs_of(target, origin, identity, self._options, changed_tree=changed_tree)
+        digest = fingerprint(inputs)
+        action, reason = self._decision(digest, inputs, wheel, record)
+        return Planned(target, action, reason, digest, inputs, commits, wheel, record)
+
+    def _identity(self, target: Target) -> Mapping[str, object] | None:
+        request = environment_request(target, self._options)
+        if request not in self._identities:
+            self._identities[request] = environment_identity(
+                self._options.environment,
+                request,
+                docker=resource("docker"),
+                host=self._workspace.environments,
+                offline=self._options.offline,
+            )
+        return self._identities[request]
+
+    def _decision(
+        self, digest: str, inputs: Mapping[str, Any], wheel: Path | None, record: Mapping[str, Any] | None
+    ) -> tuple[str, str]:
+        if wheel is None or record is None:
+            return "build", "no wheel of it stands"
+        if record.get("fingerprint") == digest:
+            mismatches = record.get("mismatches") or ()
+            if mismatches and not self._options.allow_toolchain_mismatch:
+                return "build", f"its wheel was made with another toolchain: {'; '.join(mismatches)}"
+            fault = fault_of(wheel, record)
+            return ("skip", f"{wheel.name} stands") if fault is None else ("build", f"its wheel is not whole: {fault}")
+        return "build", "; ".join(self.changes(record.get("inputs"), inputs))
+
+    def changes(self, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[str]:
+        """In words what differs between the inputs of a wheel and those of now."""
+        if before is None:
+            return ["its wheel was built by an older builder, which did not record what from"]
+        return [_worded(name, old, new, self._workspace.mirrors) for name, old, new in differences(before, after)]
+
+
+def records(output: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """The newest wheel of each target in ``output`` with its record; a record that cannot be read is passed over."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path in sorted(output.glob("*.whl.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            target, finished = str(record["target"]), str(record["finished"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if target not in found or finished > str(found[target][1]["finished"]):
+            found[target] = (path.with_name(path.name.removesuffix(".json")), record)
+    return found
+
+
+def fault_of(wheel: Path, record: Mapping[str, Any]) -> str | None:
+    """What is wrong with a wheel that its record says was verified; None for a whole one."""
+    try:
+        if wheel.stat().st_size != record["size"] or sha256(wheel) != record["sha256"]:
+            return f"{wheel.name} is not the file that was verified"
+    except (OSError, KeyError) as error:
+        return f"{wheel.name}: {getattr(error, 'strerror', None) or 'its record lacks ' + str(error)}"
+    return None
+
+
+def _worded(name: str, old: Any, new: Any, mirrors: Path) -> str:
+    if name in _REPOSITORIES:
+        return f"{_REPOSITORIES[name]} {_moved(old, new, mirrors / f'{_REPOSITORIES[name]}.git')}"
+    if name.startswith("sources.submodules."):
+        return f"{name.removeprefix('sources.submodules.')} {_moved(old, new, None)}"
+    if name == "sources.patches":
+        was, now = ({patch["name"]: patch["sha256"] for patch in series or ()} for series in (old, new))
+        parts = [f"+{n}" for n in now if n not in was] + [f"-{n}" for n in was if n not in now]
+        parts += [n for n in now if n in was and now[n] != was[n]]
+        return f"patches changed: {' '.join(parts) or 'their order'}"
+    if name == "changes_by_hand":
+        return "the tree was changed by hand" if new else "changes made by hand are gone"
+    if name.startswith("environment."):
+        part = name.removeprefix("environment.")
+        moved = f" from {old} to {new}" if part in {"environment", "fixed_paths"} else ""
+        return f"the environment changed{moved}"
+    if name == "recipe":
+        return f"the builder's recipe changed from {old} to {new}"
+    what = {"sources.custom_operators": "custom operators", "sources.op_plugin.digest": "the op-plugin folder"}
+    label = what.get(name, name.removeprefix("sources.").replace(".", " ").replace("_", " "))
+    if isinstance(old, (str, int, bool)) and isinstance(new, (str, int, bool)) and len(f"{old}{new}") < 60:
+        return f"{label} changed from {old} to {new}"
+    return f"{label} {'added' if old is None else 'removed' if new is None else 'changed'}"
+
+
+def _moved(old: Any, new: Any, mirror: Path | None) -> str:
+    text = f"{str(old)[:7] if old else 'none'} -> {str(new)[:7] if new else 'none'}"
+    if mirror is None or not old or not new or not mirror.is_dir():
+        return text
+    try:
+        ahead, behind = (
+            int(gitcli.run(["rev-list", "--count", f"{first}..{last}"], git_dir=mirror))
+            for first, last in ((old, new), (new, old))
+        )
+    except (gitcli.GitFailed, ValueError):
+        return text
+    commits = f"{ahead} commit{'' if ahead == 1 else 's'}"
+    return f"{text}, {commits}" + (f", {behind} taken back" if behind else "")
