@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from builder.console import Reporter, TargetReporter
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.progress.state import Event, State
 
 THREADS = 8
@@ -169,6 +169,21 @@ def test_a_target_begins_with_the_first_that_is_said_of_it() -> None:
         ("target-started", "b"), ("message", "b"), ("phase-finished", "a"), ("target-finished", "a"),
         ("message", "a"), ("target-finished", "c"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TargetError("x", kind=FailureKind.COMPILE), "compile"),
+        (RequestError("x"), "request"),
+        (MachineError("x"), "machine"),
+        (BuilderError("x"), None),
+    ],
+)
+def test_errors_carry_their_kind(error: BuilderError, kind: str | None) -> None:
+    kept = Kept()
+    Reporter(sink=kept).error(error)
+    assert [event["kind"] for event in kept.events] == [kind]
 
 
 def test_a_phase_that_raises_has_failed() -> None:

@@ -310,6 +310,7 @@ def test_places_of_values_lead_to_rows_and_defaults(folder: Path) -> None:
         ("  overlay:", "  overlays:", "overlays", "unknown key 'overlays'; did you mean 'overlay'?"),
         ("  overlay:", "  branch: v2.5.1\n  overlay:", "branch", "defaults.branch: expected in each of releases"),
         ('    toolchains: "t', '    toolchains: [1]\n    cann: "t', "[1]", "defaults.sources.toolchains: a list"),
+        ('    toolchains: "t', '    "a\\nb": "t', '"a', "defaults.sources['a\\nb']: 'a\\nb': expected a name"),
     ],
 )  # fmt: skip
 def test_errors_in_defaults_are_told_once_with_their_place(

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -29,7 +29,7 @@ NASTY = [
     "\x1b[2J\x1b[31mred\x1b[0m\x1b]0;title\x07",
     "\x1bM\x1b7\x1b(0\x9b1A\x00\x08",
     "[bold]no markup[/bold] [/]",
-    "::error::not a command",
+    "::stop-commands::x",
     "  ::set-output name=x::y",
     "##[add-mask]x and ##[group]",
     "a%0Ab %25 :: ,:",
@@ -261,6 +261,7 @@ def test_one_progress_line_a_target_in_a_while() -> None:
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=5), TEXTS.filter(bool))
+@example(NASTY, "[a")
 @settings(max_examples=60, deadline=None)
 def test_every_printed_line_begins_with_its_time_and_target(values: list[str], name: str) -> None:
     sink = Lines(console(), stamped=True)
@@ -359,6 +360,8 @@ def test_warnings_are_annotations_and_long_silence_is_broken() -> None:
 @pytest.mark.parametrize("ci", [GitHub, GitLab])
 @pytest.mark.parametrize("parallel", [1, 2])
 @given(values=st.lists(TEXTS, min_size=1, max_size=4), name=TEXTS.filter(bool))
+@example(values=NASTY, name="::set-env::x")
+@example(values=NASTY, name="x\n::group::y\r\x1b[0K")
 @settings(max_examples=40, deadline=None)
 def test_no_text_becomes_a_command_and_groups_are_balanced(
     ci: type[Groups], parallel: int, values: list[str], name: str
@@ -366,8 +369,8 @@ def test_no_text_becomes_a_command_and_groups_are_balanced(
     sink = ci(console())
     play = Play(sink)
     play.run(name, "other", parallel=parallel)
-    table = Table()
-    table.add_column("")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
     for target in (name, "other", name):
         play("target-started", target)
         for value in values:
@@ -479,6 +482,7 @@ def test_progress_comes_once_a_second_for_each_target() -> None:
 
 
 @given(values=st.lists(TEXTS, max_size=5), name=TEXTS, number=st.floats())
+@example(values=NASTY, name="\udc80", number=float("nan"))
 @settings(max_examples=80, deadline=None)
 def test_every_line_of_json_is_one_object(values: list[str], name: str, number: float) -> None:
     stream, play = play_json()
@@ -545,7 +549,8 @@ def test_eighty_columns_show_everything_of_a_target() -> None:
 @pytest.mark.parametrize("names", ["v2.10.{n}-26.0.0-py3.13-aarch64", "名前{n}" * 12, "x{n}", "a" * 200 + "{n}"])
 def test_pictures_keep_within_their_terminal(count: int, names: str) -> None:
     play = busy(count, names=names)
-    play("task-started", task=99, description="fetching " + "x" * 100, total=None)
+    for number in range(99, 109):
+        play("task-started", task=number, description="fetching " + "x" * 100, total=None)
     for width in (12, 20, 33, 40, 50, 60, 79, 80, 81, 99, 100, 120, 140, 200):
         for height in (5, 10, 24, 60):
             lines = drawn(play.state, play.at, width, height)

@@ -1,0 +1,76 @@
+"""Where finished wheels go: a folder, or whatever else a URL names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from builder.errors import RequestError
+from builder.store.base import Entry, Store, check_name, check_part, sha256_of
+from builder.store.folder import FolderStore
+
+__all__ = ["Entry", "Store", "check_name", "check_part", "open_store", "sha256_of"]
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_ALMOST_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+
+
+def open_store(place: str) -> Store:
+    """The store at a path or URL; nothing is asked of it yet (``Store.check`` does that).
+
+    Raises RequestError for a URL that holds a password or cannot be one, MachineError when the package
+    for its kind is not installed.
+    """
+    if not place.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in place):
+        raise RequestError(
+            f"{_shown(place)!r} is not a store", hint="give a folder or a URL such as s3://bucket/folder"
+        )
+    match = _URL.fullmatch(place)
+    if match is None:
+        if "://" in place or _ALMOST_URL.match(place):
+            raise RequestError(
+                f"{_shown(place)!r} is neither a folder nor a URL",
+                hint="a URL is one scheme, two slashes and a place (s3://bucket/folder); "
+                "a folder whose name looks like one is ./name:/...",
+            )
+        return FolderStore(Path(place))
+    scheme, rest = match[1].lower(), match[2]
+    _check_rest(scheme, rest)
+    if scheme == "file":
+        host, slash, path = rest.partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise RequestError(f"{place!r} names no absolute path", hint="such a URL is file:///srv/wheels")
+        # A folder gains nothing from fsspec, and has locks and links of its own.
+        return FolderStore(Path("/" + unquote(path)))
+    if not rest.strip("/") and scheme != "memory":
+        raise RequestError(f"{place!r} names no bucket or host", hint=f"such a URL is {scheme}://bucket/folder")
+    from builder.store.remote import RemoteStore
+
+    return RemoteStore(f"{scheme}://{rest}")
+
+
+def _check_rest(scheme: str, rest: str) -> None:
+    """Refuse what may hold a secret, and what fsspec would take for more than a place."""
+    # Not only before the first slash: secret keys may hold slashes, and people paste them as they are.
+    before, at, _ = rest.rpartition("@")
+    if at and ":" in before:
+        raise RequestError(
+            f"the URL {scheme}://***@... holds a password",
+            hint="credentials come from the environment (for s3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY); "
+            "whoever has seen this URL may have them now",
+        )
+    if "?" in rest or "#" in rest:
+        raise RequestError(
+            f"the URL {scheme}://{re.split('[?#]', rest)[0]} is followed by a query or fragment",
+            hint="a store is a place only; options and credentials come from the environment",
+        )
+    if "::" in rest or any(letter in rest for letter in "*[]{}\\") or ".." in rest.split("/"):
+        raise RequestError(
+            f"{scheme}://{rest} cannot be the URL of a store",
+            hint="it is one place: no chain (::), no pattern (* [ {), no ..",
+        )
+
+
+def _shown(place: str) -> str:
+    return re.sub(r"[^/\s]*:[^\s]*@", "***@", place)
