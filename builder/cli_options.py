@@ -125,7 +125,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True
 NEW_FILE = click.Path(dir_okay=False, path_type=Path, resolve_path=True)
 
 GENERAL = options(
-    option("--quiet", "-q", is_flag=True, help="Show only warnings and errors."),
+    option("--quiet", "-q", is_flag=True, help="Show only warnings, errors and the final summary."),
     option("--debug", is_flag=True, help="Show Python's traceback when something fails."),
 )
 WORKSPACE = option("--workspace", type=NEW_FOLDER, default="build", help="Folder of mirrors, trees, cache and logs.")

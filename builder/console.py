@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from builder.errors import BuilderError, FailureKind
+from builder.errors import BuilderError, FailureKind, MachineError, RequestError
 from builder.progress.jsonlines import JsonLines
 from builder.progress.lines import GitHub, GitLab, Lines
 from builder.progress.screen import Screen
@@ -133,13 +133,11 @@ class Reporter:
     def error(self, error: BuilderError) -> None:
         """A message, its details and the next step, as every error of the builder is shown."""
         kind = getattr(error, "kind", None)
-        self.emit(
-            "error",
-            text=error.message,
-            details=error.details,
-            hint=error.hint,
-            kind=kind.value if isinstance(kind, FailureKind) else None,
-        )
+        if isinstance(kind, FailureKind):
+            kind = kind.value
+        elif isinstance(error, RequestError | MachineError):
+            kind = "request" if isinstance(error, RequestError) else "machine"
+        self.emit("error", text=error.message, details=error.details, hint=error.hint, kind=kind)
 
     def table(self, table: Table, *, always: bool = False) -> None:
         """A table for people, as wide as the terminal; ``always`` shows it also to those who asked for quiet."""

@@ -160,26 +160,24 @@ class LocalRun:
         """Plan ``targets``, skip what stands, build the rest. KeyboardInterrupt leaves it when all is stopped."""
         planner = Planner(self._context.gatherer, self._context.workspace, self._context.options, self._reporter)
         results = {target.id: self._context.run.target(target.id) for target in targets}
-        wanted = []
-        for target in targets:
-            planned = planner.plan_target(target)
-            if planned.action == "skip" and not self._context.options.rebuild:
-                self._skipped(planned, results[target.id])
-            else:
-                wanted.append(target)
-        self._context.run.write()
+        plans = [planner.plan_target(target) for target in targets]
+        skipped = [plan for plan in plans if plan.action == "skip" and not self._context.options.rebuild]
+        stand = {plan.target.id for plan in skipped}
+        wanted = [target for target in targets if target.id not in stand]
         expected = self._expectations(wanted)
-        schedule = Schedule(wanted, expected, free_memory=available_memory)
         self._reporter.run_started(
             self._context.run.id,
-            [target.id for target in wanted],
+            [target.id for target in targets],
             {name: expectation.seconds for name, expectation in expected.items()},
             parallel=self._policy.parallel,
         )
         try:
-            self._drive(schedule, results)
+            for plan in skipped:
+                self._skipped(plan, results[plan.target.id])
+            self._context.run.write()
+            self._drive(Schedule(wanted, expected, free_memory=available_memory), results)
         finally:
-            self._reporter.run_finished(self._context.run.seconds)
+            self._reporter.run_finished(self._context.run.seconds, exit_code(self._context.run.targets))
 
     def _skipped(self, planned: Planned, result: TargetResult) -> None:
         result.skip(planned.reason)
@@ -187,7 +185,7 @@ class LocalRun:
         result.wheel = planned.wheel
         result.sha256 = None if planned.record is None else planned.record.get("sha256")
         self._ledger.record(self._context.run.id, result)
-        self._reporter.message(f"{result.id}: nothing to do, {result.reason}")
+        self._reporter.target_finished(result.id, result.status, 0.0, result.reason)
 
     def _expectations(self, targets: Sequence[Target]) -> dict[str, Expectation]:
         """What earlier builds say of each target; its cache counts as warm where it was built before."""
@@ -225,9 +223,7 @@ class LocalRun:
         except KeyboardInterrupt:
             self._stop(running, results)
             raise
-        for result in results.values():
-            if result.status == "failed" and result.error is None:
-                result.skip("not started: another target failed, and --fail-fast was given")
+        self._not_started(results, "not started: another target failed, and --fail-fast was given")
 
     def _start(self, target: Target, result: TargetResult) -> threading.Thread:
         context = replace(self._context, options=self._options.get(target.id, self._context.options))
@@ -274,10 +270,16 @@ class LocalRun:
             for thread in running.values():
                 thread.join(timeout=0.5)
         for name in running:
-            self._ledger.record(self._context.run.id, results[name])
+            result = results[name]
+            self._ledger.record(self._context.run.id, result)
+            self._reporter.target_finished(name, result.status, result.seconds, result.reason)
+        self._not_started(results, "not started: the run was interrupted")
+
+    def _not_started(self, results: Mapping[str, TargetResult], reason: str) -> None:
         for result in results.values():
             if result.status == "failed" and result.error is None:
-                result.skip("not started: the run was interrupted")
+                result.skip(reason)
+                self._reporter.target_finished(result.id, result.status, 0.0, reason)
 
 
 def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter) -> int:

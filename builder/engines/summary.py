@@ -40,8 +40,7 @@ def show_failure(result: TargetResult, reporter: Reporter) -> None:
     """Why a target failed, as every error of the builder is shown, with its log."""
     error = result.error
     assert error is not None  # noqa: S101
-    phase = getattr(error, "phase", None)
-    reporter.warning(f"{result.id} failed{f' in phase {phase}' if phase else ''}")
+    reporter = reporter.for_target(result.id)
     reporter.error(error)
     if isinstance(error, TargetError) and error.log is not None:
         reporter.message(f"log: {error.log}")
@@ -49,7 +48,7 @@ def show_failure(result: TargetResult, reporter: Reporter) -> None:
 
 def show_summary(run: Run, reporter: Reporter) -> None:
     """The table that ends every run, also one that was interrupted."""
-    table = Table(title=f"run {run.id}", title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for heading in ("target", "status", "time", "files", "cache hits"):
         # Names that a person copies are never broken.
         table.add_column(heading, no_wrap=True, justify="left" if heading in {"target", "status"} else "right")
@@ -65,7 +64,7 @@ def show_summary(run: Run, reporter: Reporter) -> None:
             "" if result.cache is None else str(result.cache["hits"]),
         )
     if run.targets:
-        reporter.table(table)
+        reporter.table(table, always=True)
     for result in run.targets:
         if result.wheel is not None:
             reporter.message(f"wheel: {result.wheel}")

@@ -179,7 +179,7 @@ def _filled(
     if not isinstance(row, _Mapping) or not isinstance(own, dict):
         return row, own
     nodes, data = {**defaults.nodes, **row.nodes}, {**values, **own}
-    names = {key: f"{name}.{key}" for key in defaults.nodes if key not in row.nodes}
+    names = {key: name + _name_of_key(key) for key in defaults.nodes if key not in row.nodes}
     part = defaults.nodes.get(joined) if joined else None
     if joined in row.nodes and isinstance(part, _Mapping):
         # Only mappings are under these keys, or the row's own one is wrong and stays so.
@@ -349,7 +349,7 @@ def _walk(root: _Node, keys: Iterable[str | int]) -> tuple[_Node, str]:
         trail, asked_for_key = trail[:-1], True
     for index, key in enumerate(trail):
         if isinstance(node, _Mapping) and (text := str(key)) in node.nodes:
-            name = node.names.get(text) or name + _name_of_key(text, first=not name)
+            name = node.names.get(text) or (name + _name_of_key(text)).removeprefix(".")
             at_key = asked_for_key and index == len(trail) - 1
             node = node.keys[text] if at_key else node.nodes[text]
         elif isinstance(node, _List) and isinstance(key, int) and key < len(node.nodes):
@@ -360,10 +360,8 @@ def _walk(root: _Node, keys: Iterable[str | int]) -> tuple[_Node, str]:
     return node, name
 
 
-def _name_of_key(key: str, *, first: bool) -> str:
-    if _PLAIN_KEY.fullmatch(key):
-        return key if first else f".{key}"
-    return f"[{_short(key)!r}]"
+def _name_of_key(key: str) -> str:
+    return f".{key}" if _PLAIN_KEY.fullmatch(key) else f"[{_short(key)!r}]"
 
 
 def _shown(node: _Node) -> str:

@@ -20,11 +20,12 @@ and by its kind (seconds are numbers, null stands for "not known"):
                      takes); at most one each second for a target, and one for each new task
     message          text
     warning          text
-    error            text, details (lines), hint (the next step), kind (a failure kind)
+    error            text, details (lines), hint (the next step), kind (as failure.kind in result.json)
     target-finished  status (built, skipped, failed), seconds, reason, files, hits
     run-finished     seconds, exit_code, built, skipped, failed, left (targets of each outcome)
 
-A target that is never at work (skipped by the plan) has ``target-finished`` only.
+A target that is tried again, after a failure that may pass, has a second ``target-started``; one that is never at work
+has ``target-finished`` only.
 """
 
 from __future__ import annotations

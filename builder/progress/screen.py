@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.segment import Segment
@@ -24,11 +24,16 @@ from builder.progress.lines import Line, Lines, files
 from builder.progress.state import STYLES, Event, Job, State, TargetState, clock, one_line, short
 
 #: Seconds between two drawings.
-INTERVAL = 0.1
+INTERVAL = 0.15
+#: Cells of a target's bar.
+BAR = 16
 #: A bar narrower than this says nothing.
 LEAST_BAR = 10
 #: Lines of the screen that are left to messages.
 SPARE_LINES = 3
+
+#: A task, a target whose phase has none, or a task of a target.
+Row = tuple[TargetState | None, Job | None]
 
 
 class Screen(Lines):
@@ -127,7 +132,7 @@ def picture(state: State, now: float, width: int, height: int, spinner: Spinner)
     width -= 1  # the last column makes some terminals begin a new line
     parts: list[RenderableType] = []
     if state.several and state.running:
-        others: list[tuple[TargetState | None, Job | None]] = [(None, job) for job in state.jobs.values()]
+        others: list[Row] = [(None, job) for job in state.jobs.values()]
         others = others[: max(1, height // 5)]
         room = max(1, height - SPARE_LINES - 2 - len(others))
         if state.working:
@@ -139,9 +144,9 @@ def picture(state: State, now: float, width: int, height: int, spinner: Spinner)
         parts += _single(others, now, width, turning)
         parts += [_overall(state, now, width)]
     else:
-        rows: list[tuple[TargetState | None, Job | None]] = [(None, job) for job in state.jobs.values()]
+        rows: list[Row] = [(None, job) for job in state.jobs.values()]
         for target in state.targets.values():
-            idle: list[tuple[TargetState | None, Job | None]] = [(target, None)] if target.working else []
+            idle: list[Row] = [(target, None)] if target.working else []
             rows += [(target, job) for job in target.jobs.values()] or idle
         parts += _single(rows[: max(1, height - SPARE_LINES)], now, width, turning)
     return Group(*parts)
@@ -153,8 +158,36 @@ class Column:
 
     heading: str
     width: int
-    cell: Callable[[TargetState, float, int], RenderableType]
+    cell: Callable[[TargetState, float], RenderableType]
     right: bool = True
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A column as it is drawn."""
+
+    width: int
+    cells: Sequence[RenderableType]
+    right: bool = False
+
+
+def _side_by_side(columns: Sequence[Cells], gap: int) -> Table:
+    """The columns, ``gap`` apart; every cell is cut at the width of its column, so that no line is ever broken."""
+    # Gaps are columns too: versions of rich differ in what a padded column's width holds.
+    table = Table.grid(padding=0)
+    rows: list[list[RenderableType]] = [[] for _ in columns[0].cells]
+    for column in columns:
+        if rows[0]:
+            table.add_column(width=gap)
+            for row in rows:
+                row.append("")
+        justify: JustifyMethod = "right" if column.right else "left"
+        table.add_column(width=column.width, no_wrap=True, overflow="ellipsis", justify=justify)
+        for row, cell in zip(rows, column.cells, strict=True):
+            row.append(cell)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _targets(working: Sequence[TargetState], now: float, width: int, turning: RenderableType) -> Table:
@@ -163,38 +196,32 @@ def _targets(working: Sequence[TargetState], now: float, width: int, turning: Re
     gap = 2 if width >= 100 else 1
     columns = _fitting(width - 1 - gap, gap, min(longest, 16))
     rest = width - 1 - gap - sum(gap + column.width for column in columns)
-    table = Table.grid(padding=(0, gap, 0, 0), collapse_padding=True)
-    table.add_column(width=1)
-    table.add_column(width=min(longest, rest), no_wrap=True)
+    first = min(longest, rest)
+    drawn = [
+        Cells(1, ["", *(turning for _ in working)]),
+        Cells(first, [Text("target", style="dim", overflow="crop"), *(Text(_middle(name, first)) for name in names)]),
+    ]
     for column in columns:
-        table.add_column(
-            width=column.width, no_wrap=True, overflow="ellipsis", justify="right" if column.right else "left"
-        )
-    spare = rest - longest - gap
+        cells = [column.cell(target, now) for target in working]
+        drawn.append(Cells(column.width, [Text(column.heading, style="dim"), *cells], column.right))
+    spare = rest - first - gap
     if spare >= LEAST_BAR:
-        table.add_column(width=min(spare, 60), no_wrap=True, overflow="ellipsis", style="dim")
-    heading = ["", "target", *(column.heading for column in columns)]
-    table.add_row(*(Text(word, style="dim", overflow="crop") for word in heading))
-    for name, target in zip(names, working, strict=True):
-        cells = [column.cell(target, now, column.width) for column in columns]
-        detail = [Text(target.detail)] if spare >= LEAST_BAR else []
-        table.add_row(turning, Text(_middle(name, min(longest, rest))), *cells, *detail)
-    return table
+        drawn.append(Cells(min(spare, 60), ["", *(Text(target.detail, style="dim") for target in working)]))
+    return _side_by_side(drawn, gap)
 
 
 def _fitting(width: int, gap: int, name: int) -> list[Column]:
     """The columns that fit beside names of ``name`` cells; what matters least goes first."""
     columns = [
-        Column("phase", 9, lambda target, _now, _width: Text(target.activity, style="cyan"), right=False),
-        Column("", 16, lambda target, _now, width: _bar(target.percent, width)),
-        Column("done", 4, lambda target, _now, _width: _percent(target.percent)),
-        Column("files", 9, lambda target, _now, _width: Text(files(target)[0].split()[0] if target.files else "")),
-        Column("hits", 4, lambda target, _now, _width: Text("" if target.hits is None else str(target.hits))),
-        Column("time", 7, lambda target, now, _width: _elapsed(target.started, now)),
-        Column("ETA", 7, lambda target, now, _width: _left(target, now)),
+        Column("phase", 9, lambda target, _now: Text(target.activity, style="cyan"), right=False),
+        Column("", BAR, lambda target, _now: Text("") if target.percent is None else _bar(target.percent)),
+        Column("done", 4, lambda target, _now: _percent(target.percent)),
+        Column("files", 9, lambda target, _now: Text(files(target)[0].split()[0] if target.files else "")),
+        Column("hits", 4, lambda target, _now: Text("" if target.hits is None else str(target.hits))),
+        Column("time", 7, lambda target, now: _elapsed(target.started, now)),
+        Column("ETA", 7, _left),
     ]
-    least_first = ["", "files", "hits", "time", "phase", "ETA", "done"]
-    for heading in least_first:
+    for heading in ("", "files", "hits", "time", "phase", "ETA", "done"):
         # The bar is for wide terminals: a name that is cut costs more than it gives.
         needed = 30 if heading == "" else name
         if needed + sum(gap + column.width for column in columns) > width:
@@ -202,44 +229,42 @@ def _fitting(width: int, gap: int, name: int) -> list[Column]:
     return columns
 
 
-def _single(
-    rows: Sequence[tuple[TargetState | None, Job | None]], now: float, width: int, turning: RenderableType
-) -> list[RenderableType]:
+def _single(rows: Sequence[Row], now: float, width: int, turning: RenderableType) -> list[RenderableType]:
     """A line for each task, or for a target whose phase has none."""
     if not rows:
         return []
     with_bar, with_time, with_percent = width >= 55, width >= 30, width >= 20
-    with_eta = with_time and any(target is not None for target, _ in rows)
-    grid = Table.grid(padding=(0, 1, 0, 0), collapse_padding=True)
-    told = [_doing(target, job) for target, job in rows]
-    room = max(1, width - 2 - 5 * with_percent - 17 * with_bar - 8 * with_time - 8 * with_eta)
+    with_eta = with_time and any(target is not None and target.left(now) is not None for target, _ in rows)
+    room = max(1, width - 2 - 5 * with_percent - (BAR + 1) * with_bar - 8 * with_time - 8 * with_eta)
+    told = [_doing(*row) for row in rows]
     # A description that would fit keeps its words; a long one leaves a part to what is done right now.
     longest = max(map(cell_len, told))
     first = longest if longest <= room else room * 2 // 3
-    grid.add_column(width=1)
-    grid.add_column(width=first, no_wrap=True, overflow="ellipsis")
-    for cells, shown in ((16, with_bar), (4, with_percent), (7, with_time), (7, with_eta)):
-        if shown:
-            grid.add_column(width=cells, no_wrap=True, justify="right")
+    percents = [_how_far(*row) for row in rows]
+    columns = [Cells(1, [turning for _ in rows]), Cells(first, [Text(text) for text in told])]
+    if with_bar:
+        columns.append(Cells(BAR, [_bar(percent) for percent in percents]))
+    if with_percent:
+        columns.append(Cells(4, [_percent(percent) for percent in percents], right=True))
+    if with_time:
+        began = [job.started if job else target.started if target else None for target, job in rows]
+        columns.append(Cells(7, [_elapsed(since, now) for since in began], right=True))
+    if with_eta:
+        columns.append(Cells(7, [_left(target, now) if target else "" for target, _ in rows], right=True))
     spare = room - first - 1
     if spare >= LEAST_BAR:
-        grid.add_column(width=spare, no_wrap=True, overflow="ellipsis", style="dim")
-    for (target, job), text in zip(rows, told, strict=True):
-        percent = job.percent if job else target.percent if target else None
-        if job and target and percent is None:
-            percent = target.percent
-        cells_: list[RenderableType] = [turning, Text(text)]
-        cells_ += [_bar(percent, 16, pulse=True)] if with_bar else []
-        cells_ += [_percent(percent)] if with_percent else []
-        began = job.started if job else target.started if target else None
-        cells_ += [_elapsed(began, now)] if with_time else []
-        cells_ += [_left(target, now) if target else Text("")] if with_eta else []
-        if spare >= LEAST_BAR:
-            detail = job.detail if job else ""
-            told_of = [*files(target), detail or target.detail] if target else [detail]
-            cells_ += [Text(", ".join(filter(None, told_of)))]
-        grid.add_row(*cells_)
-    return [grid]
+        columns.append(Cells(spare, [Text(_detail(*row), style="dim") for row in rows]))
+    return [_side_by_side(columns, 1)]
+
+
+def _how_far(target: TargetState | None, job: Job | None) -> float | None:
+    percent = job.percent if job else None
+    return target.percent if percent is None and target else percent
+
+
+def _detail(target: TargetState | None, job: Job | None) -> str:
+    detail = job.detail if job else ""
+    return ", ".join(filter(None, [*files(target), detail or target.detail])) if target else detail
 
 
 def _doing(target: TargetState | None, job: Job | None) -> str:
@@ -263,14 +288,10 @@ def _overall(state: State, now: float, width: int) -> RenderableType:
         counted.truncate(width, overflow="ellipsis")
         return counted
     bar = min(width - len(counted) - len(times) - 4, 60)
-    grid = Table.grid(padding=(0, 2, 0, 0), collapse_padding=True)
-    cells: list[RenderableType] = [counted, times]
+    columns = [Cells(len(counted), [counted]), Cells(len(times), [times])]
     if bar >= LEAST_BAR:
-        cells = [ProgressBar(total=len(state.targets), completed=done, width=bar), *cells]
-    for _ in cells:
-        grid.add_column(no_wrap=True)
-    grid.add_row(*cells)
-    return grid
+        columns.insert(0, Cells(bar, [ProgressBar(total=len(state.targets), completed=done, width=bar)]))
+    return _side_by_side(columns, 2)
 
 
 def _share(target: TargetState, now: float) -> float:
@@ -282,10 +303,9 @@ def _share(target: TargetState, now: float) -> float:
     return spent / (spent + left) if spent + left else 0.0
 
 
-def _bar(percent: float | None, width: int, *, pulse: bool = False) -> RenderableType:
-    if percent is None and not pulse:
-        return Text("")
-    return ProgressBar(total=None if percent is None else 100.0, completed=percent or 0.0, width=width)
+def _bar(percent: float | None) -> ProgressBar:
+    """A bar, which only moves where nobody knows how far it is."""
+    return ProgressBar(total=None if percent is None else 100.0, completed=percent or 0.0, width=BAR)
 
 
 def _percent(percent: float | None) -> Text:

@@ -84,17 +84,7 @@ def test_wrong_values_are_located(folder: Path, edit: Edit, old: str, new: str, 
 
 @pytest.mark.parametrize(
     "image",
-    [
-        "--privileged",
-        "../../etc:1",
-        "-v/:/host",
-        "example.org/../etc",
-        "a b",
-        "UPPER/case",
-        "x@sha256:00",
-        "/etc",
-        "a//b",
-    ],
+    ["--privileged", "../../etc:1", "-v/:/host", "x.org/../etc", "a b", "UPPER/case", "x@sha256:00", "/etc", "a//b"],
 )
 def test_base_images_cannot_be_options_or_paths(folder: Path, edit: Edit, image: str) -> None:
     edit("toolchains.yaml", "base_image: pytorch/manylinux-builder:cpu-2.1", f'base_image: "{image}"')
