@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from click.shell_completion import get_completion_class
 
-from builder import __version__
 from builder.cli_options import (
     AS_OF,
     DEMO_SELECTION,
@@ -96,7 +95,7 @@ def _query(values: dict[str, Any]) -> Query:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
-@click.version_option(__version__, "--version", prog_name="torch-npu-builder")
+@click.version_option(None, "--version", package_name="torch-npu-builder", prog_name="torch-npu-builder")
 def cli() -> None:
     """Build torch_npu wheels for every cell of a compatibility matrix.
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from builder.errors import MachineError, RequestError
 
 
@@ -93,6 +91,8 @@ class Workspace:
     @contextmanager
     def locked(self, name: str, *, wait_seconds: float = -1) -> Iterator[None]:
         """Hold the named lock; a negative wait means for ever. Raises MachineError when it stays taken."""
+        from filelock import FileLock, Timeout
+
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{name}.lock")

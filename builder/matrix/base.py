@@ -1,6 +1,8 @@
-"""What all models of the matrix share: kinds of text, architectures, Pythons, errors of rules."""
+"""What all models of the matrix share: kinds of text, architectures, Pythons, errors of rules.
 
-from __future__ import annotations
+Modules with models do without ``from __future__ import annotations``: pydantic would compile every annotation once
+more at each start, which costs as much as reading all the YAML.
+"""
 
 import re
 from functools import cache

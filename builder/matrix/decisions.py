@@ -1,7 +1,5 @@
 """What was decided about the matrix as a whole: drift that is accepted, branches left out, contradictions."""
 
-from __future__ import annotations
-
 import fnmatch
 from typing import Annotated
 

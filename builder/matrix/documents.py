@@ -257,7 +257,11 @@ class _Reader:
             )
         mark = event.start_mark
         if type(event) is yaml.ScalarEvent:
-            return _Scalar(mark.line, mark.column, event.value), self._scalar(event, self._text(event))
+            text = self._text(event)
+            node = _Scalar(mark.line, mark.column, text)
+            if event.tag is None and (not event.implicit[0] or text[:1] not in _RESOLVERS):
+                return node, text  # in quotes, or nothing but text without them
+            return node, self._scalar(event, text)
         if depth > MAX_DEPTH:
             raise self._error(event, f"nested more than {MAX_DEPTH} levels deep", "see docs/matrix.md for the format")
         if type(event) is yaml.MappingStartEvent:
@@ -269,7 +273,8 @@ class _Reader:
             raise self._unknown_tag(start, start.tag)
         nodes: list[_Node] = []
         data: list[Data] = []
-        while type(event := self._next()) is not yaml.SequenceEndEvent:
+        following = self._next
+        while type(event := following()) is not yaml.SequenceEndEvent:
             node, value = self._value(event, depth)
             nodes.append(node)
             data.append(value)
@@ -281,7 +286,8 @@ class _Reader:
         keys: dict[str, _Scalar] = {}
         nodes: dict[str, _Node] = {}
         data: dict[str, Data] = {}
-        while type(event := self._next()) is not yaml.MappingEndEvent:
+        following = self._next
+        while type(event := following()) is not yaml.MappingEndEvent:
             mark = event.start_mark
             if type(event) is not yaml.ScalarEvent or event.anchor is not None:
                 raise self._error(event, "a key must be plain text", "see docs/matrix.md for the format")
@@ -293,13 +299,11 @@ class _Reader:
                     event, f"the key {_short(key)!r} stands twice; the first is at {first}", "keep one of them"
                 )
             keys[key] = _Scalar(mark.line, mark.column, key)
-            nodes[key], data[key] = self._value(self._next(), depth)
+            nodes[key], data[key] = self._value(following(), depth)
         return _Mapping(start.start_mark.line, start.start_mark.column, keys, nodes), data
 
     def _scalar(self, event: Any, text: str) -> Data:
         tag = event.tag
-        if tag is None and not event.implicit[0]:
-            return text  # in quotes
         plain = _plain_kind(text) if tag != "!" else "str"
         # A tag may say what the text is anyway, or that it is text.
         kind = plain if tag in (None, "!", _TAG + plain) else tag.removeprefix(_TAG)

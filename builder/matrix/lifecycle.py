@@ -4,8 +4,6 @@ Upstream speaks of phases for a PyTorch version (its later documents) and for a 
 ones). A line follows both: it is in the later phase of the two, and not out before its plugin release is.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +41,7 @@ class Lifecycle(Frozen):
     source: Sentence = Field(description="Where the days are from")
 
     @model_validator(mode="after")
-    def _days_in_order(self) -> Lifecycle:
+    def _days_in_order(self) -> "Lifecycle":
         days = [day for _, day in self.phases]
         if not days:
             raise wrong("the first day of at least one phase")

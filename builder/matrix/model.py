@@ -5,8 +5,6 @@ The YAML files hold ``ReleaseRow`` (a toolchain is a name); the loader turns eac
 is read off the branch: ``audit`` compares it, and that file is its source unless the row names another.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,7 +123,7 @@ class _Release(Frozen):
         return value
 
     @model_validator(mode="after")
-    def _branch_says_the_same(self) -> _Release:
+    def _branch_says_the_same(self) -> "_Release":
         parts = re.fullmatch(r"v([0-9.]+)-(.+)", self.branch)
         if parts and self.channel == "release" and parts.groups() != (self.pytorch, self.release):
             raise wrong(
@@ -135,7 +133,7 @@ class _Release(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _sources_name_facts(self) -> _Release:
+    def _sources_name_facts(self) -> "_Release":
         unknown = sorted(set(self.sources) - set(type(self).model_fields))
         if unknown:
             raise wrong(f"sources to name keys of a release line, not {', '.join(unknown)}")
@@ -145,13 +143,13 @@ class _Release(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _can_be_built_or_says_why_not(self) -> _Release:
+    def _can_be_built_or_says_why_not(self) -> "_Release":
         if self.refusal is None and self.build_options is None:
             raise wrong("build_options, because the builder runs ci/build.sh; or legacy, with the reason")
         return self
 
     @model_validator(mode="after")
-    def _every_python_has_its_requirements(self) -> _Release:
+    def _every_python_has_its_requirements(self) -> "_Release":
         unknown = sorted(set(self.requirements_by_python) - set(self.pythons), key=python_key)
         if unknown:
             raise wrong(f"requirements_by_python to name Pythons of this line only, not {', '.join(unknown)}")

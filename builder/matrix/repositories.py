@@ -1,7 +1,5 @@
 """Where sources come from: each repository's hosts in order, and every URL by which it is known."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import re
@@ -70,7 +68,7 @@ class Repository(BaseModel):
                 )
         return value
 
-    def replaced(self, urls: tuple[str, ...], aliases: tuple[str, ...] = ()) -> Repository:
+    def replaced(self, urls: tuple[str, ...], aliases: tuple[str, ...] = ()) -> "Repository":
         """The same repository fetched from ``urls``; what it was called before stays known."""
         known = dict.fromkeys((*self.urls, *self.aliases, *aliases))
         return Repository(urls=urls, aliases=tuple(url for url in known if url not in urls))
@@ -84,7 +82,7 @@ class SourceTable(BaseModel):
     repositories: Mapping[Annotated[str, Field(pattern=patterns.NAME, max_length=60)], Repository]
 
     @model_validator(mode="after")
-    def _one_owner_of_each_url(self) -> SourceTable:
+    def _one_owner_of_each_url(self) -> "SourceTable":
         owners: dict[str, str] = {}
         for name, repository in self.repositories.items():
             for url in (*repository.urls, *repository.aliases):
@@ -107,7 +105,7 @@ class SourceTable(BaseModel):
         """URLs of a repository in the order in which to try them. Raises RequestError for an unknown name."""
         return self._repository(name).urls
 
-    def with_override(self, name: str, url_or_path: str) -> SourceTable:
+    def with_override(self, name: str, url_or_path: str) -> "SourceTable":
         """This table with ``name`` fetched from one URL or local folder (relative to the current one) only.
 
         Raises RequestError for an unknown name, and for what is neither a URL nor an existing folder.
@@ -133,7 +131,7 @@ class SourceTable(BaseModel):
             )
         return _table({**self.repositories, name: repository.replaced((url_or_path,))})
 
-    def merged(self, other: SourceTable) -> SourceTable:
+    def merged(self, other: "SourceTable") -> "SourceTable":
         """This table with the repositories of ``other`` fetched from ``other``'s URLs, and its new ones added.
 
         Raises RequestError when one URL would then mean two repositories.
@@ -144,7 +142,7 @@ class SourceTable(BaseModel):
             repositories[name] = ours.replaced(theirs.urls, theirs.aliases) if ours else theirs
         return _table(repositories)
 
-    def relative_to(self, base: Path) -> SourceTable:
+    def relative_to(self, base: Path) -> "SourceTable":
         """This table with relative local paths made absolute against the folder ``base``."""
         known = (url for repository in self.repositories.values() for url in (*repository.urls, *repository.aliases))
         if all(map(is_remote, known)):
@@ -159,7 +157,7 @@ class SourceTable(BaseModel):
             }
         )
 
-    def _repository(self, name: str) -> Repository:
+    def _repository(self, name: str) -> "Repository":
         if name not in self.repositories:
             near = difflib.get_close_matches(name, self.repositories, n=1)
             raise RequestError(
@@ -169,7 +167,7 @@ class SourceTable(BaseModel):
         return self.repositories[name]
 
 
-def _table(repositories: Mapping[str, Repository]) -> SourceTable:
+def _table(repositories: Mapping[str, Repository]) -> "SourceTable":
     try:
         return SourceTable(repositories=repositories)
     except ValidationError as error:

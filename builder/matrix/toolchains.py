@@ -1,7 +1,5 @@
 """What compiles: toolchains of release lines, what provides each gcc, and PyTorch as a build dependency."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
