@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 import click
@@ -28,6 +29,17 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _reader_went_away() -> int:
+    """The reader of our output had enough (``list | head``), which is no failure. Nothing is left to say."""
+    with suppress(OSError, ValueError):  # a stream that is no file, or closed
+        # What is still in the buffer is written at the end of the process, and must not fail there.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    sys.stderr.close()
+    return EXIT_OK
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     from builder.cli import cli
@@ -36,6 +48,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     reporter = Reporter()
     try:
         code = cli.main(args=arguments, prog_name="torch-npu-builder", standalone_mode=False)
+        if sys.stdout is not None:  # it is where the caller has closed it
+            sys.stdout.flush()
         return code if isinstance(code, int) else EXIT_OK
     except click.exceptions.Exit as end:
         return end.exit_code
@@ -51,9 +65,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         reporter.warning("interrupted; run the same command again to go on")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away (`list | head`): nothing left to say.
-        sys.stderr.close()
-        return EXIT_OK
+        return _reader_went_away()
+    except SystemExit as end:
+        # Click and rich make a failure of a broken pipe.
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        return _reader_went_away()
     except OSError as error:
         if debug:
             raise

@@ -35,6 +35,7 @@ from builder.scratch import Scratch
 from builder.sources.checkout import PreparedTree, load_prepared
 from builder.sources.manifest import digest_of_folder
 from builder.sources.upstream import BuildScript, SetupScript
+from builder.sources.version import suffix_of
 from builder.wheels import provenance
 from builder.wheels.inspect import sha256
 from builder.wheels.repair import auditwheel_command, built_wheel
@@ -329,16 +330,16 @@ class TargetBuild:
         return folder / wheel.name
 
     def _verify(self, wheel: Path, tree: PreparedTree, plan: Recipe) -> Verified:
-        return verify(
-            wheel,
-            Expectation(
-                python_tag=self.target.tag,
-                arch=self.target.arch,
-                pytorch=self.target.release.pytorch,
-                platform=plan.repair.platform,
-                git_version=tree.record["commits"]["torch_npu"],
-            ),
+        commits = tree.record["commits"]
+        expected = Expectation(
+            python_tag=self.target.tag,
+            arch=self.target.arch,
+            pytorch=self.target.release.pytorch,
+            platform=plan.repair.platform,
+            git_version=commits["torch_npu"],
+            version_suffix=suffix_of(self.options.version_suffix, commits),
         )
+        return verify(wheel, expected)
 
     def _publish(
         self,

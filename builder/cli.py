@@ -30,6 +30,7 @@ from builder.cli_options import (
     options,
 )
 from builder.console import Reporter
+from builder.errors import MachineError
 from builder.options import BuildOptions
 from builder.workspace import Workspace
 
@@ -88,6 +89,23 @@ def _reporter(values: dict[str, Any]) -> Reporter:
     return Reporter(quiet=values["quiet"], json_lines=values.get("json_lines", False))
 
 
+def _engine(values: dict[str, Any]) -> Any:
+    """What builds targets: this machine, or the workers of a cluster."""
+    from functools import partial
+
+    from builder.engines.local import run_targets
+
+    if values["engine"] == "local":
+        return run_targets
+    try:
+        from builder.engines.dask import run_on_cluster
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"--engine dask needs the package {error.name}", hint="pip install 'torch-npu-builder[cluster]'"
+        ) from error
+    return partial(run_on_cluster, scheduler=values["scheduler"], store_url=values["store"])
+
+
 def _query(values: dict[str, Any]) -> Query:
     from builder.matrix.selection import Query
 
@@ -122,20 +140,17 @@ def build(**values: Any) -> int:
         targets = list(selection.targets)
         for warning in selection.warnings():
             reporter.warning(warning)
-    return build_targets(
-        targets,
-        matrix,
-        _workspace(values),
-        _options(values),
-        reporter,
-        policy=Policy(values["parallel"], values["fail_fast"], locked),
-        dry_run=values["dry_run"],
-    )
+    policy = Policy(values["parallel"], values["fail_fast"], locked)
+    places = (matrix, _workspace(values), _options(values), reporter, policy)
+    return build_targets(targets, *places, engine=_engine(values), dry_run=values["dry_run"])
 
 
 @cli.command()
 @options(SELECTION, SOURCES, ENVIRONMENT, MATRIX, PLACES, GENERAL)
 @click.option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
+@click.option("--github", type=click.IntRange(min=1), metavar="JOBS", help="The matrix of a GitHub workflow.")
+@click.option("--gitlab", type=click.IntRange(min=1), metavar="JOBS", help="A child pipeline of GitLab.")
+@click.option("--runner", multiple=True, metavar="ARCH=LABEL", help="Runner for an architecture, instead of the usual.")
 def plan(**values: Any) -> None:
     """Say what a build of the selected targets would do, and why."""
     from builder.engines.local import plan_targets
@@ -146,7 +161,46 @@ def plan(**values: Any) -> None:
     targets = select(matrix, _query(values), default_arch="native")
     buildable = [target for target in targets if target.release.refusal is None]
     planned = plan_targets(buildable, matrix, _workspace(values), _options(values), _reporter(values))
+    if values["github"] or values["gitlab"]:
+        from builder.ledger import BuildLedger, ledger_path
+        from builder.pipelines import github_matrix, gitlab_pipeline, parse_runners
+
+        with BuildLedger(ledger_path(_workspace(values)), _reporter(values)) as known:
+            write = github_matrix if values["github"] else gitlab_pipeline
+            jobs = values["github"] or values["gitlab"]
+            click.echo(write(planned, known.estimates(), jobs, parse_runners(values["runner"])), nl=False)
+        return
     show_plan(planned, as_json=values["as_json"])
+
+
+@cli.command()
+@click.argument("channels", nargs=-1)
+@options(RUN, ENVIRONMENT, LIMITS, MATRIX, AS_OF, PLACES, GENERAL)
+@option("--offline", is_flag=True, help="Never touch the network.")
+@option("--refresh", is_flag=True, help="Prepare every tree anew.")
+@option("--rebuild", is_flag=True, help="Build everything, changed or not.")
+@option("--night", type=Day(), metavar="YYYY-MM-DD", help="The day of the night; today by default.")
+@option("--waive", multiple=True, metavar="TARGET=REASON", help="Let the night be complete without this target.")
+@option("--retry", is_flag=True, help="Also what failed last time and has not changed since.")
+@option("--dry-run", is_flag=True, help="Say what the night would build, and stop.")
+def nightly(channels: tuple[str, ...], **values: Any) -> int:
+    """Build and publish what changed in the channels of nightly.yaml; all of them by default."""
+    from builder.engines.local import Policy
+    from builder.nightly.command import run_nightly
+
+    return run_nightly(
+        _matrix(values),
+        channels,
+        _workspace(values),
+        _options(values),
+        _reporter(values),
+        Policy(values["parallel"], values["fail_fast"]),
+        night=values["night"],
+        dry_run=values["dry_run"],
+        waive=dict(waiver.partition("=")[::2] for waiver in values["waive"]),
+        retry=values["retry"],
+        engine=_engine(values),
+    )
 
 
 @cli.command()
@@ -166,19 +220,26 @@ def lock(**values: Any) -> None:
 
 @cli.command()
 @options(SELECTION, MATRIX, PLACES, GENERAL)
-@option("--released", is_flag=True, help="Compare with upstream's released wheels on PyPI instead of its branches.")
+@option("--released", is_flag=True, help="Compare with upstream's released wheels on PyPI too, besides its branches.")
 @option("--update", is_flag=True, help="Write the corrections into the matrix files, for review.")
 @option("--offline", is_flag=True, help="Never touch the network.")
 @option("--refresh", is_flag=True, help="Fetch the branches again.")
 @option("--verbose", is_flag=True, help="Also what is no drift, such as how far pinned commits lie behind.")
 @click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
 def audit(**values: Any) -> int:
-    """Compare the matrix with upstream's own branches, or its released wheels."""
+    """Compare the matrix with upstream's own branches and, on request, its released wheels.
+
+    Without --channel, development branches are compared as well as numbered releases.
+    """
+    from dataclasses import replace
+
     from builder.audit.command import run_audit
     from builder.matrix.selection import Query, select
 
     matrix, query = _matrix(values), _query(values)
-    chosen = None if query == Query() else select(matrix, query)
+    # Here options narrow what is audited, so --skip or --python alone must not drop the development branches.
+    everything = replace(query, channel=query.channel or ("all",))
+    chosen = None if query == Query() else select(matrix, everything)
     return run_audit(
         matrix,
         None if chosen is None else list(dict.fromkeys(target.release for target in chosen)),

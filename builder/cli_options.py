@@ -205,6 +205,9 @@ RUN = options(
     option("--parallel", type=click.IntRange(1, 64), default=1, help="Targets at once; they share --jobs compilers."),
     option("--fail-fast", is_flag=True, help="Start no further target after a failure."),
     option("--locked", type=FILE, help="Lock file: build exactly what it names, or fail."),
+    option("--engine", type=click.Choice(["local", "dask"]), default="local", help="This machine, or a Dask cluster."),
+    option("--scheduler", help="Address of the Dask scheduler, tcp://host:port; a cluster on this machine without it."),
+    option("--store", help="Folder or URL by which wheels return from the workers of a cluster."),
     option("--json-lines", is_flag=True, help="Events as JSON lines on standard output, for programs."),
 )
 SOURCES = options(

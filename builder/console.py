@@ -246,6 +246,16 @@ class TargetReporter(Reporter):
         self.emit("progress", percent=percent, files=files, hits=hits, total_files=total_files, detail=detail)
 
 
+def print_table(table: Table, console: Console) -> None:
+    """Print a table; into a file or a pipe without the spaces that rich fills each line up with."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    console.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
 def standard_output() -> Console:
     """The console for what was asked for: tables and JSON, kept apart from progress."""
     console = Console(file=sys.stdout, highlight=False)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from builder.console import standard_output
 from builder.errors import MachineError
+from builder.matrix.base import ARCHITECTURES, project_of
 from builder.matrix.filters import native_arch
 from builder.matrix.lifecycle import Phase
 from builder.matrix.loader import Matrix
@@ -66,6 +67,8 @@ _ROW_FACTS: Mapping[str, Mapping[str, str]] = {
         "uses_mold": "takes mold",
     },
 }
+#: Keys that are shown of lines that cannot be built too; of others somebody must have said where they are from.
+_OF_EVERY_LINE = frozenset({*_ROW_FACTS["identity"], "toolchains", "pythons"})
 _TOOLCHAIN_FACTS = {
     "gcc": "gcc",
     "gcc_toolset": "gcc is in",
@@ -111,6 +114,10 @@ def explain_target(matrix: Matrix, text: str, *, as_json: bool) -> None:
         return
     console = standard_output()
     console.print(Text(target.id, style="bold"))
+    others = len(target.release.pythons) * len(target.release.architectures) - 1
+    if others and text != target.id:
+        said = f"one of the {others + 1} targets of {target.release.branch}; the others may differ, name one by its id"
+        console.print(Text(said, style="dim"), soft_wrap=not console.is_terminal)
     for group, members in groupby(facts, key=lambda fact: fact.group):
         console.print()
         console.print(Text(group, style="bold cyan"))
@@ -130,7 +137,7 @@ def facts_of(matrix: Matrix, target: Target) -> Iterator[Fact]:
 
 
 def _target(matrix: Matrix, text: str) -> Target:
-    if any(f"-{arch}" in text for arch in ("x86_64", "aarch64")):
+    if any(f"-{part}" in text for part in (*ARCHITECTURES, "py3")):
         return parse_target_id(matrix, text)
     line = resolve_release(matrix, text, option="TARGET")
     try:
@@ -142,7 +149,7 @@ def _target(matrix: Matrix, text: str) -> Target:
 
 def _show(facts: list[Fact], console: Console) -> None:
     """Each fact with its value, and below it, dimmed, where it stands and where it is from."""
-    origins = list(_origins(facts))
+    origins = [_origin(fact) for fact in facts]
     if not console.is_terminal:
         # A file has no width to wrap to.
         for fact, origin in zip(facts, origins, strict=True):
@@ -158,13 +165,9 @@ def _show(facts: list[Fact], console: Console) -> None:
     console.print(Padding(grid, (0, 0, 0, 2)))
 
 
-def _origins(facts: list[Fact]) -> Iterator[str]:
-    """Place and source of each fact; a source that the fact before it has too is not said again."""
-    before = ""
-    for fact in facts:
-        source = "" if fact.source in (before, THIS_ROW) else fact.source
-        yield ": ".join(filter(None, (fact.place, source)))
-        before = fact.source
+def _origin(fact: Fact) -> str:
+    """Place and source; that a row itself is the source goes without saying."""
+    return ": ".join(filter(None, (fact.place, "" if fact.source == THIS_ROW else fact.source)))
 
 
 class _Explained:
@@ -185,10 +188,13 @@ class _Explained:
 
     def sources(self) -> Iterator[Fact]:
         """What is fetched, and from where."""
-        yield self._repository("torch_npu")
+        if not self.line.refusal:
+            yield self._repository("torch_npu")
         yield from self._row_facts("sources")
-        if self.line.op_plugin:
+        if self.line.op_plugin and not self.line.refusal:
             yield self._repository("op-plugin")
+        if not self._is_stated("submodules"):
+            return
         for part, name in (("required", "submodules"), ("full", "with --components full")):
             names = list(getattr(self.line.submodules, part))
             yield self._row_fact("sources", name, names, "submodules", part)
@@ -211,8 +217,12 @@ class _Explained:
         group = "Python and PyTorch"
         yield from self._row_facts(group)
         python, torch = self.target.python, self.line.torch
-        keys = ("requirements_by_python", python) if python in self.line.requirements_by_python else ("requirements",)
-        yield self._row_fact(group, f"beside Python {python}", list(self.target.requirements), *keys)
+        own = {project_of(pin) for pin in self.line.requirements_by_python.get(python, ())}
+        for pin in self.target.requirements:
+            project = project_of(pin)
+            keys = ("requirements_by_python", python) if project in own else ("requirements",)
+            if self._is_stated(keys[0]):
+                yield self._row_fact(group, f"{project} beside Python {python}", pin, *keys)
         place = self._place("torch", "torch", self.line.pytorch, "requirements", self.target.arch)
         yield Fact(group, "built against", torch.requirements.get(self.target.arch), place, torch.source)
         wheels = list(self.target.torch_hashes) if self.target.torch_on_index else ["on no index: --find-links"]
@@ -222,8 +232,9 @@ class _Explained:
     def build(self) -> Iterator[Fact]:
         """How upstream's script is run, and what it does with the machine."""
         yield from self._row_facts("build")
-        variables = [f"{name}={value}" for name, value in self.line.environment.items()]
-        yield self._row_fact("build", "environment", variables, "environment")
+        if self._is_stated("environment"):
+            variables = [f"{name}={value}" for name, value in self.line.environment.items()]
+            yield self._row_fact("build", "environment", variables, "environment")
 
     def lifecycle(self) -> Iterator[Fact]:
         """Its phase of life."""
@@ -236,11 +247,11 @@ class _Explained:
         """Where documents disagree about this line, and drift that is accepted."""
         decided = self.matrix.decisions
         subjects = (self.line.branch, self.line.pytorch, self.line.release)
-        for index, contradiction in enumerate(decided.contradictions):
+        for contradiction in decided.contradictions_about(*subjects):
+            place = self._place("decisions", "contradictions", decided.contradictions.index(contradiction))
             for claim in (claim for claim in contradiction.claims if claim.subject in subjects):
                 name = f"contradiction: {claim.fact}"
                 value = f"{contradiction.decision} (against {claim.document}: {claim.says})"
-                place = self._place("decisions", "contradictions", index)
                 yield Fact("decisions", name, value, place, contradiction.reason)
         for index, accepted in enumerate(decided.accepted):
             if fnmatchcase(self.line.branch, accepted.line):
@@ -250,7 +261,7 @@ class _Explained:
 
     def _row_facts(self, group: str) -> Iterator[Fact]:
         for key, name in _ROW_FACTS[group].items():
-            if key in _OF_OP_PLUGIN and self.line.op_plugin is None:
+            if not self._is_stated(key) or (key in _OF_OP_PLUGIN and self.line.op_plugin is None):
                 continue
             keys: tuple[str, ...] = (key,)
             value = getattr(self.line, key)
@@ -266,11 +277,17 @@ class _Explained:
 
     def _row_fact(self, group: str, name: str, value: Value, *keys: str) -> Fact:
         """A fact under ``keys`` of the release line's row."""
-        source = self.line.source_of(keys[0])
+        # What cannot be built may have no branch whose files could say it.
+        named = not self.line.refusal or keys[0] in self.line.sources
+        source = self.line.source_of(keys[0]) if named else THIS_ROW
         document, index = self.matrix.rows[self.line.branch]
         if not _is_written(document.data, ("releases", index, *keys)):
             source = BY_DEFAULT if source == THIS_ROW else f"{source}; {BY_DEFAULT}"
         return Fact(group, name, value, self._row_place(*keys), source)
+
+    def _is_stated(self, key: str) -> bool:
+        """False for how to build a line that cannot be built, unless its row says where it knows that from."""
+        return not self.line.refusal or key in _OF_EVERY_LINE or key in self.line.sources
 
     def _repository(self, name: str) -> Fact:
         urls = list(self.matrix.sources.repositories[name].urls)

@@ -16,15 +16,15 @@ from builder.options import BuildOptions
 
 #: Parts of a tree's origin that the tree's content follows from. How they were asked for does not matter.
 _SOURCES = ("torch_npu", "submodules", "op_plugin", "patches", "custom_operators")
+#: The part that changes what a wheel is called and nothing else; it is there where one was asked for.
+VERSION_SUFFIX = "version_suffix"
 
 
 def environment_request(target: Target, options: BuildOptions) -> EnvironmentRequest:
     """What the target's matrix row and the options ask of an environment."""
     release, toolchain = target.release, target.toolchain
-    # On aarch64 PyPI's PyTorch is the CPU build; on x86_64 only PyTorch's own index has one.
-    by_default = "cpu-index" if target.arch == "x86_64" else "pypi"
     source = options.torch_source or (
-        "find-links" if any(_holds_torch(folder) for folder in options.find_links) else by_default
+        "find-links" if any(_holds_torch(folder) for folder in options.find_links) else target.torch_index
     )
     return EnvironmentRequest(
         arch=target.arch,
@@ -37,8 +37,9 @@ def environment_request(target: Target, options: BuildOptions) -> EnvironmentReq
         gcc=toolchain.gcc,
         gcc_toolset=toolchain.gcc_toolset,
         find_links=options.find_links,
-        # The hashes are those of released wheels; who brings a wheel of their own means another.
-        torch_hashes=() if source == "find-links" else target.torch_hashes,
+        torch_local=target.torch_local if source == "cpu-index" else "",
+        # Each index has wheels of its own; who brings one means another than either.
+        torch_hashes=release.torch.hashes(source, target.arch, target.python),
     )
 
 
@@ -66,6 +67,7 @@ def inputs_of(
         "components": options.components,
         "variables": dict(target.release.environment),
         "cann": recipe.describe_cann(options.cann_home) if options.cann_home else None,
+        **({} if options.version_suffix is None else {VERSION_SUFFIX: options.version_suffix}),
     }
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from builder.console import standard_output
+from builder.console import print_table, standard_output
 from builder.markdown import compatibility_page
 from builder.matrix.base import Arch, python_key
 from builder.matrix.lifecycle import Phase, Status
@@ -116,17 +116,12 @@ def _show_table(targets: Sequence[Target], matrix: Matrix, query: Query, console
         if console.measure(table, options=unlimited).maximum <= console.width:
             break
     below = [f"{notes.letter(text)}: {text}" for text in notes.texts]
-    if "gcc" in layout.columns and any("/" in row.by_arch(lambda toolchain: toolchain.gcc) for row in rows):
-        below.append("gcc, manylinux: x86_64/aarch64 where they differ")
+    differing = [heading for heading in layout.columns if any("/" in _tools(row).get(heading, "") for row in rows)]
+    if differing:
+        below.append(f"{', '.join(differing)}: x86_64/aarch64 where they differ")
     if not query.channel and all(row.line.channel == "release" for row in rows):
         below.append("development branches: --channel all")
-    if console.is_terminal:
-        console.print(table)
-    else:
-        # Rich fills each line up with spaces.
-        with console.capture() as captured:
-            console.print(table)
-        console.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    print_table(table, console)
     console.print()
     for text in below:
         # A file has no width to wrap to.
@@ -172,12 +167,19 @@ def _table(rows: Sequence[_Row], layout: _Layout, notes: _Notes, *, mark: str) -
             "CANN": Text(row.line.cann or "-"),
             "op-plugin": Text(row.line.op_plugin or "-"),
             "Python 3.": Text(" ".join(marks)),
-            "gcc": Text(row.by_arch(lambda toolchain: toolchain.gcc_minor)),
-            "manylinux": Text(row.by_arch(lambda toolchain: toolchain.manylinux.removeprefix("manylinux_"))),
+            **{heading: Text(cell) for heading, cell in _tools(row).items()},
             "status": Text(layout.status(row.line.phase), style=_STYLES[row.line.status]),
         }
         table.add_row(*(cells[heading] for heading in layout.columns), style="dim" if row.line.refusal else None)
     return table
+
+
+def _tools(row: _Row) -> dict[str, str]:
+    """The cells that can differ between the architectures, by their headings."""
+    return {
+        "gcc": row.by_arch(lambda toolchain: toolchain.gcc_minor),
+        "manylinux": row.by_arch(lambda toolchain: toolchain.manylinux.removeprefix("manylinux_")),
+    }
 
 
 def _mark(row: _Row, python: str, architectures: set[Arch], notes: _Notes, mark: str) -> str:

@@ -15,12 +15,14 @@ class BuildOptions:
     ``torch_npu`` is a tag or commit to build instead of the head of the release line's branch. ``op_plugin`` is
     ``branch`` (the release line's), ``pinned`` (the commit that torch_npu pins), a branch or commit, or the path of
     a checkout. ``components`` is ``op-plugin`` or ``full``. ``memory`` is in bytes, ``timeout`` in seconds for each
-    phase; None lets the machine decide.
+    phase; None lets the machine decide. ``version_suffix`` follows the branch's package version; ``{commits}`` in it
+    stands for the commits.
     """
 
     torch_npu: str | None = None
     op_plugin: str = "branch"
     components: str = "op-plugin"
+    version_suffix: str | None = None
     custom_ops: Path | None = None
     patches: tuple[Path, ...] = ()
     environment: str = "auto"

@@ -12,6 +12,7 @@ from builder.options import BuildOptions
 from builder.sources.checkout import PreparedTree
 from builder.sources.manifest import tree_size
 from builder.sources.upstream import BuildScript, SetupScript, read_build_script, read_setup_script
+from builder.sources.version import add_suffix, suffix_of
 from builder.workspace import Workspace, atomic_json, free_bytes, remove_tree
 
 #: Bytes that must be free before a compile starts, and how many times its sources a build takes.
@@ -51,6 +52,8 @@ class Scratch:
                 )
         remove_tree(self.path)
         changes = tree.copy_to(self.path, keep_changes=options.keep_changes)
+        if suffix := suffix_of(options.version_suffix, tree.record["commits"]):
+            add_suffix(self.path, suffix)
         atomic_json(self._options, options.to_json())
         return [f"{change.kind} {change.path}" for change in changes]
 

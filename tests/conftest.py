@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def _plain_environment() -> Iterator[None]:
     for name in ("BUILDER_CA_BUNDLE", "BUILDER_REQUIRE_ENGINE"):
         if name in kept:
             os.environ[name] = kept[name]
+    # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     os.environ.update(kept)
 

@@ -24,6 +24,8 @@ from builder.sources.mirrors import Mirror, Mirrors, Repository
 from builder.workspace import Workspace
 
 TORCH_NPU = "torch_npu"
+#: Files that every branch has that can be built. Without one of them, what it states would seem to be dropped.
+NEEDED = ("setup.py", "CMakeLists.txt", "ci/build.sh")
 #: Seconds that a host may take to list its branches.
 HOST_TIMEOUT = 60.0
 
@@ -118,6 +120,7 @@ def read_upstream(
                 pin=pins.get(line.branch),
                 names=names,
                 direct=direct,
+                missing=_missing(torch_npu, facts[line.branch].commit),
             )
             for line in here
         },
@@ -187,12 +190,19 @@ def _branches(commit: str, children: Mapping[str, list[str]], heads: Mapping[str
         waiting += fresh
 
 
+def _missing(mirror: Mirror, commit: str) -> tuple[str, ...]:
+    """Those of ``NEEDED`` that are no files of the commit."""
+    there = _ask(mirror, ["ls-tree", "-r", "--name-only", commit, "--", *NEEDED]).splitlines()
+    return tuple(path for path in NEEDED if path not in there)
+
+
 def _pins(
     mirror: Mirror, lines: Sequence[ReleaseLine], facts: Mapping[str, BranchFacts], heads: Mapping[str, str]
 ) -> dict[str, Pin]:
     """Where the op-plugin commit that each line pins lies."""
     pinned = {line: facts[line.branch].op_plugin_commit for line in lines}
     known = _has(mirror, [commit for commit in pinned.values() if commit is not None])
+    shallow = (mirror.path / "shallow").exists()
     pins = {}
     for line, commit in pinned.items():
         if commit is None:
@@ -200,7 +210,7 @@ def _pins(
         head = heads.get(line.op_plugin) if line.op_plugin is not None else None
         away = distance(mirror, commit, head) if commit in known and head is not None else None
         behind, ahead = away if away is not None else (None, None)
-        pins[line.branch] = Pin(commit, commit in known, behind, ahead)
+        pins[line.branch] = Pin(commit, commit in known, behind, ahead, shallow)
     return pins
 
 

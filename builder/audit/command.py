@@ -9,7 +9,7 @@ from builder.audit import released as wheels
 from builder.audit.branches import Upstream, open_mirrors, read_upstream
 from builder.audit.drift import Note, Outcome, counted
 from builder.audit.index import read_index
-from builder.audit.report import show, write_json
+from builder.audit.report import conclude, show, write_json
 from builder.audit.update import Change
 from builder.audit.update import update as write_corrections
 from builder.console import Reporter, standard_output
@@ -69,11 +69,19 @@ def run_audit(
     except TargetError as error:
         # Its exit code is that of drift, and nothing was compared.
         raise MachineError(error.message, hint=error.hint, details=error.details) from error
-    changes: list[Change] = write_corrections(matrix.directory, outcome.open) if update else []
-    if as_json:
-        write_json(outcome, changes)
-    else:
-        show(outcome, changes, standard_output(), verbose=verbose)
+    changes: list[Change] | None = None
+    console = standard_output()
+    if not as_json:
+        show(outcome, console, verbose=verbose)
+    try:
+        if update:
+            changes = write_corrections(matrix.directory, outcome.open, reporter.warning)
+    finally:
+        # What was found is told whatever happens to the files.
+        if as_json:
+            write_json(outcome, changes)
+        else:
+            conclude(outcome, changes, console)
     return EXIT_DRIFT if outcome.open else EXIT_OK
 
 
@@ -105,10 +113,12 @@ def _audit(
 def _distances(upstream: Upstream) -> Iterator[Note]:
     """How far the pinned op-plugin commit of each line lies from the op-plugin branch."""
     for branch, seen in upstream.seen.items():
-        if seen.pin is None or not seen.pin.known:
+        if seen.pin is None or not (seen.pin.known or seen.pin.shallow):
             continue
         commit, name = seen.pin.commit[:12], seen.line.op_plugin
-        if seen.pin.behind is None:
+        if not seen.pin.known:
+            text = f"pins {commit}, which is not in the part of op-plugin's history that is here"
+        elif seen.pin.behind is None:
             text = f"pins {commit}; how far it is from {name} is not known"
         elif seen.pin.behind == seen.pin.ahead == 0:
             text = f"pins {commit}, the newest commit of {name}"

@@ -6,8 +6,9 @@ branch does not tell the fact. It touches neither disk nor network.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from packaging.version import InvalidVersion, Version
 
@@ -15,7 +16,7 @@ from builder.audit.drift import Correction, Difference, Drift, Fact, Facts, Outc
 from builder.matrix.base import python_key
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine
-from builder.sources.branch import BranchFacts, OverlayFacts
+from builder.sources.branch import INSTALLED_TORCH, BranchFacts, OverlayFacts
 
 OP_PLUGIN = "op-plugin"
 
@@ -25,13 +26,15 @@ class Pin:
     """Where a branch's pinned op-plugin commit lies: ``known`` to the mirror, and how far from the matrix's branch.
 
     ``behind`` counts the commits of the branch that the pin lacks, ``ahead`` those of the pin that the branch
-    lacks; both are None where there is no such branch, or the mirror has only a part of its history.
+    lacks; both are None where there is no such branch, or the mirror has only a part of its history (``shallow``):
+    then a commit that it lacks may well be in op-plugin.
     """
 
     commit: str
     known: bool
     behind: int | None = None
     ahead: int | None = None
+    shallow: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Seen:
 
     ``overlay`` is None where op-plugin has no such branch, or the line has none. ``names`` gives the name in
     sources.yaml of each submodule's URL, None for one that nobody knows; ``direct`` are the names that any branch
-    has as a submodule of its own, so that their absence tells something.
+    has as a submodule of its own, so that their absence tells something. ``missing`` are files that state facts about
+    every line that can be built, and that the branch does not have.
     """
 
     line: ReleaseLine
@@ -49,6 +53,7 @@ class Seen:
     pin: Pin | None = None
     names: Mapping[str, str | None] = field(default_factory=dict)
     direct: frozenset[str] = frozenset()
+    missing: tuple[str, ...] = ()
 
     @property
     def cmake(self) -> str | None:
@@ -64,9 +69,12 @@ BRANCH_FACTS: Facts[Check] = Facts()
 
 def compare(matrix: Matrix, seen: Seen, outcome: Outcome) -> None:
     """Compare all facts of one release line with its branch, into ``outcome``."""
+    # The facts of a file that could not be read look as if the branch had dropped them.
+    understood = not _unread(seen)
     for fact in BRANCH_FACTS.values():
         found = fact.check(seen)
         if found is not None:
+            found = [item if understood else replace(item, sure=False) for item in found]
             outcome.add(fact.name, [_drift(matrix, seen, fact, difference) for difference in found])
 
 
@@ -96,15 +104,15 @@ def _source(seen: Seen, of: str) -> str:
     return f"{of} of {seen.facts.branch} at {seen.facts.commit[:12]}"
 
 
-def differs(key: str, stated: object, found: object, value: Value) -> list[Difference]:
-    """The difference of a row's value from what certainly is right; ``value`` is ``found`` as YAML has it."""
+def differs(key: str, stated: object, found: object, value: Value, *, sure: bool = True) -> list[Difference]:
+    """The difference of a row's value from what is right, as far as ``sure``; ``value`` is ``found`` as YAML has it."""
     if stated == found:
         return []
     if isinstance(stated, Mapping) and isinstance(found, Mapping):
         # What agrees would only hide what does not.
         names = [name for name in dict.fromkeys((*stated, *found)) if stated.get(name) != found.get(name)]
         stated, found = {name: stated.get(name) for name in names}, {name: found.get(name) for name in names}
-    return [Difference(shown(stated), shown(found), (key,), sure=True, value=value)]
+    return [Difference(shown(stated), shown(found), (key,), sure=sure, value=value)]
 
 
 @BRANCH_FACTS("legacy", of="ci/build.sh")
@@ -122,18 +130,20 @@ def _build_options(seen: Seen) -> Iterable[Difference]:
     """Options of ci/build.sh besides --python."""
     stated, found = seen.line.build_options, seen.facts.build_options
     same = None if stated is None else tuple(sorted(stated))
-    return differs("build_options", same, found, None if found is None else list(found))
+    return differs("build_options", same, found, None if found is None else list(found), sure=found is not None)
 
 
 @BRANCH_FACTS("pythons", of="ci/build.sh")
 def _pythons(seen: Seen) -> Iterable[Difference] | None:
-    """SUPPORTED_PY_VERSION of ci/build.sh, cut with the Pythons that torch has wheels for."""
+    """SUPPORTED_PY_VERSION of ci/build.sh, cut with the Pythons that torch has wheels for. A Python that comes is for
+    a person, who chooses the versions to build with."""
     if not seen.facts.pythons:
         return None
     torch = seen.line.torch
     found = [python for python in seen.facts.pythons if python in torch.pythons or not torch.wheels]
     found = sorted(dict.fromkeys(found), key=python_key)
-    return differs("pythons", seen.line.pythons, tuple(found), found)
+    sure = bool(found) and set(found) <= set(seen.line.pythons)
+    return differs("pythons", seen.line.pythons, tuple(found), found, sure=sure)
 
 
 @BRANCH_FACTS("op_plugin", of=".gitmodules")
@@ -157,6 +167,8 @@ def _op_plugin_pin(seen: Seen) -> Iterable[Difference] | None:
     if pin is None or branch is None:
         return None
     if not pin.known:
+        if pin.shallow:
+            return None
         return [Difference(f"on {branch}", f"op-plugin has no commit {pin.commit[:12]}", ("op_plugin",))]
     if seen.line.channel == "release" and pin.ahead:
         beside = f"{pin.commit[:12]} has {counted(pin.ahead, 'commit')} that it lacks"
@@ -170,7 +182,7 @@ def _overlay(seen: Seen) -> Iterable[Difference] | None:
     if seen.line.op_plugin is not None and seen.overlay is None:
         return None
     found = seen.overlay.overlay if seen.overlay is not None else None
-    return differs("overlay", seen.line.overlay, found, None if found is None else list(found))
+    return differs("overlay", seen.line.overlay, found, None if found is None else list(found), sure=found is not None)
 
 
 @BRANCH_FACTS("custom_operators", of=f"{OP_PLUGIN}: op_plugin/")
@@ -225,9 +237,11 @@ def _version_source(seen: Seen) -> Iterable[Difference]:
 
 @BRANCH_FACTS("torch_requirement", of="setup.py")
 def _torch_requirement(seen: Seen) -> Iterable[Difference]:
-    """The torch that the wheel will require, by architecture."""
+    """The torch that the wheel will require, by architecture. Another PyTorch is for a person to judge."""
     found = {arch: seen.facts.torch_requirement[arch] for arch in _known(seen, seen.facts.torch_requirement)}
-    return differs("torch_requirement", dict(seen.line.torch_requirement), found, dict(found))
+    same = re.compile(rf"torch==({re.escape(seen.line.pytorch)}|{re.escape(INSTALLED_TORCH)})(\+\w+)?")
+    sure = all(same.fullmatch(text) for text in found.values())
+    return differs("torch_requirement", dict(seen.line.torch_requirement), found, dict(found), sure=sure)
 
 
 @BRANCH_FACTS("cxx11_abi", of="setup.py, CMakeLists.txt")
@@ -249,6 +263,20 @@ def _ci_images(seen: Seen) -> Iterable[Difference]:
     """The images that upstream's Dockerfiles start from."""
     found = {arch: seen.facts.ci_images[arch] for arch in _known(seen, seen.facts.ci_images)}
     return differs("ci_images", dict(seen.line.ci_images), found, dict(found))
+
+
+@BRANCH_FACTS("base_image", of="ci/docker")
+def _base_image(seen: Seen) -> Iterable[Difference] | None:
+    """base_image of the line's toolchains is the image that upstream's Dockerfile starts from, where there is one."""
+    known = _known(seen, seen.facts.ci_images)
+    if not known:
+        return None
+    stated = {arch: seen.line.toolchains[arch].base_image for arch in known}  # type: ignore[index]
+    return [
+        Difference(f"{arch}: {stated[arch]}", shown(f"{arch}: {seen.facts.ci_images[arch]}"), ("toolchains", arch))
+        for arch in known
+        if stated[arch] != seen.facts.ci_images[arch]
+    ]
 
 
 @BRANCH_FACTS("cmake_minimum", of="CMakeLists.txt")
@@ -308,11 +336,19 @@ def _submodule_urls(seen: Seen) -> Iterable[Difference]:
 
 @BRANCH_FACTS("readable", of="the files")
 def _readable(seen: Seen) -> Iterable[Difference]:
-    """Every file that states a fact could be understood, so that no comparison is left out in silence."""
-    unread = [*seen.facts.unread]
-    if seen.overlay is not None:
-        unread += [f"op-plugin's {text}" for text in seen.overlay.unread]
-    return [Difference("understood", shown(text), ()) for text in unread]
+    """Every file that states a fact is there and could be understood, so that no comparison is left out in silence.
+    Otherwise nothing that the branch says is certain."""
+    return [Difference("understood", shown(text), ()) for text in _unread(seen)]
+
+
+def _unread(seen: Seen) -> list[str]:
+    """``file: why`` for what a line that can be built needs and the branch does not tell."""
+    line, unread = seen.line, [*seen.facts.unread]
+    # Old branches have no CMakeLists.txt at the top, and their rows state nothing of one.
+    cmake = line.cmake_minimum is not None or line.finds_ccache
+    missing = [path for path in seen.missing if cmake or path != "CMakeLists.txt"]
+    unread += [f"{path}: there is no such file" for path in missing if line.refusal is None]
+    return unread + [f"op-plugin's {text}" for text in (seen.overlay.unread if seen.overlay is not None else ())]
 
 
 def _known(seen: Seen, by_arch: Mapping[str, object]) -> list[str]:

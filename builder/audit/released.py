@@ -91,7 +91,7 @@ def compare(matrix: Matrix, lines: Sequence[ReleaseLine], index: Index, outcome:
 #: Audited with the wheels too, but not wheel by wheel.
 INDEX_FACTS = {
     "released": "Every version on the index stands in released of exactly one line, and each of these is on the index.",
-    "torch_wheels": "torch.yaml lists the wheels of PyTorch that the index has, with their SHA-256.",
+    "torch_wheels": "wheels of torch.yaml are those of PyTorch that the index has, with their SHA-256, and no others.",
 }
 
 
@@ -304,15 +304,18 @@ def _torch(matrix: Matrix, lines: Sequence[ReleaseLine], index: Index) -> Iterat
 def _cell(
     matrix: Matrix, pytorch: str, arch: str, python: str, recorded: Sequence[str] | None, wheels: Sequence[TorchWheel]
 ) -> Drift | None:
-    """One cell of torch.yaml. Hashes that the index has and the cell lacks are corrected; others stay."""
+    """One cell of torch.yaml, corrected to the hashes that the index has; one without any wheel is for a person."""
     keys = ("torch", pytorch, "wheels", arch, python)
     hashes = [f"sha256:{wheel.sha256}" for wheel in wheels if wheel.sha256 is not None]
     new = [digest for digest in hashes if digest not in (recorded or ())]
-    if wheels and not new and recorded is not None:
+    # A wheel whose hash the index does not tell may be any of those that are recorded.
+    told = bool(wheels) and len(hashes) == len(wheels)
+    gone = [digest for digest in recorded or () if told and digest not in hashes]
+    if wheels and not new and not gone and recorded is not None:
         return None
     document = matrix.documents.get("torch")
-    value = [*(recorded or ()), *new]
-    found = "no such wheel on the index" if not wheels else _brief(new) or "a wheel without a hash"
+    value = [*(digest for digest in recorded or () if digest not in gone), *new]
+    found = "no such wheel on the index" if not wheels else _brief(hashes if gone else new) or "a wheel without a hash"
     return Drift(
         line=f"torch-{pytorch}",
         fact="torch_wheels",
@@ -320,7 +323,7 @@ def _cell(
         found=shown(f"{arch} {python}: {found}"),
         place=place_in(matrix, "torch", *keys),
         source=wheels[0].filename if wheels else INDEX,
-        correction=Correction(document.path, keys, value) if document is not None and new else None,
+        correction=Correction(document.path, keys, value) if document is not None and (new or gone) else None,
     )
 
 

@@ -20,8 +20,8 @@ from builder.audit.update import Change
 WIDE = 120
 
 
-def show(outcome: Outcome, changes: Sequence[Change], console: Console, *, verbose: bool) -> None:
-    """Print drift, accepted drift with its reasons, on request notes, changed files, and one line that sums it up."""
+def show(outcome: Outcome, console: Console, *, verbose: bool) -> None:
+    """Print drift, accepted drift with its reasons, and on request notes."""
     if outcome.open:
         console.print(_drift(outcome.open, console.width))
         console.print()
@@ -34,32 +34,51 @@ def show(outcome: Outcome, changes: Sequence[Change], console: Console, *, verbo
             table.add_row(escape(note.line), escape(note.fact), escape(note.text))
         console.print(table)
         console.print()
-    for change in changes:
-        console.print(escape(f"{short(change.place)}: {change.what}"), soft_wrap=True)
-    console.print(summary(outcome), soft_wrap=True)
 
 
-def summary(outcome: Outcome) -> str:
-    """``82 lines, 1,640 facts compared, 0 drift, 5 accepted``."""
-    return (
+def conclude(outcome: Outcome, changes: Sequence[Change] | None, console: Console) -> None:
+    """Print one line that sums it up, behind what became of each drift where files were to be changed (not None)."""
+    if changes is not None:
+        places = {change.drift: change.place for change in changes}
+        for drift in outcome.open:
+            said = "written" if drift in places else "left"
+            place = short(places.get(drift, drift.place))
+            console.print(escape(f"{said:<7}  {place}: {what(drift)}"), soft_wrap=True)
+    console.print(summary(outcome, changes), soft_wrap=True)
+
+
+def summary(outcome: Outcome, changes: Sequence[Change] | None = None) -> str:
+    """``82 lines, 1,640 facts compared, 2 drift, 5 accepted, 1 written, 1 left``; the end only after an update."""
+    text = (
         f"{counted(outcome.lines, 'line')}, {counted(outcome.compared, 'fact')} compared, "
         f"{len(outcome.open):,} drift, {len(outcome.accepted):,} accepted"
     )
+    if changes is None:
+        return text
+    written = {change.drift for change in changes}
+    left = sum(drift not in written for drift in outcome.open)
+    return f"{text}, {len(outcome.open) - left:,} written, {left:,} left"
 
 
-def write_json(outcome: Outcome, changes: Sequence[Change]) -> None:
+def write_json(outcome: Outcome, changes: Sequence[Change] | None) -> None:
     """Write the outcome to standard output as one JSON object."""
+    written = {change.drift for change in changes or ()}
     document = {
         "schema": 1,
         "lines": outcome.lines,
         "compared": outcome.compared,
-        "drift": [_object(drift) for drift in outcome.open],
+        "drift": [{**_object(drift), "written": drift in written} for drift in outcome.open],
         "accepted": [{**_object(drift), "reason": drift.accepted} for drift in outcome.accepted],
         "notes": [{"line": note.line, "fact": note.fact, "text": note.text} for note in outcome.notes],
-        "updated": [{"place": short(change.place), "what": change.what} for change in changes],
+        "updated": [{"place": short(change.place), "what": what(change.drift)} for change in changes or ()],
     }
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
+
+
+def what(drift: Drift) -> str:
+    """One drift in one line."""
+    return f"{drift.line}: {drift.fact}: {drift.stated} -> {drift.found}"
 
 
 def short(place: str) -> str:

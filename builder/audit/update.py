@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,28 +34,24 @@ _PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)[A-Za-z_][\w./:
 
 @dataclass(frozen=True)
 class Change:
-    """One value that was written: its ``file:line:column`` and what happened to it."""
+    """One drift whose correction was written, and the ``file:line:column`` of the new value."""
 
     place: str
-    what: str
+    drift: Drift
 
 
-def update(directory: Path, drift: Sequence[Drift]) -> list[Change]:
+Corrected = tuple[Drift, Correction]
+
+
+def update(directory: Path, drift: Sequence[Drift], warn: Callable[[str], None]) -> list[Change]:
     """Write the corrections of ``drift`` into the matrix files in ``directory``; return what changed.
 
-    The files are changed only when the matrix with all corrections is valid. Raises RequestError when it is not,
-    and MachineError when a file cannot be written; each file is then as it was or as it should be.
+    A correction that would make the matrix invalid is left out, and ``warn`` told. Raises MachineError when a file
+    cannot be written; each file is then as it was or as it should be.
     """
     corrected = [(item, item.correction) for item in drift if item.correction is not None]
-    texts = {}
-    for path in dict.fromkeys(correction.path for _, correction in corrected):
-        old = path.read_bytes().decode()
-        new = apply(old, [correction for _, correction in corrected if correction.path == path])
-        if new != old:
-            texts[path] = new
-    if not texts:
-        return []
-    _check(directory, texts)
+    corrected = _possible(directory, corrected, warn)
+    texts = _texts_with(corrected)
     for path, text in texts.items():
         try:
             atomic_write(path, text)
@@ -68,11 +64,48 @@ def update(directory: Path, drift: Sequence[Drift]) -> list[Change]:
     return [
         Change(
             places[correction.path].place(*correction.keys),
-            f"{item.line}: {item.fact}: {item.stated} -> {item.found}",
+            item,
         )
         for item, correction in corrected
         if correction.path in texts
     ]
+
+
+def _possible(directory: Path, corrected: Sequence[Corrected], warn: Callable[[str], None]) -> list[Corrected]:
+    """Those corrections with which the matrix is valid: all, or all but those that alone make it invalid."""
+    if _objection(directory, corrected) is None:
+        return [*corrected]
+    # Corrections of one line may need each other: a line's are tried together before they are tried one by one.
+    lines: dict[str, list[Corrected]] = {}
+    for one in corrected:
+        lines.setdefault(one[0].line, []).append(one)
+    kept: list[Corrected] = []
+    open_ = [*lines.values()]
+    while open_:
+        group = open_.pop(0)
+        objection = _objection(directory, [*kept, *group])
+        if objection is None:
+            kept += group
+        elif len(group) > 1:
+            fewer = ([other for other in group if other is not one] for one in group)
+            rest = next((some for some in fewer if _objection(directory, [*kept, *some]) is None), [])
+            kept += rest
+            open_ = [*([one] for one in group if one not in rest), *open_]
+        else:
+            item = group[0][0]
+            warn(f"{item.line}: {item.fact} is left as it is, the corrected matrix would not be valid: {objection}")
+    return [one for one in corrected if one in kept]
+
+
+def _texts_with(corrected: Sequence[Corrected]) -> dict[Path, str]:
+    """The matrix files that the corrections change, as they would be."""
+    texts = {}
+    for path in dict.fromkeys(correction.path for _, correction in corrected):
+        old = path.read_bytes().decode()
+        new = apply(old, [correction for _, correction in corrected if correction.path == path])
+        if new != old:
+            texts[path] = new
+    return texts
 
 
 def apply(text: str, corrections: Sequence[Correction]) -> str:
@@ -106,8 +139,11 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _check(directory: Path, texts: Mapping[Path, str]) -> None:
-    """Load the matrix as it would be. Raises RequestError, with the places that it would have in ``directory``."""
+def _objection(directory: Path, corrected: Sequence[Corrected]) -> str | None:
+    """Why the corrected matrix would not be valid, with the place that it would have in ``directory``."""
+    texts = _texts_with(corrected)
+    if not texts:
+        return None
     with TemporaryDirectory(prefix="matrix-") as temporary:
         copy = Path(temporary)
         for file in directory.iterdir():
@@ -118,12 +154,8 @@ def _check(directory: Path, texts: Mapping[Path, str]) -> None:
         try:
             load_matrix(copy)
         except RequestError as error:
-            raise RequestError(
-                f"nothing was written, because the corrected matrix would not be valid: "
-                f"{error.message.replace(str(copy), str(directory))}",
-                details=error.details.replace(str(copy), str(directory)) if error.details else None,
-                hint="correct these facts by hand; 'audit' without --update shows them",
-            ) from error
+            return error.message.replace(str(copy), str(directory))
+    return None
 
 
 def _parent(root: Any, keys: Keys) -> Any:
@@ -167,7 +199,9 @@ def _set(node: Any, key: str | int, value: Value, examples: Sequence[str]) -> No
         for name, text in value.items():
             if name not in old or old[name] != text:
                 old[name] = _scalar(text, examples)
-    elif isinstance(value, list) and isinstance(old, list) and old and not _flow(old) and value[: len(old)] == old:
+    elif isinstance(value, list) and isinstance(old, list) and _kept(old, value):
+        for position in reversed([index for index, text in enumerate(old) if text not in value]):
+            del old[position]
         old.extend(_scalar(text, examples) for text in value[len(old) :])
     elif there:
         node[key] = _made(key, value, examples, node)
@@ -178,6 +212,12 @@ def _set(node: Any, key: str | int, value: Value, examples: Sequence[str]) -> No
         node.insert(position, key, _made(key, value, examples, node))
     if tail is not None:
         _put(node, key, tail)
+
+
+def _kept(old: Any, value: list[str]) -> bool:
+    """True where items go from and come to the end of a list of one item a line, and at least one stays."""
+    kept = [text for text in old if text in value]
+    return bool(kept) and not _flow(old) and value[: len(kept)] == kept
 
 
 def _made(key: str | int, value: Value, examples: Sequence[str], node: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -48,22 +48,26 @@ class Policy:
     locked: Lock | None = None
 
 
+#: What builds the targets of a run: ``run_targets``, or another engine that takes and gives the same.
+Engine = Callable[[Sequence[Target], Matrix, Workspace, BuildOptions, Reporter, Policy], Run]
+
+
 def build_targets(
     targets: Sequence[Target],
     matrix: Matrix,
     workspace: Workspace,
     options: BuildOptions,
     reporter: Reporter,
+    policy: Policy,
     *,
-    policy: Policy | None = None,
+    engine: Engine,
     dry_run: bool = False,
 ) -> int:
     """Build every target that has no whole wheel of the same inputs; return the exit code."""
-    policy = policy or Policy()
     if dry_run:
         show_plan(plan_targets(targets, matrix, workspace, options, reporter, policy.locked))
         return EXIT_OK
-    return exit_code(run_targets(targets, matrix, workspace, options, reporter, policy).targets)
+    return exit_code(engine(targets, matrix, workspace, options, reporter, policy).targets)
 
 
 def plan_targets(

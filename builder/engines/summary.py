@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from builder.console import Reporter, standard_output
+from builder.console import Reporter, print_table, standard_output
 from builder.errors import FailureKind, TargetError
 from builder.plan import Planned
 from builder.results import Run, TargetResult
@@ -31,7 +31,7 @@ def show_plan(planned: Sequence[Planned], *, as_json: bool = False) -> None:
     for plan in planned:
         style = "cyan" if plan.action == "skip" else "green"
         table.add_row(escape(plan.target.id), f"[{style}]{plan.action}[/{style}]", escape(plan.reason))
-    console.print(table)
+    print_table(table, console)
     builds = sum(plan.action == "build" for plan in planned)
     console.print(f"{builds} to build, {len(planned) - builds} stand")
 

@@ -29,7 +29,8 @@ class Paths:
 class EnvironmentRequest:
     """All that decides what an environment holds: the same request gives the same environment.
 
-    ``torch`` is the requirement without local version (``2.5.1``); ``requirements`` are pinned
+    ``torch`` is the requirement without local version (``2.5.1``), ``torch_local`` that version where the index wants
+    one (``+cpu``); ``requirements`` are pinned
     requirement lines for the interpreter's own site-packages; ``cxx11_abi`` is torch's C++ ABI.
     """
 
@@ -45,6 +46,7 @@ class EnvironmentRequest:
     cmake: str = ">=3.18"
     find_links: tuple[Path, ...] = ()
     torch_hashes: tuple[str, ...] = ()
+    torch_local: str = ""
 
 
 @dataclass(frozen=True)

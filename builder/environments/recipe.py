@@ -55,9 +55,8 @@ class Log:
 
 def torch_requirement(request: EnvironmentRequest) -> str:
     """The line for torch.txt: PyTorch alone, with its hashes where the matrix knows them."""
-    local = "+cpu" if request.torch_source == "cpu-index" and request.arch == "x86_64" else ""
     hashes = "".join(f" --hash={value if ':' in value else 'sha256:' + value}" for value in request.torch_hashes)
-    return f"torch=={request.torch}{local}{hashes}\n"
+    return f"torch=={request.torch}{request.torch_local}{hashes}\n"
 
 
 def folders_of_wheels(request: EnvironmentRequest, settings: NetworkSettings) -> tuple[Path, ...]:

@@ -34,6 +34,8 @@ _CHANNEL_NAMES = {"release": ("release",), "nightly": ("nightly",), "all": ("rel
 _SKIPPED = "'list' with the other options shows what there is to skip"
 #: How many properties a message lists in full; of more, those like what was typed.
 _FEW = 8
+#: How many of more than these a message lists where none is like what was typed.
+_LIKEST = 5
 #: No name, version or glob that means anything is longer.
 _LONGEST = 200
 
@@ -102,11 +104,21 @@ def native_arch() -> Arch:
     return _MACHINES[machine.lower()]
 
 
+def require_lines(matrix: Matrix) -> None:
+    """Raises RequestError where the matrix has no release line at all."""
+    if not matrix.releases:
+        raise RequestError(
+            f"the matrix in {matrix.directory} has no release lines",
+            hint="add some to its pytorch-*.yaml files, or leave --matrix out to use the builder's own",
+        )
+
+
 def known_lines(matrix: Matrix, text: str, option: str = "--pytorch") -> list[ReleaseLine]:
     """The release lines that ``text`` means: one that is called so, with or without its ``v``, or all of a version.
 
     Raises RequestError with the nearest names.
     """
+    require_lines(matrix)
     if _NAME.fullmatch(text) is None or len(text) > _LONGEST:
         glob = f"; for a glob over targets use --target {text!r}" if _GLOB.search(text) and len(text) <= 60 else ""
         raise RequestError(
@@ -118,8 +130,10 @@ def known_lines(matrix: Matrix, text: str, option: str = "--pytorch") -> list[Re
     named = matrix.release(text) or (None if version else matrix.release(f"v{text}"))
     lines = [named] if named else [line for line in matrix.releases if version and text in (line.pytorch, line.minor)]
     if not lines:
+        is_release = option == "--pytorch" and text in {line.release for line in matrix.releases}
         raise RequestError(
-            f"{option}: the matrix has no release line {quoted(text)}", hint=_nearest_release(matrix, text)
+            f"{option}: the matrix has no release line {quoted(text)}",
+            hint=f"did you mean --release {text}?" if is_release else _nearest_release(matrix, text),
         )
     return lines
 
@@ -137,9 +151,11 @@ def pytorch_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
 def release_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
     """``--release``: plugin releases."""
     known = dict.fromkeys(line.release for line in matrix.releases)
+    versions = {name for line in matrix.releases for name in (line.branch, line.pytorch, line.minor)}
 
     def value(text: str) -> Value:
-        meant = _known("--release", "is of plugin release", text, known)
+        other = f"did you mean --pytorch {text}?" if text in versions else None
+        meant = _known("--release", "is of plugin release", text, known, other)
         return Value(meant, lambda target: target.release.release == meant)
 
     return Filter("--release", _parsed(texts, value), lambda t: t.release.release, "they are of plugin release {}")
@@ -196,7 +212,7 @@ def target_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
     def value(text: str) -> Value:
         if len(text) > _LONGEST or not any(fnmatchcase(name, text) for name in ids):
             line = matrix.release(text)
-            near = [f"'{text}-*'"] if line else nearest(text, ids)
+            near = [f"'{text}-*'"] if line else nearest_ids(text, ids)
             raise RequestError(
                 f"--target: no target is called {quoted(text)}",
                 hint=f"did you mean {either(near)}?" if near else "expected a glob such as 'v2.5.1-7.1.0-py3.1?-*'",
@@ -212,7 +228,7 @@ def skip_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
 
     def value(text: str) -> Value:
         if len(text) > _LONGEST or not any(fnmatchcase(name, text) for name in names):
-            near = nearest(text, names)
+            near = nearest_ids(text, names)
             raise RequestError(
                 f"--skip: no target and no release line is called {quoted(text)}",
                 hint=f"did you mean {either(near)}?" if near else "'list' shows all",
@@ -273,6 +289,15 @@ def nearest(text: str, names: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(text, list(dict.fromkeys(names)), n=count, cutoff=0.6)
 
 
+def nearest_ids(text: str, ids: Sequence[str]) -> list[str]:
+    """As ``nearest``, for ids of targets and globs; ``arm64`` at the end can only have meant ``aarch64``."""
+    head, dash, machine = text.rpartition("-")
+    respelt = f"{head}{dash}{_MACHINES.get(machine.lower(), machine)}"
+    if dash and len(text) <= _LONGEST and any(fnmatchcase(name, respelt) for name in ids):
+        return [respelt if respelt in ids else f"'{respelt}'"]
+    return nearest(text, ids)
+
+
 def either(names: Sequence[str], word: str = "or") -> str:
     """``a``, ``a or b``, ``a, b or c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
@@ -309,16 +334,20 @@ def _for_pythons(pythons: set[str]) -> Keeps:
     return lambda target: target.python in pythons
 
 
-def _known(option: str, verb: str, text: str, known: Iterable[str]) -> str:
-    """The one of ``known`` that ``text`` is but for case. Raises RequestError with the nearest."""
+def _known(option: str, verb: str, text: str, known: Iterable[str], instead: str | None = None) -> str:
+    """The one of ``known`` that ``text`` is but for case. Raises RequestError with ``instead`` or the nearest."""
     by_fold = {name.casefold(): name for name in known}
     if text.casefold() in by_fold:
         return by_fold[text.casefold()]
     near = [by_fold[name] for name in nearest(text.casefold(), by_fold)]
-    raise RequestError(
-        f"{option}: no release line {verb} {quoted(text)}",
-        hint=f"did you mean {either(near)}?" if near else f"known: {', '.join(by_fold.values())}",
-    )
+    if near:
+        hint = f"did you mean {either(near)}?"
+    elif len(by_fold) > _FEW:
+        likest = difflib.get_close_matches(text.casefold()[:_LONGEST], list(by_fold), n=_LIKEST, cutoff=0)
+        hint = f"the nearest are {either([by_fold[name] for name in likest], 'and')}; 'list' shows all"
+    else:
+        hint = f"known: {', '.join(by_fold.values())}"
+    raise RequestError(f"{option}: no release line {verb} {quoted(text)}", hint=instead or hint)
 
 
 def _pythons(text: str, known: Sequence[str]) -> set[str]:

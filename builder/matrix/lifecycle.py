@@ -98,9 +98,12 @@ def phase_on(day: date, pytorch: Lifecycle, release: Lifecycle | None) -> Phase:
 def _standing(day: date, pytorch: Lifecycle, release: Lifecycle | None) -> tuple[Lifecycle, tuple[Status, date | None]]:
     """The life that decides on ``day``, and the phase with its first day."""
     status, since = pytorch.on(day)
-    if release is not None:
-        own, first = release.on(day)
-        later = STATUSES.index(own) - STATUSES.index(status)
-        if own == "planned" or later > 0 or (later == 0 and first and since and first < since):
-            return release, (own, first)
-    return pytorch, (status, since)
+    if release is None:
+        return pytorch, (status, since)
+    own, first = release.on(day)
+    later = STATUSES.index(own) - STATUSES.index(status)
+    out = release.phases[0][1]
+    if own == "planned" or later > 0 or (later == 0 and first and since and first < since):
+        return release, (own, first if own == "planned" else max(first or out, out))
+    # A line that came out when its PyTorch had long reached this phase has been in it since it came out.
+    return pytorch, (status, max(since or out, out))

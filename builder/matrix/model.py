@@ -284,9 +284,22 @@ class Target:
         return self.release.requirements_for(self.python)
 
     @property
+    def torch_index(self) -> str:
+        """Where upstream's images take torch from: ``cpu-index`` (PyTorch's own) or ``pypi``."""
+        return "cpu-index" if self.torch_local else "pypi"
+
+    @property
+    def torch_local(self) -> str:
+        """The local version that PyTorch's CPU index gives its wheels for this target: ``+cpu`` or nothing."""
+        _, plus, local = self.release.torch.requirements.get(self.arch, "").partition("+")
+        return plus + local
+
+    @property
     def torch_hashes(self) -> tuple[str, ...]:
-        """``sha256:...`` of each known torch wheel for this target; empty where none is recorded."""
-        return self.release.torch.wheels.get(self.arch, {}).get(self.python, ())
+        """``sha256:...`` of each torch wheel that is known for this target, of either index."""
+        torch = self.release.torch
+        found = (torch.hashes(index, self.arch, self.python) for index in ("cpu-index", "pypi"))
+        return tuple(dict.fromkeys(digest for hashes in found for digest in hashes))
 
     @property
     def torch_on_index(self) -> bool:

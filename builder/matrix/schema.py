@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from builder.matrix.channels import ChannelFile
 from builder.matrix.decisions import DecisionFile
 from builder.matrix.lifecycle import LifecycleFile
 from builder.matrix.model import ReleaseFile
@@ -26,6 +27,7 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "torch.schema.json": (TorchFile, "PyTorch as a build dependency"),
     "lifecycle.schema.json": (LifecycleFile, "Phases of life of PyTorch versions and plugin releases"),
     "decisions.schema.json": (DecisionFile, "Accepted drift, branches left out, contradictions"),
+    "nightly.schema.json": (ChannelFile, "Channels of nightly builds"),
     "sources.schema.json": (SourceTable, "Repositories and their URLs"),
 }
 

@@ -18,11 +18,12 @@ from builder.matrix.filters import (
     channel_filter,
     either,
     known_lines,
-    nearest,
+    nearest_ids,
     python_filter,
     pytorch_filter,
     quoted,
     release_filter,
+    require_lines,
     skip_filter,
     split,
     status_filter,
@@ -87,6 +88,7 @@ def select(
     line of what the other options leave of 2.5, not all of them, and each line named must have each Python and
     architecture named. Raises RequestError for a value that names nothing and for a request that nothing meets.
     """
+    require_lines(matrix)
     pytorch = pytorch_filter(matrix, query.pytorch) if query.pytorch else None
     release = release_filter(matrix, query.release) if query.release else None
     target = target_filter(matrix, query.target) if query.target else None
@@ -154,10 +156,11 @@ def resolve_release(matrix: Matrix, text: str, option: str = "--pytorch") -> Rel
 
 def parse_target_id(matrix: Matrix, text: str) -> Target:
     """The target of an id such as ``v2.5.1-7.1.0-py3.9-x86_64``. Raises RequestError where there is none."""
+    require_lines(matrix)
     targets = {target.id: target for target in matrix.targets()}
     if text in targets:
         return targets[text]
-    near = nearest(text, targets)
+    near = nearest_ids(text, list(targets))
     raise RequestError(
         f"no target is called {quoted(text)}",
         hint=f"did you mean {either(near)}?" if near else "expected an id such as v2.5.1-7.1.0-py3.9-x86_64",

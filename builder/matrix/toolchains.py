@@ -1,12 +1,13 @@
 """What compiles: toolchains of release lines, what provides each gcc, and PyTorch as a build dependency."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from builder.matrix import patterns
-from builder.matrix.base import Arch, Frozen, Image, Name, Python, PyTorch, Sentence, Sha256
+from builder.matrix.base import Arch, Frozen, Image, Name, Python, PyTorch, Sentence, Sha256, wrong
 
 Gcc = Annotated[str, Field(pattern=patterns.GCC)]
 Minor = Annotated[str, Field(pattern=patterns.MINOR)]
@@ -27,6 +28,12 @@ class Toolchain(Frozen):
         default=None, description="The toolset of the base that holds gcc; null where gcc is the system's"
     )
     source: Sentence = Field(description="Where these facts are from")
+
+    @model_validator(mode="after")
+    def _toolset_holds_gcc(self) -> "Toolchain":
+        if self.gcc_toolset and self.gcc_toolset.rpartition("-")[2] != self.gcc.split(".")[0]:
+            raise wrong(f"a toolset that holds gcc {self.gcc}, not {self.gcc_toolset}")
+        return self
 
     @property
     def gcc_minor(self) -> str:
@@ -61,12 +68,20 @@ class TorchBuild(Frozen):
     """PyTorch of one version as a build dependency: what to require, and the wheels that exist."""
 
     requirements: Mapping[Arch, Annotated[str, Field(pattern=patterns.TORCH)]] = Field(
-        description="What upstream's build images install, by architecture"
+        description="What upstream's build images install, by architecture; +cpu means PyTorch's own CPU index"
     )
     wheels: Mapping[Arch, Mapping[Python, tuple[Sha256, ...]]] = Field(
-        default={}, description="Each wheel on an index, with its SHA-256 where known, whichever index serves it"
+        default={}, description="Each wheel on PyPI, with its SHA-256"
+    )
+    cpu_index: Mapping[Arch, Mapping[Python, tuple[Sha256, ...]]] = Field(
+        default={}, description="Wheels of PyTorch's CPU index, as far as documents of upstream state their SHA-256"
     )
     source: Sentence
+
+    def hashes(self, index: str, arch: Arch, python: str) -> tuple[str, ...]:
+        """SHA-256 of the wheels that ``index`` (``pypi`` or ``cpu-index``) has; empty where none is known."""
+        table = {"pypi": self.wheels, "cpu-index": self.cpu_index}.get(index, {})
+        return table.get(arch, {}).get(python, ())
 
     @property
     def pythons(self) -> frozenset[str]:
@@ -78,6 +93,14 @@ class TorchFile(Frozen):
     """``torch.yaml``."""
 
     torch: Mapping[PyTorch, TorchBuild]
+
+    @model_validator(mode="after")
+    def _requirements_of_their_version(self) -> "TorchFile":
+        for version, build in self.torch.items():
+            for requirement in build.requirements.values():
+                if re.split(r"==|\+", requirement)[1] != version:
+                    raise wrong(f"requirements of torch {version} to require it, not {requirement}")
+        return self
 
 
 def gcc_minor(version: str) -> str:

@@ -19,7 +19,7 @@ class Expectation:
     """What the wheel of a target must say of itself.
 
     ``platform`` is the tag asked of auditwheel; ``auto`` accepts any manylinux policy of the right
-    architecture. ``git_version`` is the commit of the checkout.
+    architecture. ``git_version`` is the commit of the checkout, ``version_suffix`` what was added to its version.
     """
 
     python_tag: str
@@ -27,6 +27,7 @@ class Expectation:
     pytorch: str
     platform: str
     git_version: str
+    version_suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def _names(wheel: Wheel, expected: Expectation) -> Iterator[str]:
         yield f"the file name says {_show(wheel.tags)}, WHEEL says {_show(wheel.wheel_tags)}"
     if wheel.version.release[:3] != Version(expected.pytorch).release[:3]:
         yield f"version {wheel.version} is not for PyTorch {expected.pytorch}"
+    if expected.version_suffix not in str(wheel.version):
+        yield f"version {wheel.version} lacks {expected.version_suffix}: setup.py takes the version from elsewhere"
     for tag in wheel.tags:
         if tag.interpreter != expected.python_tag or not tag.abi.startswith(expected.python_tag):
             yield f"tag {tag} is not for {expected.python_tag}"

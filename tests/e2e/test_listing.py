@@ -18,7 +18,9 @@ from rich.cells import cell_len
 from small_matrix import DAY, write_matrix
 from support import CommandLine
 
+from builder.__main__ import run
 from builder.matrix.loader import load_matrix
+from builder.matrix.model import ReleaseLine
 from builder.matrix.selection import minors_and_pythons
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +101,65 @@ def test_a_reader_that_goes_away(cli: CommandLine) -> None:
     )
     assert done.stdout == "[\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list"],
+        ["list", "--json"],
+        ["list", "--markdown"],
+        ["list", "--help"],
+        ["explain", "v2.6.0-7.1.0"],
+        ["explain", "v2.6.0-7.1.0", "--json"],
+        ["completion", "bash"],
+        ["plan", "--pytorch=2.6", "--offline", "--quiet"],
+        ["history"],
+        ["history", "--json"],
+    ],
+)
+def test_a_closed_pipe_is_no_failure(cli: CommandLine, command: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "builder", *command],
+            cwd=cli.folder,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_plan_in_a_pipe_has_no_trailing_blanks(cli: CommandLine, small: str) -> None:
+    plan = ["plan", "--pytorch=2.5", "--python=3.9", "--offline", small, AS_OF]
+    ran = cli(*plan)
+    assert ran.code == 0, ran.text
+    lines = ran.out.splitlines()
+    assert any(line.startswith("v2.5.1-7.1.0-py3.9-") for line in lines)
+    assert all(line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize("options", [["--python=3.12"], ["--skip=v2.5*"], ["--arch=aarch64"]])
+def test_an_audit_narrowed_by_cells_keeps_development_branches(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[set[str]] = []
+
+    def run_audit(_matrix: object, lines: list[ReleaseLine], *_arguments: object, **_options: object) -> int:
+        asked.append({line.branch for line in lines})
+        return 0
+
+    monkeypatch.setattr("builder.audit.command.run_audit", run_audit)
+    matrix = f"--matrix={write_matrix(tmp_path)}"
+    assert run(["audit", *options, matrix, AS_OF]) == 0
+    assert run(["audit", *options, "--channel=release", matrix, AS_OF]) == 0
+    assert {"master", "v2.7.1"} <= asked[0]
+    assert asked[1] == {branch for branch in asked[0] if branch.count("-")}
 
 
 def test_json(cli: CommandLine, small: str) -> None:

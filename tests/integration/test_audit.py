@@ -186,8 +186,9 @@ BRANCH_CHANGES: dict[str, list[tuple[Callable[[World], object], set[str]]]] = {
     "next_version": [(files(version=("post3", "post1")), {"package_version"})],
     "version_source": [(files(setup=("version_f.read().strip()", "'2.6.0.post3'")), set())],
     "torch_requirement": [(files(setup=("'torch==2.6.0+cpu'", "'torch==2.6.0'")), set())],
+    "base_image": [(files(x86=("old:1", "old:2")), {"ci_images"})],
     "cxx11_abi": [(files(setup=('== "aarch64"', '== "x86_64"')), set())],
-    "ci_images": [(files(x86=("old:1", "old:2")), set())],
+    "ci_images": [(files(x86=("old:1", "old:2")), {"base_image"})],
     "cmake_minimum": [(files(cmake=("VERSION 3.18", "VERSION 3.12")), set())],
     "honours_max_jobs": [(files(setup=("MAX_JOBS", "MIN_JOBS")), set())],
     "finds_ccache": [(files(cmake=("CCACHE ccache", "SCCACHE sccache")), set())],
@@ -336,7 +337,10 @@ def test_an_update_writes_what_is_certain_and_the_next_audit_is_clean(world: Wor
     world.hosts.commit("torch_npu", LINE, {**tree, "CMakeLists.txt": CMAKE})
     before = {path.name: path.read_text() for path in world.matrix.iterdir()}
     outcome = world.audit(code=1, update=True)
-    assert {drift["fact"] for drift in outcome["drift"]} == {"package_version", "ci_images", "redefines_file"}
+    # Which toolchain has the image is for a person.
+    written = {"package_version", "ci_images", "redefines_file"}
+    assert {drift["fact"] for drift in outcome["drift"]} == {*written, "base_image"}
+    assert {drift["fact"] for drift in outcome["drift"] if drift["written"]} == written
     after = {path.name: path.read_text() for path in world.matrix.iterdir()}
     assert {name for name, text in after.items() if text != before[name]} == {ROWS}
     assert len(outcome["updated"]) == 3
@@ -344,9 +348,51 @@ def test_an_update_writes_what_is_certain_and_the_next_audit_is_clean(world: Wor
         line = after[ROWS].splitlines()[int(change["place"].split(":")[1]) - 1].strip()
         assert line in {'package_version: "2.6.0.post4"', "redefines_file: false", "x86_64: images.example/old:2"}
     assert "# The line that most tests change." in after[ROWS]
-    world.audit(code=0, update=True)
+    (left,) = world.audit(code=1, update=True)["drift"]
+    assert (left["fact"], left["written"]) == ("base_image", False)
     assert {path.name: path.read_text() for path in world.matrix.iterdir()} == after
     world.run(update=True)
+    assert "1 drift, 1 accepted, 0 written, 1 left" in world.capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lost", ["setup.py", "CMakeLists.txt", "ci/build.sh"])
+def test_a_file_that_cannot_be_read_corrects_nothing(world: World, lost: str) -> None:
+    tree = changed(TORCH_NPU, "version.txt", "post3", "post4")
+    trees = [{path: text for path, text in tree.items() if path != lost}]
+    if lost == "setup.py":
+        trees.append(changed(tree, lost, "import os\n", "import os os\n"))
+    elif lost == "ci/build.sh":
+        trees.append(changed(tree, lost, "SUPPORTED_PY_VERSION", "PY_VERSION"))
+    before = {path: path.read_bytes() for path in world.matrix.iterdir()}
+    for branch in trees:
+        world.hosts.commit("torch_npu", LINE, branch)
+        outcome = world.audit(code=1, update=True)
+        (found,) = [drift["found"] for drift in outcome["drift"] if drift["fact"] == "readable"]
+        assert found.startswith(f"{lost}: ")
+        assert len(outcome["drift"]) > 1
+        assert outcome["updated"] == []
+        assert not any(drift["written"] for drift in outcome["drift"])
+    assert {path: path.read_bytes() for path in world.matrix.iterdir()} == before
+
+
+def test_what_was_found_is_shown_although_nothing_can_be_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    world.hosts.commit("torch_npu", LINE, changed(TORCH_NPU, "version.txt", "post3", "post4"))
+    monkeypatch.setattr("builder.audit.update.atomic_write", refuse)
+    for as_json in (False, True):
+        with pytest.raises(MachineError, match="cannot be written"):
+            world.run(update=True, as_json=as_json)
+        assert "2.6.0.post4" in world.capsys.readouterr().out
+
+
+def test_op_plugin_with_a_part_of_its_history(world: World) -> None:
+    lost_pin(world)
+    head = world.hosts.heads["op-plugin", "7.1.0"]
+    (world.folder / "upstream" / "op-plugin.git" / "shallow").write_text(f"{head}\n")
+    notes = {(note["line"], note["text"]) for note in world.audit(code=0)["notes"]}
+    assert (LINE, "pins 999999999999, which is not in the part of op-plugin's history that is here") in notes
 
 
 def test_what_is_not_certain_is_not_written(world: World) -> None:

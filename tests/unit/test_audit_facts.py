@@ -80,8 +80,9 @@ CASES: dict[str, list[tuple[Change, tuple[str, str, str] | tuple[str, str, str, 
           ["--disable_rpc", "--disable_torchair", "--torch"])),
     ],
     "pythons": [
-        ((ROWS, 'pythons: ["3.9", "3.10"]', 'pythons: ["3.9"]'), (LINE, "3.9", "3.9, 3.10", ["3.9", "3.10"])),
+        ((ROWS, 'pythons: ["3.9", "3.10"]', 'pythons: ["3.9"]'), (LINE, "3.9", "3.9, 3.10")),
         (says(pythons=("3.10", "3.12")), (LINE, "3.9, 3.10", "3.10", ["3.10"])),
+        (says(pythons=("3.12",)), (LINE, "3.9, 3.10", "none")),
     ],
     "op_plugin": [
         ((ROWS, 'op_plugin: "7.1.0"', 'op_plugin: "7.2.0"'), (LINE, "7.2.0", "7.1.0", "7.1.0")),
@@ -99,7 +100,7 @@ CASES: dict[str, list[tuple[Change, tuple[str, str, str] | tuple[str, str, str, 
          (LINE, "op_plugin", "op_plugin, *.sh", ["op_plugin", "*.sh"])),
         (overlays(overlay=("op_plugin", "*.sh", "test")),
          (LINE, "op_plugin, *.sh", "op_plugin, *.sh, test", ["op_plugin", "*.sh", "test"])),
-        (overlays(overlay=None), (LINE, "op_plugin, *.sh", "none", None)),
+        (overlays(overlay=None), (LINE, "op_plugin, *.sh", "none")),
     ],
     "custom_operators": [
         ((ROWS, "custom_operators: true", "custom_operators: false"), (LINE, "false", "true", True)),
@@ -124,8 +125,16 @@ CASES: dict[str, list[tuple[Change, tuple[str, str, str] | tuple[str, str, str, 
         ((ROWS, '"torch==2.6.0+cpu"', '"torch==2.6.0"'),
          (LINE, "x86_64: torch==2.6.0", "x86_64: torch==2.6.0+cpu",
           {"x86_64": "torch==2.6.0+cpu", "aarch64": "torch==2.6.0"})),
+        (says(torch_requirement={"x86_64": "torch==2.6.1+cpu", "aarch64": "torch==2.6.0"}),
+         (LINE, "x86_64: torch==2.6.0+cpu", "x86_64: torch==2.6.1+cpu")),
         (says(torch_requirement={}),
          (LINE, "x86_64: torch==2.6.0+cpu; aarch64: torch==2.6.0", "x86_64: none; aarch64: none", {})),
+    ],
+    "base_image": [
+        ((TOOLS, "base_image: images.example/old:1", "base_image: images.example/old:0"),
+         (LINE, "x86_64: images.example/old:0", "x86_64: images.example/old:1")),
+        (says(ci_images={"x86_64": "images.example/old:1", "aarch64": "images.example/new:2"}),
+         (LINE, "aarch64: images.example/new:1", "aarch64: images.example/new:2")),
     ],
     "cxx11_abi": [
         ((TOOLS, "cxx11_abi: 1", "cxx11_abi: 0"), (LINE, "aarch64: 0", "aarch64: 1")),
@@ -176,6 +185,7 @@ CASES: dict[str, list[tuple[Change, tuple[str, str, str] | tuple[str, str, str, 
     ],
     "readable": [
         (says(unread=("setup.py: not Python: line 3",)), (LINE, "understood", "setup.py: not Python: line 3")),
+        (has(missing=("CMakeLists.txt",)), (LINE, "understood", "CMakeLists.txt: there is no such file")),
         (overlays(unread=("ci/build.sh: odd",)), (LINE, "understood", "op-plugin's ci/build.sh: odd")),
     ],
     "accepted": [
@@ -192,6 +202,8 @@ ALSO = {
     "submodules": {"submodule_urls"},
     "op_plugin": {"overlay", "custom_operators"},
     "accepted": {"uses_mold"},
+    "base_image": {"ci_images"},
+    "ci_images": {"base_image"},
 }
 
 
@@ -220,9 +232,9 @@ def test_a_matrix_that_agrees_has_no_drift_but_what_is_accepted(tmp_path: Path) 
     assert [(drift.line, drift.fact, drift.accepted) for drift in outcome.accepted] == [
         (NIGHTLY, "uses_mold", "switched off by hand")
     ]
-    # Nothing was released from the development branch. A legacy branch tells neither Pythons nor a version or an ABI,
-    # and pins nothing. Then four branches, each of them listed, one left out, two compilers, one decision.
-    assert outcome.compared == (len(BRANCH_FACTS) - 1) + len(BRANCH_FACTS) + (len(BRANCH_FACTS) - 5) + 12
+    # Nothing was released from the development branch. A legacy branch tells neither Pythons nor a version, an ABI
+    # or images, and pins nothing. Then four branches, each of them listed, one left out, two compilers, one decision.
+    assert outcome.compared == (len(BRANCH_FACTS) - 1) + len(BRANCH_FACTS) + (len(BRANCH_FACTS) - 6) + 12
 
 
 @pytest.mark.parametrize(
@@ -294,6 +306,42 @@ def test_a_development_branch_may_pin_any_commit_that_op_plugin_has(tmp_path: Pa
     }
     # A release line's pin without its branch's whole history cannot be judged.
     assert audit(matrix, has(pin=Pin(PIN, known=True))).open == []
+
+
+def test_a_part_of_op_plugins_history_does_not_tell_that_a_commit_is_not_there(tmp_path: Path) -> None:
+    assert audit(small_matrix(tmp_path), has(pin=Pin(PIN, known=False, shallow=True))).open == []
+
+
+@pytest.mark.parametrize(
+    "unread",
+    [says(unread=("setup.py: not Python: line 3",)), has(missing=("CMakeLists.txt",)), has(missing=("ci/build.sh",)),
+     overlays(unread=("ci/build.sh: odd",))],
+)  # fmt: skip
+def test_nothing_is_certain_of_a_branch_with_a_file_that_is_not_understood(
+    tmp_path: Path, unread: Callable[[Seen], Seen]
+) -> None:
+    matrix = small_matrix(tmp_path)
+    change = says(cmake_minimum=None, honours_max_jobs=False, package_version="2.6.0.post4")
+    found = {drift.fact: drift.correction for drift in audit(matrix, lambda seen: unread(change(seen))).open}
+    expected = {"readable", "cmake_minimum", "honours_max_jobs", "package_version"}
+    assert found == dict.fromkeys(expected)
+    assert all(drift.correction is not None for drift in audit(matrix, change).open)
+
+
+def test_a_row_that_states_nothing_of_a_file_does_not_need_it(tmp_path: Path) -> None:
+    text = 'cmake_minimum: "3.18"\n  honours_max_jobs: true\n  custom_operators: true\n  finds_ccache: true'
+    without = text.replace('"3.18"', "null").replace("finds_ccache: true", "finds_ccache: false")
+    matrix = small_matrix(tmp_path, ROWS, text, without)
+    dropped = says(cmake_minimum=None, finds_ccache=False)
+    branch = audit(matrix, lambda seen: replace(dropped(seen), missing=("CMakeLists.txt",)))
+    assert [drift.fact for drift in branch.open if drift.line == LINE] == []
+    # Nor does a line that cannot be built.
+    outcome = Outcome()
+    line = matrix.release(LEGACY)
+    assert line is not None
+    read = Seen(line, replace(FACTS, **LEGACY_FACTS), missing=("setup.py", "ci/build.sh"))
+    facts.compare(matrix, read, outcome)
+    assert outcome.drift == []
 
 
 def test_a_pin_without_a_branch_is_drift_where_the_row_has_no_op_plugin(tmp_path: Path) -> None:

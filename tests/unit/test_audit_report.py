@@ -27,9 +27,10 @@ def outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
     return Outcome(1, 1640, [open_, accepted], [Note(LINE, "op_plugin_pin", "pins abc, 8 commits behind 5.0")])
 
 
-def text(outcome: Outcome, *, width: int, verbose: bool = False, changes: tuple[Change, ...] = ()) -> str:
+def text(outcome: Outcome, *, width: int, verbose: bool = False, changes: tuple[Change, ...] | None = None) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
-    report.show(outcome, changes, console, verbose=verbose)
+    report.show(outcome, console, verbose=verbose)
+    report.conclude(outcome, changes, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -59,13 +60,22 @@ def test_a_clean_outcome_is_one_line() -> None:
     assert text(Outcome(82, 1640), width=80, verbose=True) == "82 lines, 1,640 facts compared, 0 drift, 0 accepted\n"
 
 
-def test_changes_are_named_by_their_place(outcome: Outcome, tmp_path: Path) -> None:
-    change = Change(f"{tmp_path}/matrices/a.yaml:3:5", f"{LINE}: finds_ccache: false -> true " + "x" * 90)
-    assert f"matrices/a.yaml:3:5: {change.what}\n" in text(outcome, width=80, changes=(change,))
+def test_each_drift_is_said_to_be_written_or_left(outcome: Outcome, tmp_path: Path) -> None:
+    written = Drift(LINE, "finds_ccache", "false", "true " + "x" * 90, "b.yaml:1:1", "CMakeLists.txt")
+    outcome.drift.append(written)
+    lines = text(outcome, width=80, changes=(Change(f"{tmp_path}/matrices/a.yaml:3:5", written),)).splitlines()
+    assert lines[-3:] == [
+        f"left     {outcome.open[0].place.removeprefix(f'{tmp_path}/')}: {report.what(outcome.open[0])}",
+        f"written  matrices/a.yaml:3:5: {LINE}: finds_ccache: false -> true {'x' * 90}",
+        "1 line, 1,640 facts compared, 2 drift, 1 accepted, 1 written, 1 left",
+    ]
+    assert text(Outcome(82, 1640), width=80, changes=()).endswith("0 drift, 0 accepted, 0 written, 0 left\n")
 
 
 def test_json_has_the_whole_outcome(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
-    report.write_json(outcome, [Change("a.yaml:3:5", "what")])
+    written = Drift(LINE, "uses_ninja", "false", "true", "a.yaml:3:5", "setup.py")
+    outcome.drift.append(written)
+    report.write_json(outcome, [Change("a.yaml:3:5", written)])
     found = json.loads(capsys.readouterr().out)
     place = "matrices/pytorch-1.11.yaml:143:7"
     assert found == {
@@ -75,8 +85,12 @@ def test_json_has_the_whole_outcome(outcome: Outcome, capsys: pytest.CaptureFixt
         "drift": [
             {
                 "line": LINE, "fact": "wheel_requirement", "stated": "x86_64: torch==1.11.0+cpu",
-                "found": "[b]none[/b] (1.11.0)", "place": place, "source": "METADATA of x",
-            }
+                "found": "[b]none[/b] (1.11.0)", "place": place, "source": "METADATA of x", "written": False,
+            },
+            {
+                "line": LINE, "fact": "uses_ninja", "stated": "false", "found": "true", "place": "a.yaml:3:5",
+                "source": "setup.py", "written": True,
+            },
         ],
         "accepted": [
             {
@@ -85,5 +99,5 @@ def test_json_has_the_whole_outcome(outcome: Outcome, capsys: pytest.CaptureFixt
             }
         ],
         "notes": [{"line": LINE, "fact": "op_plugin_pin", "text": "pins abc, 8 commits behind 5.0"}],
-        "updated": [{"place": "a.yaml:3:5", "what": "what"}],
+        "updated": [{"place": "a.yaml:3:5", "what": f"{LINE}: uses_ninja: false -> true"}],
     }  # fmt: skip

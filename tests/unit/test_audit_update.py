@@ -13,7 +13,7 @@ from audit_support import FILES, LINE, small_matrix, write_matrix
 
 from builder.audit.drift import Correction, Drift
 from builder.audit.update import Change, apply, update
-from builder.errors import MachineError, RequestError
+from builder.errors import MachineError
 from builder.matrix.loader import load_matrix
 from builder.workspace import resource
 
@@ -154,36 +154,60 @@ def test_hashes_are_appended_to_the_cell() -> None:
     assert yaml.safe_load(new)["torch"]["1.5.0"]["wheels"] == {"aarch64": {"3.7": ["sha256:" + "f" * 64]}}
 
 
+def test_hashes_that_are_gone_leave_the_others_on_their_lines() -> None:
+    keys = ("torch", "2.6.0", "wheels", "x86_64", "3.9")
+    (old,) = yaml.safe_load(FILES["torch.yaml"])["torch"]["2.6.0"]["wheels"]["x86_64"]["3.9"]
+    others = [f"sha256:{digit * 64}" for digit in "ab"]
+    line, more = f"          - {old}\n", "".join(f"          - {other}\n" for other in others)
+    # The last item has the blank line and the comment of what follows.
+    text = FILES["torch.yaml"].replace(line, f"{line}{more}\n        # The next one.\n")
+    new = corrected(text, (keys, [old, "sha256:" + "c" * 64]))
+    assert new == text.replace(more, f"          - sha256:{'c' * 64}\n")
+
+
 def test_the_files_change_and_the_places_are_told(tmp_path: Path) -> None:
     write_matrix(tmp_path)
-    changes = update(tmp_path, [drift(tmp_path, "releases", 1, "package_version", value="2.6.0.post4")])
+    found = drift(tmp_path, "releases", 1, "package_version", value="2.6.0.post4")
+    changes = update(tmp_path, [found], pytest.fail)
     line = load_matrix(tmp_path).release(LINE)
     assert line is not None
     assert line.package_version == "2.6.0.post4"
     number = (tmp_path / ROWS).read_text().splitlines().index('    package_version: "2.6.0.post4"') + 1
-    assert changes == [Change(f"{tmp_path / ROWS}:{number}:22", f"{LINE}: package_version: old -> new")]
+    assert changes == [Change(f"{tmp_path / ROWS}:{number}:22", found)]
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
 
 
 def test_without_a_certain_value_nothing_is_written(tmp_path: Path) -> None:
     write_matrix(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert update(tmp_path, [Drift(LINE, "pythons", "a", "b", "place", "source")]) == []
+    assert update(tmp_path, [Drift(LINE, "pythons", "a", "b", "place", "source")], pytest.fail) == []
     # The value that stands there already changes no byte either.
-    assert update(tmp_path, [drift(tmp_path, "releases", 1, "package_version", value="2.6.0.post3")]) == []
+    assert update(tmp_path, [drift(tmp_path, "releases", 1, "package_version", value="2.6.0.post3")], pytest.fail) == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_a_matrix_that_would_not_be_valid_is_not_written(tmp_path: Path) -> None:
+def test_a_correction_that_would_make_the_matrix_invalid_is_left_out_alone(tmp_path: Path) -> None:
     write_matrix(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    good = drift(tmp_path, "torch", "2.6.0", "wheels", "x86_64", "3.9", value=["sha256:" + "f" * 64], file="torch.yaml")
+    said: list[str] = []
+    hashes = yaml.safe_load(FILES["torch.yaml"])["torch"]["2.6.0"]["wheels"]["x86_64"]["3.9"]
+    keys = ("torch", "2.6.0", "wheels", "x86_64", "3.9")
+    first = drift(tmp_path, *keys, value=[*hashes, "sha256:" + "f" * 64], file="torch.yaml")
     bad = drift(tmp_path, "releases", 1, "pythons", value=["3.9", "3.12"])
-    with pytest.raises(RequestError) as caught:
-        update(tmp_path, [good, bad])
-    assert caught.value.message.startswith("nothing was written, because the corrected matrix would not be valid: ")
-    assert f"{tmp_path / ROWS}:" in caught.value.message
-    assert "3.12: expected Pythons that torch 2.6.0 has wheels for" in caught.value.message
+    last = drift(tmp_path, "releases", 1, "package_version", value="2.6.0.post4")
+    assert [change.drift for change in update(tmp_path, [first, bad, last], said.append)] == [first, last]
+    line = load_matrix(tmp_path).release(LINE)
+    assert line is not None
+    assert (line.package_version, line.pythons) == ("2.6.0.post4", ("3.9", "3.10"))
+    assert len(line.torch.wheels["x86_64"]["3.9"]) == 2
+    (warning,) = said
+    assert warning.startswith(f"{LINE}: pythons is left as it is, the corrected matrix would not be valid: ")
+    assert f"{tmp_path / ROWS}:" in warning
+    assert "3.12: expected Pythons that torch 2.6.0 has wheels for" in warning
+    # Two that cannot be, and nothing else.
+    other = drift(tmp_path, "releases", 0, "pythons", value=["3.12"])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert update(tmp_path, [bad, other], said.append) == []
+    assert len(said) == 3
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -195,7 +219,7 @@ def test_a_file_that_cannot_be_written_is_a_clear_error(tmp_path: Path, monkeypa
 
     monkeypatch.setattr("builder.audit.update.atomic_write", refuse)
     with pytest.raises(MachineError, match=r"pytorch-2\.6\.yaml cannot be written: Permission denied") as caught:
-        update(tmp_path, [drift(tmp_path, "releases", 1, "package_version", value="2.6.0.post4")])
+        update(tmp_path, [drift(tmp_path, "releases", 1, "package_version", value="2.6.0.post4")], pytest.fail)
     assert "--matrix" in str(caught.value.hint)
 
 
@@ -208,14 +232,14 @@ def test_the_real_matrix_survives_corrections_of_all_its_lines(tmp_path: Path) -
         document, index = matrix.rows[line.branch]
         correction = Correction(document.path, ("releases", index, "finds_ccache"), not line.finds_ccache)
         drifts.append(Drift(line.branch, "finds_ccache", "a", "b", "p", "s", correction=correction))
-    assert len(update(tmp_path, drifts)) == len(matrix.releases)
+    assert len(update(tmp_path, drifts, pytest.fail)) == len(matrix.releases)
     for line in load_matrix(tmp_path).releases:
         old = matrix.release(line.branch)
         assert old is not None
         assert line.finds_ccache is not old.finds_ccache
         assert line.package_version == old.package_version
     # Corrected back, every row keeps the key and nothing else has changed.
-    update(tmp_path, [drift_back(item) for item in drifts])
+    update(tmp_path, [drift_back(item) for item in drifts], pytest.fail)
     for line in load_matrix(tmp_path).releases:
         assert line == matrix.release(line.branch)
 

@@ -82,7 +82,7 @@ def ended_before(matrix: Matrix, subject: str, says: str) -> bool:
 def torch_hash(matrix: Matrix, subject: str, says: str) -> bool:
     arch, python, digest = says.split()
     return any(
-        f"sha256:{digest}" in line.torch.wheels.get(arch, {}).get(python, ())  # type: ignore[call-overload]
+        f"sha256:{digest}" in line.torch.hashes("cpu-index", arch, python)  # type: ignore[arg-type]
         for line in matrix.releases
         if line.pytorch == subject
     )

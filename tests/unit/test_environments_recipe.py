@@ -62,16 +62,12 @@ def test_a_wheel_of_the_same_name_and_other_content_changes_the_digest(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("source", "arch", "line"),
-    [
-        ("cpu-index", "x86_64", "torch==2.5.1+cpu"),
-        ("cpu-index", "aarch64", "torch==2.5.1"),
-        ("pypi", "x86_64", "torch==2.5.1"),
-    ],
+    ("local", "line"),
+    [("+cpu", "torch==2.5.1+cpu"), ("", "torch==2.5.1")],
 )
-def test_torch_is_asked_for_as_its_index_names_it(source: str, arch: str, line: str) -> None:
-    assert torch_requirement(replace(REQUEST, torch_source=source, arch=arch)) == f"{line}\n"
-    pinned = torch_requirement(replace(REQUEST, torch_source=source, arch=arch, torch_hashes=("ab12",)))
+def test_torch_is_asked_for_as_its_index_names_it(local: str, line: str) -> None:
+    assert torch_requirement(replace(REQUEST, torch_local=local)) == f"{line}\n"
+    pinned = torch_requirement(replace(REQUEST, torch_local=local, torch_hashes=("ab12",)))
     assert pinned == f"{line} --hash=sha256:ab12\n"
 
 
@@ -97,7 +93,9 @@ def test_the_log_is_redacted_and_keeps_its_warnings(tmp_path: Path) -> None:
 
 
 def test_the_stage_holds_what_the_script_reads(tmp_path: Path) -> None:
-    stage_files(tmp_path, replace(REQUEST, requirements=("numpy==1.26.4 --hash=sha256:ab",)), DOCKER)
+    stage_files(
+        tmp_path, replace(REQUEST, torch_local="+cpu", requirements=("numpy==1.26.4 --hash=sha256:ab",)), DOCKER
+    )
     assert (tmp_path / "requirements.txt").read_text() == "numpy==1.26.4 --hash=sha256:ab\n"
     assert (tmp_path / "constraints.txt").read_text() == "numpy==1.26.4\n"
     assert (tmp_path / "torch.txt").read_text() == "torch==2.5.1+cpu\n"

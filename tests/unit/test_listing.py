@@ -151,6 +151,21 @@ def test_status_is_as_long_as_there_is_room(matrix: Matrix, show: Show, width: i
     assert says in row_of(plain(show(table(matrix), width=width)), "v2.6.0-7.2.0")
 
 
+@pytest.mark.parametrize(
+    ("width", "headings"), [(60, None), (80, "gcc"), (100, "gcc, manylinux"), (200, "gcc, manylinux")]
+)
+def test_the_note_about_architectures_names_columns_that_are_there(
+    matrix: Matrix, show: Show, width: int, headings: str | None
+) -> None:
+    text = plain(show(table(matrix), width=width))
+    head = text.splitlines()[1]
+    assert [heading for heading in ("gcc", "manylinux") if heading in head] == (
+        headings.split(", ") if headings else []
+    )
+    said = re.findall(r"^(.+): x86_64/aarch64 where they differ *$", text, flags=re.MULTILINE)
+    assert said == ([headings] if headings else [])
+
+
 def test_a_pipe_gets_plain_whole_lines(shipped: Matrix, show: Show) -> None:
     text = show(table(shipped), force_terminal=False, width=200)
     assert "\x1b" not in text
@@ -302,6 +317,60 @@ def test_a_line_that_cannot_be_built_says_why(matrix: Matrix, capsys: pytest.Cap
     # Without op-plugin there is nothing of it to tell.
     assert "laid over" not in facts
     assert "op-plugin from" not in facts
+
+
+@pytest.mark.parametrize("branch", ["v1.5.0-3.0.0", "v2.7.1-26.1.0"])
+def test_nothing_is_made_up_about_building_a_line_that_cannot_be_built(
+    matrix: Matrix, capsys: pytest.CaptureFixture[str], branch: str
+) -> None:
+    facts = explained(matrix, branch, capsys)
+    assert {fact["group"] for fact in facts.values()} <= {
+        *("identity", "toolchain", "Python and PyTorch", "lifecycle", "decisions"),
+    }
+    assert {"package version", "Pythons", "toolchain", "torch's wheels"} <= set(facts)
+    assert not any("beside Python" in name for name in facts)
+    assert not any(fact["source"].endswith(f" of {branch}") for fact in facts.values())
+
+
+def test_what_is_stated_about_a_line_that_cannot_be_built_is_shown(
+    shipped: Matrix, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [*unknown] = [line for line in shipped.releases if line.source == "unknown"]
+    assert unknown
+    for line in unknown:
+        facts = explained(shipped, line.branch, capsys)
+        assert facts["wheel requires"]["source"].startswith(line.sources["torch_requirement"])
+        assert "op-plugin branch" not in facts
+        assert "ci/build.sh options" not in facts
+
+
+def test_each_pin_has_its_own_place(shipped: Matrix, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = explained(shipped, "v2.5.1-7.1.0-py3.11-aarch64", capsys)
+    lines = (shipped.directory / "pytorch-2.5.yaml").read_text().splitlines()
+    for project, value, starts in (
+        ("numpy", "numpy==1.23.2", '"3.11": ['),
+        ("wheel", "wheel==0.41.2", "requirements: ["),
+    ):
+        fact = facts[f"{project} beside Python 3.11"]
+        assert fact["value"] == value
+        assert lines[int(fact["place"].rpartition(":")[2]) - 1].strip().startswith(starts)
+
+
+def test_a_source_is_said_each_time(matrix: Matrix, show: Show) -> None:
+    text = show(lambda: explain_target(matrix, "v2.6.0-7.2.0", as_json=False), force_terminal=False, width=200)
+    target = parse_target_id(matrix, "v2.6.0-7.2.0-py3.12-x86_64")
+    facts = [fact for fact in explain.facts_of(matrix, target) if fact.source == "A"]
+    assert len(facts) > 2
+    assert text.count(": A\n") == len(facts)
+
+
+def test_of_a_line_one_of_its_targets_is_shown(matrix: Matrix, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    note = "one of the 8 targets of v2.6.0-7.2.0; the others may differ, name one by its id"
+    for text, said in (("v2.6.0-7.2.0", True), ("v2.6.0-7.2.0-py3.12-x86_64", False)):
+        shown = plain(show(lambda text=text: explain_target(matrix, text, as_json=False), width=140)).splitlines()
+        assert shown[0] == "v2.6.0-7.2.0-py3.12-x86_64"
+        assert (shown[1] == note) is said
 
 
 def test_a_line_means_its_newest_python_on_this_machine(

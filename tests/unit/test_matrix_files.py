@@ -186,7 +186,7 @@ def test_description_of_a_target(matrix: Matrix) -> None:
         "id": "v2.5.1-7.1.0-py3.9-x86_64", "release": "7.1.0", "branch": "v2.5.1-7.1.0", "pytorch": "2.5.1",
         "python": "3.9", "arch": "x86_64", "cann": "8.2.RC1", "gcc": "9.3.1", "manylinux": "manylinux_2_17",
         "base_image": "pytorch/manylinux-builder:cpu-2.1", "op_plugin": "7.1.0", "package_version": "2.5.1.post3",
-        "cxx11_abi": 0, "status": "maintained", "status_since": "2024-11-08", "channel": "release",
+        "cxx11_abi": 0, "status": "maintained", "status_since": "2025-07-25", "channel": "release",
         "torch": "torch==2.5.1+cpu", "torch_on_index": True, "buildable": True, "refusal": None,
     }.items()  # fmt: skip
     assert target.tag == "cp39"

@@ -124,7 +124,8 @@ def test_where_both_are_in_a_phase_the_one_that_was_first_decides() -> None:
     found = phase("2024-08-01", pytorch, life(maintained="2024-02-01", rule="own"))
     assert (found.status, found.since, found.rule) == ("maintained", date(2024, 2, 1), "own")
     found = phase("2024-11-01", pytorch, life(maintained="2024-10-01", rule="own"))
-    assert (found.status, found.since, found.rule) == ("maintained", date(2024, 7, 1), "of PyTorch")
+    # Not before the line came out, though its PyTorch had been in that phase for months.
+    assert (found.status, found.since, found.rule) == ("maintained", date(2024, 10, 1), "of PyTorch")
 
 
 def test_a_line_is_not_out_before_its_release() -> None:
@@ -177,11 +178,11 @@ def test_what_follows_for_a_planned_line_is_its_own_release() -> None:
         ("v2.6.0-7.1.0", "2026-01-24", "development since 2025-07-25, maintained from 2026-01-25"),
         ("v2.6.0-7.1.0", "2026-01-25", "maintained since 2026-01-25, end-of-life from 2027-01-25"),
         ("v2.6.0-7.1.0", "2027-01-25", "end-of-life since 2027-01-25"),
-        ("v2.5.1-7.1.0", "2026-08-07", "maintained since 2024-11-08, end-of-life from 2026-08-08"),
+        ("v2.5.1-7.1.0", "2026-08-07", "maintained since 2025-07-25, end-of-life from 2026-08-08"),
         ("v2.5.1-7.1.0", "2026-08-08", "end-of-life since 2026-08-08"),
         # PyTorch 1.8.1 came out on 2022-04-10 and ended on 2023-04-10; the plugin release 3.0.0 is of 2023-01-18.
         ("v1.8.1-3.0.0", "2023-01-17", "planned, maintained from 2023-01-18"),
-        ("v1.8.1-3.0.0", "2023-01-18", "maintained since 2022-04-10, end-of-life from 2023-04-10"),
+        ("v1.8.1-3.0.0", "2023-01-18", "maintained since 2023-01-18, end-of-life from 2023-04-10"),
         ("v1.8.1-3.0.0", "2023-04-10", "end-of-life since 2023-04-10"),
         # PyTorch 1.11.0 lived until 2025-10-25, the plugin release 5.0.rc1 ended before it.
         ("v1.11.0-5.0.rc1", "2024-04-18", "maintained since 2023-04-19, unmaintained from 2024-04-19"),

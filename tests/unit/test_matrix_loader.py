@@ -141,10 +141,16 @@ def test_hashes_of_torch_wheels(folder: Path, edit: Edit) -> None:
 def test_pytorch_without_an_entry_in_the_tables(folder: Path, edit: Edit) -> None:
     edit("torch.yaml", '  "2.5.1":', '  "2.5.9":')
     error = failure(folder)
+    assert "expected requirements of torch 2.5.9 to require it, not torch==2.5.1+cpu" in error.message
+    edit("torch.yaml", "torch==2.5.1+cpu", "torch==2.5.9+cpu")
+    edit("torch.yaml", "torch==2.5.1\n", "torch==2.5.9\n")
+    error = failure(folder)
     assert error.message.startswith(place(folder / ROWS, '"2.5.1"', '  pytorch: "2.5.1"'))
     assert "releases[0].pytorch: '2.5.1': expected a version of torch.yaml" in error.message
     assert error.hint == "add it to torch.yaml, or correct it here"
     edit("torch.yaml", '  "2.5.9":', '  "2.5.1":')
+    edit("torch.yaml", "torch==2.5.9+cpu", "torch==2.5.1+cpu")
+    edit("torch.yaml", "torch==2.5.9\n", "torch==2.5.1\n")
     edit("lifecycle.yaml", '  "2.5.1":', '  "5":')
     error = failure(folder)
     assert "'5': expected a PyTorch version" in error.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from datetime import date
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_matrix import small_matrix
+from small_matrix import small_matrix, write_matrix
 
 from builder.errors import MachineError, RequestError
 from builder.matrix.loader import Matrix, load_matrix
@@ -395,6 +396,49 @@ def test_a_value_that_names_nothing_gets_the_nearest(matrix: Matrix, option: str
     assert error.message.startswith(f"--{option}: no ")
     assert len(error.message) < 200
     assert near in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"pytorch": "7.1.0"}, "did you mean --release 7.1.0?"),
+        ({"release": "2.5.1"}, "did you mean --pytorch 2.5.1?"),
+        ({"release": "v2.5.1-7.1.0"}, "did you mean --pytorch v2.5.1-7.1.0?"),
+        ({"target": "v2.5.1-7.1.0-py3.9-arm64"}, "did you mean v2.5.1-7.1.0-py3.9-aarch64?"),
+        ({"target": "v2.5*-AMD64"}, "did you mean 'v2.5*-x86_64'?"),
+        ({"skip": "v2.5.1-7.1.0-py3.9-arm64"}, "did you mean v2.5.1-7.1.0-py3.9-aarch64?"),
+    ],
+)
+def test_a_value_of_another_kind_or_spelling(matrix: Matrix, options: dict[str, Any], hint: str) -> None:
+    assert refused(matrix, build=False, **options).hint == hint
+
+
+def test_of_many_values_only_the_nearest_are_listed() -> None:
+    shipped = load_matrix()
+    known = {line.cann for line in shipped.releases if line.cann}
+    hint = str(refused(shipped, build=False, cann="8-9").hint)
+    named = re.findall(r"\d+\.\d+\.[\w.]*\w", hint)
+    assert len(named) == 5
+    assert set(named) <= known
+    assert len(known) > 8
+
+
+def test_a_matrix_without_lines(tmp_path: Path) -> None:
+    folder = write_matrix(tmp_path)
+    for file in folder.glob("pytorch-*.yaml"):
+        file.write_text(re.sub(r"releases:.*", "releases: []\n", file.read_text(), flags=re.DOTALL))
+    empty = load_matrix(folder)
+    for ask in (
+        lambda: select(empty, Query()),
+        lambda: select_for_build(empty, query(pytorch="2.5")),
+        lambda: select_for_build(empty, query(status="maintained")),
+        lambda: resolve_release(empty, "2.5"),
+        lambda: parse_target_id(empty, "v2.5.1-7.1.0-py3.9-x86_64"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            ask()
+        assert caught.value.message == f"the matrix in {folder} has no release lines"
+        assert caught.value.hint
 
 
 # What a build refuses

@@ -6,10 +6,13 @@ import dataclasses
 
 import pytest
 
+from builder.environments.recipe import torch_requirement
 from builder.errors import FailureKind, RequestError
 from builder.gather import check_request
+from builder.inputs import environment_request
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
+from builder.matrix.selection import parse_target_id
 from builder.options import BuildOptions
 from builder.recipe import toolchain_mismatches, wrong_toolchain
 
@@ -64,3 +67,27 @@ def test_another_gcc_comes_with_advice_for_the_base(matrix: Matrix, system: str 
     error = wrong_toolchain(wanted, mismatches, matrix.compilers, system)
     assert error.message == "gcc is 12.2.0, the matrix wants 9.3.1"
     assert str(error.hint).startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "requirement", "index"),
+    [
+        ("v2.5.1-7.1.0-py3.9-x86_64", None, "torch==2.5.1+cpu", "cpu_index"),
+        ("v2.5.1-7.1.0-py3.9-x86_64", "pypi", "torch==2.5.1", "wheels"),
+        ("v2.5.1-7.1.0-py3.9-aarch64", None, "torch==2.5.1", "wheels"),
+        # No document states hashes of the CPU index for 2.11: PyPI's must not be asked of its wheels.
+        ("v2.11.0-26.1.0-py3.11-x86_64", None, "torch==2.11.0+cpu", None),
+        ("v2.10.0-26.0.0-py3.11-aarch64", None, "torch==2.10.0+cpu", None),
+        ("v2.10.0-26.0.0-py3.11-aarch64", "pypi", "torch==2.10.0", "wheels"),
+    ],
+)
+def test_torch_is_required_from_its_index_with_the_hashes_of_that_index(
+    matrix: Matrix, name: str, source: str | None, requirement: str, index: str | None
+) -> None:
+    wanted = parse_target_id(matrix, name)
+    request = environment_request(wanted, BuildOptions(torch_source=source))
+    known = () if index is None else getattr(wanted.release.torch, index)[wanted.arch][wanted.python]
+    assert request.torch_hashes == known
+    assert bool(known) == (index is not None)
+    lines = [requirement, *(f"--hash={digest}" for digest in known)]
+    assert torch_requirement(request).split() == lines

@@ -93,6 +93,7 @@ def test_a_right_wheel_passes(tmp_path: Path) -> None:
         ({"extra": {"torch_npu/stale.py": b""}}, EXPECTED, "stale.py is in the wheel but not in RECORD"),
         ({"extra": {"../evil.py": b""}}, EXPECTED, "a place outside the wheel"),
         ({"library": elf(183)}, EXPECTED, "EM_AARCH64"),
+        ({}, replace(EXPECTED, version_suffix=".dev1"), "lacks .dev1"),
         ({}, replace(EXPECTED, python_tag="cp310"), "is not for cp310"),
         ({}, replace(EXPECTED, python_tag="cp310"), "lacks the extension module torch_npu/_C.cpython-310"),
         ({}, replace(EXPECTED, arch="aarch64", platform="auto"), "not a manylinux tag of aarch64"),

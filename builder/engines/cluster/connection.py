@@ -183,6 +183,22 @@ def local_cluster(folder: Path, arch: str, workers: int) -> Iterator[Cluster]:
     distributed = _distributed()
     from builder.engines.cluster.errand import OUTPUT_VARIABLE, WORKSPACE_VARIABLE
 
+    try:
+        # Whoever reaches a scheduler may run anything as its user: certificates of this run keep other users out.
+        security = distributed.Security.temporary()
+    except ImportError as error:
+        raise MachineError(
+            f"--engine dask on one machine needs a package that cannot be imported: {error}", hint=INSTALL
+        ) from error
+    shared = {
+        "host": "127.0.0.1",
+        "protocol": "tls://",
+        "security": security,
+        "dashboard": False,
+        # Without an address of its own, each would offer its status to everybody.
+        "dashboard_address": "127.0.0.1:0",
+    }
+
     def options(number: int) -> dict[str, Any]:
         place = folder / str(number)
         place.mkdir(parents=True, exist_ok=True)
@@ -191,7 +207,7 @@ def local_cluster(folder: Path, arch: str, workers: int) -> Iterator[Cluster]:
             "nthreads": 1,
             "resources": {arch: 1},
             "memory_limit": 0,
-            "dashboard": False,
+            **shared,
             "local_directory": str(place),
             "silence_logs": logging.CRITICAL,
             "env": {WORKSPACE_VARIABLE: str(place), OUTPUT_VARIABLE: str(place / "dist")},
@@ -200,9 +216,10 @@ def local_cluster(folder: Path, arch: str, workers: int) -> Iterator[Cluster]:
     with (
         _quiet(),
         distributed.SpecCluster(
-            scheduler={"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
+            scheduler={"cls": distributed.Scheduler, "options": {**shared, "port": 0}},
             workers={number: {"cls": distributed.Nanny, "options": options(number)} for number in range(workers)},
             silence_logs=logging.CRITICAL,
+            security=security,
         ) as processes,
         distributed.Client(processes, timeout=TIMEOUT, set_as_default=False) as client,
     ):

@@ -1,0 +1,143 @@
+"""What the builder itself costs for many targets that need nothing, as ratios to as many processes of ``true``.
+
+All targets stand: each has a wheel with a record, whose fingerprint the planner has given. The builder must still find
+their commits, compare fingerprints, hash the wheels, and write ledger, result and reports. Sources are the miniature
+upstream with a branch for each release line. Where a container engine answers, the base image is an empty one that is
+made for the measurement and removed again; elsewhere there are only the targets whose Python this machine has.
+
+Each case is a fresh process. The cases take turns, and each is judged by its median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import platform
+import secrets
+import shlex
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from plan import BUILDER, Upstream, every_line, in_turns, seconds, show
+
+from builder.console import Reporter
+from builder.engines.local import plan_targets
+from builder.environments.engine import NoEngine, find_engine
+from builder.environments.interpreters import find_interpreter
+from builder.matrix.loader import load_matrix
+from builder.matrix.model import Target
+from builder.options import BuildOptions
+from builder.workspace import Workspace
+
+
+@contextmanager
+def somewhere() -> Iterator[tuple[BuildOptions, list[str]]]:
+    """An environment whose identity is known without building one: as options, and as the command line has them."""
+    found = find_engine()
+    if isinstance(found, NoEngine):
+        yield BuildOptions(environment="host", offline=True), ["--environment=host", "--offline"]
+        return
+    name = f"torch-npu-builder/benchmark:{secrets.token_hex(4)}"
+    found.client.images.build(fileobj=io.BytesIO(f"FROM scratch\nLABEL benchmark={name}\n".encode()), tag=name, rm=True)
+    try:
+        yield (
+            BuildOptions(environment="docker", base_image=name, offline=True),
+            ["--environment=docker", f"--base-image={name}", "--offline"],
+        )
+    finally:
+        found.client.images.remove(name)
+
+
+def wheels(
+    upstream: Upstream, targets: Sequence[Target], options: BuildOptions, workspace: Workspace, size: int
+) -> list[str]:
+    """A wheel of ``size`` bytes with its record for each target whose fingerprint is known; returns their ids."""
+    matrix = load_matrix(upstream.matrix, upstream.sources)
+    made = []
+    digest = hashlib.sha256(bytes(size)).hexdigest()
+    for plan in plan_targets(targets, matrix, workspace, options, Reporter(quiet=True)):
+        if plan.fingerprint is None:
+            continue
+        wheel = workspace.output / f"torch_npu-{plan.target.id}.whl"
+        with open(wheel, "wb") as stream:
+            # Its zeros need no place on the disk.
+            stream.truncate(size)
+        record = {
+            "target": plan.target.id,
+            "finished": datetime.now(timezone.utc).isoformat(),
+            "fingerprint": plan.fingerprint,
+            "inputs": plan.inputs,
+            "size": size,
+            "sha256": digest,
+        }
+        wheel.with_name(f"{wheel.name}.json").write_text(json.dumps(record), encoding="utf-8")
+        made.append(plan.target.id)
+    return made
+
+
+def check_skipped(workspace: Workspace, count: int) -> None:
+    """The newest run did what is measured: nothing."""
+    result = max(workspace.runs.glob("*/result.json"), key=lambda file: file.stat().st_mtime)
+    found = Counter(target["status"] for target in json.loads(result.read_text(encoding="utf-8"))["targets"])
+    assert found == {"skipped": count}, found
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", type=int, default=200, help="how many (default: 200)")
+    parser.add_argument("--megabytes", type=float, default=0, help="size of each wheel (default: nearly nothing)")
+    parser.add_argument("--runs", type=int, default=5, help="processes of each case (default: 5)")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="many-") as temporary, somewhere() as (options, typed):
+        folder = Path(temporary)
+        upstream = every_line(folder)
+        workspace = Workspace(folder / "build", folder / "dist")
+        candidates = [
+            target
+            for target in load_matrix(upstream.matrix).targets()
+            if target.arch == platform.machine() and target.release.refusal is None
+            if options.environment == "docker" or find_interpreter(target.python)
+        ][: chosen.targets]
+        places = [f"--workspace={workspace.root}", f"--output={workspace.output}"]
+        build = [*BUILDER, "build", *upstream.options, *places, *typed, "--quiet"]
+        plan = [
+            *BUILDER,
+            "plan",
+            f"--target={','.join(target.id for target in candidates)}",
+            "--channel=all",
+            "--quiet",
+        ]
+        seconds([[*plan, *upstream.options, *places]], folder)
+        ids = wheels(upstream, candidates, options, workspace, max(1, int(chosen.megabytes * 1e6)))
+        many = [*build, f"--target={','.join(ids)}"]
+        seconds([many], folder)
+        check_skipped(workspace, len(ids))
+        true = shlex.quote(shutil.which("true") or "/bin/true")
+        loop = f"i=0; while [ $i -lt {len(ids)} ]; do {true}; i=$((i+1)); done"
+        base = f"{len(ids)} processes of true"
+        medians = in_turns(
+            {
+                base: [["sh", "-c", loop]],
+                "build of one target that stands": [[*build, f"--target={ids[0]}"]],
+                f"build of {len(ids)} targets that stand": [many],
+            },
+            chosen.runs,
+            folder,
+        )
+        one, all_of_them = list(medians.values())[1:]
+        medians[f"each target more, times {len(ids)}"] = (all_of_them - one) / (len(ids) - 1) * len(ids)
+        where = f"{options.environment}, wheels of {chosen.megabytes:g} MB, {os.cpu_count()} cores"
+        show(f"Many targets that stand ({where}): medians of {chosen.runs} runs", medians, base)
+
+
+if __name__ == "__main__":
+    main()
