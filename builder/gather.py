@@ -122,7 +122,7 @@ class Gatherer:
         self._options = options
         self._reporter = reporter
         self._pins = pins or {}
-        self._found: dict[str, TreeRequest] = {}
+        self._found: dict[str, TreeRequest | TargetError] = {}
         self._lock = threading.Lock()
 
     def gather(self, target: Target) -> PreparedTree:
@@ -180,8 +180,16 @@ class Gatherer:
             found = self._found.get(target.release.branch)
             if found is None:
                 pins = self._pins.get(target.release.branch, {})
-                found = _request(target, self._matrix, self._workspace, self._options, given, pins, self._reporter)
+                try:
+                    found = _request(target, self._matrix, self._workspace, self._options, given, pins, self._reporter)
+                except TargetError as error:
+                    if error.kind.passing:
+                        raise
+                    # The other Pythons of the line would hear the same, after asking every host once more.
+                    found = error
                 self._found[target.release.branch] = found
+        if isinstance(found, TargetError):
+            raise TargetError(found.message, kind=found.kind, hint=found.hint, details=found.details)
         return replace(found, target_id=target.id)
 
 

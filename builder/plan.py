@@ -124,6 +124,8 @@ class Planner:
             mismatches = record.get("mismatches") or ()
             if mismatches and not self._options.allow_toolchain_mismatch:
                 return "build", f"its wheel was made with another toolchain: {'; '.join(mismatches)}"
+            if self._options.rebuild:
+                return "build", "--rebuild was given"
             fault = fault_of(wheel, record)
             return ("skip", f"{wheel.name} stands") if fault is None else ("build", f"its wheel is not whole: {fault}")
         return "build", "; ".join(self.changes(record.get("inputs"), inputs))

@@ -165,7 +165,7 @@ class LocalRun:
         planner = Planner(self._context.gatherer, self._context.workspace, self._context.options, self._reporter)
         results = {target.id: self._context.run.target(target.id) for target in targets}
         plans = [planner.plan_target(target) for target in targets]
-        skipped = [plan for plan in plans if plan.action == "skip" and not self._context.options.rebuild]
+        skipped = [plan for plan in plans if plan.action == "skip"]
         stand = {plan.target.id for plan in skipped}
         wanted = [target for target in targets if target.id not in stand]
         expected = self._expectations(wanted)

@@ -86,7 +86,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(tmp_path: Path) -> None:
     killed = 0
     with Watch(store) as watch:
         while True:
-            process = start(KILLED, folder, upstream, "0.1")
+            process = start(KILLED, folder, upstream, "0.8")
             assert process.stdout is not None
             assert process.stdout.readline() == "begun\n"
             try:
@@ -102,7 +102,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(tmp_path: Path) -> None:
             break
     assert watch.problems == []
     assert watch.looks > killed
-    assert killed >= 3
+    assert killed >= 2, "each of the three takes 0.8 s, no kill waits longer than 0.9 s"
     built = (folder / "built.log").read_text().split()
     assert len(built) == len(set(built)), f"built twice: {built}"
     assert set(built) <= {A, B, C}

@@ -86,15 +86,18 @@ class Crew:
     def let_rest(self, address: str, arch: str) -> bool:
         """Give a worker that lacks something no more targets for a while; False where there is no other one."""
         self._resting[address] = time.monotonic() + REST
-        return any(machine.address not in self._resting for machine in self._good(arch))
+        return any(self._rested(machine) for machine in self._able(arch))
 
     def _able(self, arch: str) -> list[Machine]:
         return [machine for machine in self._machines.values() if machine.offers.get(arch, 0) > 0]
 
     def _good(self, arch: str) -> list[Machine]:
         """Those that do not rest; all where all do."""
-        able, now = self._able(arch), time.monotonic()
-        return [machine for machine in able if self._resting.get(machine.address, 0.0) < now] or able
+        able = self._able(arch)
+        return [machine for machine in able if self._rested(machine)] or able
+
+    def _rested(self, machine: Machine) -> bool:
+        return self._resting.get(machine.address, 0.0) < time.monotonic()
 
     def _offered(self) -> str:
         if not self._machines:

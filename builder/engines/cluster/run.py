@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from builder.build import BuildContext
@@ -84,6 +84,7 @@ class ClusterRun(LocalRun):
         self._crew = Crew(cluster, context.reporter)
         self._targets: dict[str, Target] = {}
         self._sent: dict[str, Sent] = {}
+        self._begun: set[str] = set()
         self._halvings: dict[str, int] = {}
         self._count = 0
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
@@ -94,6 +95,11 @@ class ClusterRun(LocalRun):
         """Plan ``targets``, skip what stands, have the rest built. KeyboardInterrupt leaves it when all is stopped."""
         self._targets = {target.id: target for target in targets}
         self._cluster.listen(self._hear)
+        architectures = sorted({target.arch for target in targets})
+        self._crew.look(architectures)
+        places = sum(self._crew.capacity(arch) for arch in architectures)
+        self._policy = replace(self._policy, parallel=max(1, places))
+        self._reporter.message(f"the workers of {self._cluster.place} take {places} targets at once")
         try:
             super().over(targets)
         finally:
@@ -134,6 +140,13 @@ class ClusterRun(LocalRun):
         except KeyboardInterrupt:
             self._interrupt()
             raise
+        except BuilderError as error:
+            for name in self._begun:
+                result = results[name]
+                if result.status == "failed" and result.error is None:
+                    result.fail(TargetError(error.message, kind=FailureKind.ENGINE))
+                    self._ledger.record(self._context.run.id, result)
+            raise
         for result in results.values():
             if result.status == "failed" and result.error is None:
                 result.skip("not started: another target failed, and --fail-fast was given")
@@ -143,6 +156,7 @@ class ClusterRun(LocalRun):
     def _send(self, target: Target, result: TargetResult) -> None:
         sent = Sent(target, result, Replay(self._reporter.for_target(target.id)))
         self._sent[target.id] = sent
+        self._begun.add(target.id)
         try:
             sent.origin = self._origin(target)
         except BuilderError as error:
@@ -213,11 +227,14 @@ class ClusterRun(LocalRun):
 
     def _watch(self, architectures: Sequence[str]) -> None:
         """Look at who is there, and who is not any more."""
+        # Noted before the look: a worker that joins and begins right after it is not one that is gone.
+        began = {name: sent.attempt for name, sent in list(self._sent.items())}
         if not self._crew.look(architectures):
             return
         for sent in [each for each in self._sent.values() if not each.fetching]:
             with self._hearing:
-                if sent.address is not None and not self._crew.has(sent.address):
+                same = sent.attempt is not None and sent.attempt == began.get(sent.target.id)
+                if same and not self._crew.has(str(sent.address)):
                     self._lose(sent)
             if len(sent.lost) >= LOSSES:
                 if not sent.hopeless and sent.ticket is not None:
@@ -339,7 +356,7 @@ class ClusterRun(LocalRun):
             if sent.attempt is None and not sent.fetching and sent.ticket is not None:
                 sent.ticket.cancel()
         until = time.monotonic() + STOP_WAIT
-        while self._sent and time.monotonic() < until:
+        while self._sent and (time.monotonic() < until or any(sent.fetching for sent in self._sent.values())):
             with suppress(queue.Empty):
                 target, result = self._ended.get(timeout=0.2)
                 self._sent.pop(target.id)
