@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -168,7 +169,8 @@ def connected(scheduler: str) -> Iterator[Cluster]:
         try:
             client = distributed.Client(scheduler, timeout=TIMEOUT, name="torch-npu-builder", set_as_default=False)
         except (OSError, TimeoutError, ValueError, TypeError, RuntimeError, ImportError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())
+            # Dask begins with "in <the connector's class at its address>".
+            reason = re.sub(r"in <[^>]*>: ", "", " ".join(str(error.__cause__ or error).split()))
             raise MachineError(
                 f"the scheduler {scheduler} does not answer: {reason}",
                 hint="start it ('dask scheduler'), or correct the address, the firewall or (tls://) the certificates",

@@ -116,9 +116,9 @@ class ClusterRun(LocalRun):
             )
             for arch in sorted({target.arch for target in wanted})
         }
-        self._crew.gather(list(schedules))
         failed = False
         try:
+            self._crew.gather(list(schedules))
             while any(schedule.left for schedule in schedules.values()) or self._sent:
                 self._watch(list(schedules))
                 enough = failed and self._policy.fail_fast
@@ -139,17 +139,16 @@ class ClusterRun(LocalRun):
                 self._finished(result)
         except KeyboardInterrupt:
             self._interrupt()
+            self._not_started(results, "not started: the run was interrupted")
             raise
         except BuilderError as error:
+            self._fetchers.shutdown(wait=True)
             for name in self._begun:
-                result = results[name]
-                if result.status == "failed" and result.error is None:
-                    result.fail(TargetError(error.message, kind=FailureKind.ENGINE))
-                    self._ledger.record(self._context.run.id, result)
+                if name in self._sent or (results[name].status == "failed" and results[name].error is None):
+                    self._broken_off(results[name], TargetError(error.message, kind=FailureKind.ENGINE))
+            self._not_started(results, f"not started: {error.message}")
             raise
-        for result in results.values():
-            if result.status == "failed" and result.error is None:
-                result.skip("not started: another target failed, and --fail-fast was given")
+        self._not_started(results, "not started: another target failed, and --fail-fast was given")
 
     # -- sending out --------------------------------------------------------------------------------------
 
@@ -198,7 +197,12 @@ class ClusterRun(LocalRun):
             only=sent.only,
         )
         sent.ticket = ticket
-        ticket.when_done(lambda: self._fetchers.submit(self._collect, sent, ticket))
+
+        def collect() -> None:
+            with suppress(RuntimeError):  # the run is over
+                self._fetchers.submit(self._collect, sent, ticket)
+
+        ticket.when_done(collect)
 
     def _origin(self, target: Target) -> Mapping[str, Any]:
         """What the target is built from, on whatever machine. Raises BuilderError where that cannot be found out."""
@@ -360,9 +364,15 @@ class ClusterRun(LocalRun):
             with suppress(queue.Empty):
                 target, result = self._ended.get(timeout=0.2)
                 self._sent.pop(target.id)
-                self._ledger.record(self._context.run.id, result)
+                self._broken_off(result, TargetError("interrupted", kind=FailureKind.INTERRUPTED))
         for sent in self._sent.values():
             if sent.ticket is not None:
                 sent.ticket.cancel()
-            sent.result.fail(TargetError("interrupted", kind=FailureKind.INTERRUPTED))
-            self._ledger.record(self._context.run.id, sent.result)
+            self._broken_off(sent.result, TargetError("interrupted", kind=FailureKind.INTERRUPTED))
+
+    def _broken_off(self, result: TargetResult, error: TargetError) -> None:
+        """Note how a target ended while the run did; with ``error`` where nothing is known of it."""
+        if result.status == "failed" and result.error is None:
+            result.fail(error)
+        self._ledger.record(self._context.run.id, result)
+        self._reporter.target_finished(result.id, result.status, result.seconds, result.reason)
