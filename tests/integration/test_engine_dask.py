@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -500,6 +501,8 @@ def test_certificates_keep_others_out(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(connection, "TIMEOUT", 2)
         with pytest.raises(MachineError, match="does not answer"), connection.connected(machines.address):
             pytest.fail("it let somebody in without a certificate")
+        # Nothing half-made is left to be collected while the next one starts, which would then wait for itself.
+        assert not [each for each in gc.get_objects() if isinstance(each, distributed.Client)]
         settings = {
             "distributed.comm.tls.ca-file": f"{tmp_path}/cert.pem",
             "distributed.comm.tls.client.cert": f"{tmp_path}/cert.pem",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -166,15 +167,20 @@ def connected(scheduler: str) -> Iterator[Cluster]:
             hint="it is what 'dask scheduler' prints, such as tcp://10.0.0.1:8786",
         ) from error
     with _quiet():
+        client, reason = None, ""
         try:
             client = distributed.Client(scheduler, timeout=TIMEOUT, name="torch-npu-builder", set_as_default=False)
         except (OSError, TimeoutError, ValueError, TypeError, RuntimeError, ImportError) as error:
             # Dask begins with "in <the connector's class at its address>".
             reason = re.sub(r"in <[^>]*>: ", "", " ".join(str(error.__cause__ or error).split()))
+        if client is None:
+            # Half-made clients end in a finaliser, which takes the lock under which a next one starts its thread:
+            # collected in that thread, the two wait for each other. So it is collected here, and no traceback holds it.
+            gc.collect()
             raise MachineError(
                 f"the scheduler {scheduler} does not answer: {reason}",
                 hint="start it ('dask scheduler'), or correct the address, the firewall or (tls://) the certificates",
-            ) from error
+            )
         with client:
             yield Cluster(client, scheduler)
 
