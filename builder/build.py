@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import threading
 import time
 import traceback
@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from builder import __version__, recipe
-from builder.compilation import cache
+from builder.compilation import cache, remote
 from builder.compilation.output import OutputReader
 from builder.console import Reporter
 from builder.diagnosis import check_generated, compile_failure
@@ -23,6 +22,7 @@ from builder.environments.probe import probe
 from builder.environments.select import ready_environment
 from builder.errors import BuilderError, FailureKind, TargetError
 from builder.fingerprint import fingerprint
+from builder.finish import Compiled, Finish
 from builder.gather import Gatherer
 from builder.guards import deadline, disk_errors
 from builder.inputs import environment_request, inputs_of
@@ -35,15 +35,7 @@ from builder.scratch import Scratch
 from builder.sources.checkout import PreparedTree, load_prepared
 from builder.sources.manifest import digest_of_folder
 from builder.sources.upstream import BuildScript, SetupScript
-from builder.sources.version import suffix_of
-from builder.wheels import provenance
-from builder.wheels.inspect import sha256
-from builder.wheels.repair import auditwheel_command, built_wheel
-from builder.wheels.verify import Expectation, Verified, verify
-from builder.workspace import Workspace, open_inside, remove_tree, resource
-
-#: Facts of the probe that name places, not versions.
-PLACES = frozenset({"python_path", "torch_path"})
+from builder.workspace import Workspace, remove_tree, resource
 
 
 @dataclass(frozen=True)
@@ -108,6 +100,9 @@ class TargetBuild:
     def run(self) -> None:
         """From the matrix row to the wheel in the output folder. Raises BuilderError."""
         self.note(f"{self.target.id} by torch-npu-builder {__version__}, run {self.run_id}")
+        finish = Finish(
+            self.target, self.options, self.scratch, self.out, self.workspace.output, self.result, self._warn
+        )
         with self._phase("prepare"), deadline(self.options.timeout):
             tree = self.gatherer.gather(self.target)
             changes = self._fresh_copy(tree)
@@ -126,11 +121,12 @@ class TargetBuild:
                 outcome = self._compile(opened, tree, setup, plan)
                 phase.cpu_seconds, phase.peak_memory = outcome.cpu_seconds, outcome.peak_memory
             with self._phase("repair"):
-                wheel = self._repair(opened, setup, plan)
+                wheel = finish.repair(opened, setup, plan)
         with self._phase("verify"):
-            verified = self._verify(wheel, tree, plan)
+            verified = finish.verified(wheel, tree, plan)
         with self._phase("publish"):
-            self._publish(wheel, tree, changes, inputs, environment, facts, plan, verified)
+            compiled = Compiled(tree, changes, inputs, environment, facts, plan)
+            finish.publish(wheel, compiled, verified, run=self.run_id, started=self.started)
         self.scratch.remove()
         remove_tree(self.out)
         remove_tree(wheel.parent)
@@ -205,7 +201,8 @@ class TargetBuild:
             launcher=cache.LAUNCHER,
             cann=self.options.cann_home,
         )
-        with environment.open(folders) as opened:
+        shared = remote.served(os.environ.get(remote.VARIABLE), self.workspace.cache, self.reporter)
+        with shared as self.remote_cache, environment.open(folders) as opened:
             yield opened
 
     def _warn(self, text: str) -> None:
@@ -272,7 +269,7 @@ class TargetBuild:
             try:
                 outcome = opened.run(
                     plan.command(opened.paths),
-                    env=plan.environment(opened.paths),
+                    env={**plan.environment(opened.paths), **self.remote_cache.variables(opened.paths.cache)},
                     cwd=opened.paths.tree,
                     on_line=on_line,
                     limits=plan.limits,
@@ -288,113 +285,3 @@ class TargetBuild:
             check_generated(self.scratch.path, reader, setup, operators, started)
         self.reporter.message(f"{counts.summary()} in {outcome.seconds:.0f} s")
         return outcome
-
-    def _repair(self, opened: Opened, setup: SetupScript, plan: Recipe) -> Path:
-        """The one wheel of the build, as a manylinux wheel."""
-        wheel = built_wheel(self.scratch.path / "dist")
-        if plan.repair.by_upstream:
-            return self._taken(wheel)
-        lines: list[str] = []
-        with open(self.result.log, "a", encoding="utf-8", buffering=1) as log:
-
-            def on_line(line: str) -> None:
-                log.write(line + "\n")
-                lines.append(line)
-
-            outcome = opened.run(
-                auditwheel_command(
-                    f"{opened.paths.tree}/dist/{wheel.name}",
-                    f"{opened.paths.out}/repaired",
-                    plan.repair.platform,
-                    setup.excluded_libraries,
-                ),
-                env={**plan.variables(), "AUDITWHEEL_PLAT": plan.repair.platform},
-                cwd=opened.paths.out,
-                on_line=on_line,
-                limits=plan.limits,
-            )
-        if outcome.exit_code != 0:
-            raise TargetError(
-                f"auditwheel cannot make {wheel.name} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
-                kind=FailureKind.TIMEOUT if outcome.timed_out else FailureKind.REPAIR,
-                details="\n".join(lines[-15:]),
-            )
-        return self._taken(built_wheel(self.out / "repaired"))
-
-    def _taken(self, wheel: Path) -> Path:
-        """A copy of the wheel where the build could not write: what is verified is what is published."""
-        folder = self.result.log.with_suffix(".wheel")
-        folder.mkdir(exist_ok=True)
-        with open_inside(wheel.parent, wheel.name) as source, open(folder / wheel.name, "wb") as copy:
-            shutil.copyfileobj(source, copy)
-        return folder / wheel.name
-
-    def _verify(self, wheel: Path, tree: PreparedTree, plan: Recipe) -> Verified:
-        commits = tree.record["commits"]
-        expected = Expectation(
-            python_tag=self.target.tag,
-            arch=self.target.arch,
-            pytorch=self.target.release.pytorch,
-            platform=plan.repair.platform,
-            git_version=commits["torch_npu"],
-            version_suffix=suffix_of(self.options.version_suffix, commits),
-        )
-        return verify(wheel, expected)
-
-    def _publish(
-        self,
-        wheel: Path,
-        tree: PreparedTree,
-        changes: list[str],
-        inputs: Mapping[str, Any],
-        environment: Ready,
-        facts: Mapping[str, Any],
-        plan: Recipe,
-        verified: Verified,
-    ) -> None:
-        debug = self.result.log.with_suffix(".debug.tar.gz")
-        epoch = int(tree.record["commit_time"])
-        has_debug = provenance.archive_debug_symbols(self.scratch.path, "build/dbg", debug, epoch)
-        self.result.sha256 = sha256(wheel)
-        record = {
-            "schema": provenance.SCHEMA,
-            "wheel": wheel.name,
-            "sha256": self.result.sha256,
-            "size": wheel.stat().st_size,
-            "fingerprint": self.result.fingerprint,
-            "version": verified.version,
-            "platforms": list(verified.platforms),
-            "requires": list(verified.requires),
-            "git_version": verified.git_version,
-            "target": self.target.id,
-            "inputs": dict(inputs),
-            "tree": tree.digest if not changes else inputs["changes_by_hand"],
-            "commits": dict(tree.record["commits"]),
-            "overlay": tree.record["overlay"],
-            "patches": tree.record["patches"],
-            "custom_operators": tree.record["custom_operators"],
-            "changes_by_hand": changes,
-            "compiler": f"gcc {facts['gcc']}",
-            "arguments": list(plan.arguments),
-            "variables": plan.variables(),
-            "cann": inputs["cann"],
-            "tools": {name: version for name, version in facts.items() if name not in PLACES},
-            "platform": plan.repair.platform,
-            "mismatches": recipe.toolchain_mismatches(self.target, facts),
-            "environment": dict(environment.facts),
-            "warnings": self.result.warnings,
-            "files_compiled": self.result.files_compiled,
-            "cache": self.result.cache,
-            "phases": [phase.to_json() for phase in self.result.phases if phase.seconds],
-            "run": self.run_id,
-            "started": self.started.isoformat(timespec="seconds"),
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "builder": __version__,
-        }
-        replaced = provenance.other_fingerprint(self.workspace.output / wheel.name, self.result.fingerprint)
-        if replaced is not None:
-            self._warn(f"{wheel.name} replaces one that was built from other inputs (fingerprint {replaced[:12]})")
-        self.result.wheel = provenance.publish_wheel(wheel, self.workspace.output, record, debug if has_debug else None)
-        debug.unlink(missing_ok=True)
-        self.result.status = "built"
-        self.result.reason = "built from source"

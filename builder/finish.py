@@ -1,0 +1,168 @@
+"""What follows a compile: the wheel repaired, verified, and published with its record."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from builder import __version__, recipe
+from builder.environments.base import Opened, Ready
+from builder.errors import FailureKind, TargetError
+from builder.matrix.model import Target
+from builder.options import BuildOptions
+from builder.recipe import Recipe
+from builder.results import TargetResult
+from builder.scratch import Scratch
+from builder.sources.checkout import PreparedTree
+from builder.sources.upstream import SetupScript
+from builder.sources.version import suffix_of
+from builder.wheels import provenance
+from builder.wheels.inspect import sha256
+from builder.wheels.repair import auditwheel_command, built_wheel
+from builder.wheels.verify import Expectation, Verified, verify
+from builder.workspace import open_inside
+
+#: Facts of the probe that name places, not versions.
+PLACES = frozenset({"python_path", "torch_path"})
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a wheel was compiled from, where and how: what its record tells.
+
+    ``changes`` are those that a person made in the tree, ``inputs`` the parts of the fingerprint, ``facts`` what the
+    environment turned out to hold.
+    """
+
+    tree: PreparedTree
+    changes: Sequence[str]
+    inputs: Mapping[str, Any]
+    environment: Ready
+    facts: Mapping[str, Any]
+    plan: Recipe
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The last steps of one target; ``out`` is where its build may write, ``output`` where wheels are published."""
+
+    target: Target
+    options: BuildOptions
+    scratch: Scratch
+    out: Path
+    output: Path
+    result: TargetResult
+    warn: Callable[[str], None]
+
+    def repair(self, opened: Opened, setup: SetupScript, plan: Recipe) -> Path:
+        """The one wheel of the build, as a manylinux wheel."""
+        wheel = built_wheel(self.scratch.path / "dist")
+        if plan.repair.by_upstream:
+            return self._taken(wheel)
+        lines: list[str] = []
+        with open(self.result.log, "a", encoding="utf-8", buffering=1) as log:
+
+            def on_line(line: str) -> None:
+                log.write(line + "\n")
+                lines.append(line)
+
+            outcome = opened.run(
+                auditwheel_command(
+                    f"{opened.paths.tree}/dist/{wheel.name}",
+                    f"{opened.paths.out}/repaired",
+                    plan.repair.platform,
+                    setup.excluded_libraries,
+                ),
+                env={**plan.variables(), "AUDITWHEEL_PLAT": plan.repair.platform},
+                cwd=opened.paths.out,
+                on_line=on_line,
+                limits=plan.limits,
+            )
+        if outcome.exit_code != 0:
+            raise TargetError(
+                f"auditwheel cannot make {wheel.name} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
+                kind=FailureKind.TIMEOUT if outcome.timed_out else FailureKind.REPAIR,
+                details="\n".join(lines[-15:]),
+            )
+        return self._taken(built_wheel(self.out / "repaired"))
+
+    def _taken(self, wheel: Path) -> Path:
+        """A copy of the wheel where the build could not write: what is verified is what is published."""
+        folder = self.result.log.with_suffix(".wheel")
+        folder.mkdir(exist_ok=True)
+        with open_inside(wheel.parent, wheel.name) as source, open(folder / wheel.name, "wb") as copy:
+            shutil.copyfileobj(source, copy)
+        return folder / wheel.name
+
+    def verified(self, wheel: Path, tree: PreparedTree, plan: Recipe) -> Verified:
+        """The wheel's own facts, held against what was asked for. Raises TargetError."""
+        commits = tree.record["commits"]
+        expected = Expectation(
+            python_tag=self.target.tag,
+            arch=self.target.arch,
+            pytorch=self.target.release.pytorch,
+            platform=plan.repair.platform,
+            git_version=commits["torch_npu"],
+            version_suffix=suffix_of(self.options.version_suffix, commits),
+        )
+        return verify(wheel, expected)
+
+    def publish(self, wheel: Path, compiled: Compiled, verified: Verified, *, run: str, started: datetime) -> None:
+        """Put the wheel, its debug symbols and its record into the output folder."""
+        debug = self.result.log.with_suffix(".debug.tar.gz")
+        epoch = int(compiled.tree.record["commit_time"])
+        has_debug = provenance.archive_debug_symbols(self.scratch.path, "build/dbg", debug, epoch)
+        self.result.sha256 = sha256(wheel)
+        replaced = provenance.other_fingerprint(self.output / wheel.name, self.result.fingerprint)
+        if replaced is not None:
+            self.warn(f"{wheel.name} replaces one that was built from other inputs (fingerprint {replaced[:12]})")
+        record = {
+            **self._record(wheel, compiled, verified),
+            "run": run,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "builder": __version__,
+        }
+        self.result.wheel = provenance.publish_wheel(wheel, self.output, record, debug if has_debug else None)
+        debug.unlink(missing_ok=True)
+        self.result.status = "built"
+        self.result.reason = "built from source"
+
+    def _record(self, wheel: Path, compiled: Compiled, verified: Verified) -> dict[str, Any]:
+        """What the record says of the wheel, whenever it was built."""
+        tree, inputs, facts, plan = compiled.tree, compiled.inputs, compiled.facts, compiled.plan
+        return {
+            "schema": provenance.SCHEMA,
+            "wheel": wheel.name,
+            "sha256": self.result.sha256,
+            "size": wheel.stat().st_size,
+            "fingerprint": self.result.fingerprint,
+            "version": verified.version,
+            "platforms": list(verified.platforms),
+            "requires": list(verified.requires),
+            "git_version": verified.git_version,
+            "target": self.target.id,
+            "inputs": dict(inputs),
+            "tree": tree.digest if not compiled.changes else inputs["changes_by_hand"],
+            "commits": dict(tree.record["commits"]),
+            "overlay": tree.record["overlay"],
+            "patches": tree.record["patches"],
+            "custom_operators": tree.record["custom_operators"],
+            "changes_by_hand": list(compiled.changes),
+            "compiler": f"gcc {facts['gcc']}",
+            "arguments": list(plan.arguments),
+            "variables": plan.variables(),
+            "cann": inputs["cann"],
+            "tools": {name: version for name, version in facts.items() if name not in PLACES},
+            "platform": plan.repair.platform,
+            "mismatches": recipe.toolchain_mismatches(self.target, facts),
+            "environment": dict(compiled.environment.facts),
+            "warnings": self.result.warnings,
+            "files_compiled": self.result.files_compiled,
+            "cache": self.result.cache,
+            "phases": [phase.to_json() for phase in self.result.phases if phase.seconds],
+        }
