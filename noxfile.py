@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -69,6 +71,25 @@ def types(session: nox.Session) -> None:
     """Check types, strictly."""
     _install(session, *_development())
     session.run("mypy")
+    with session.chdir("builder/compilation/launcher"):
+        # They import each other by bare names, as they do inside an environment.
+        scripts = sorted(path.name for path in Path().glob("*.py"))
+        session.run("mypy", "--strict", "--config-file=", "--explicit-package-bases", *scripts, env={"MYPYPATH": "."})
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Write the pages and JSON Schemas that come from the matrix anew, then check links and commands of all pages."""
+    _install(session, *_development())
+    session.run("python", "-m", "builder.matrix.schema")
+    # The page names the command that makes it, with the day that its statuses are for.
+    page = Path("docs/compatibility.md")
+    command = re.search(r"^    python -m builder (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if command is None:
+        session.error(f"{page} does not name the command that makes it")
+    made = session.run("python", "-m", "builder", *shlex.split(command[1]), silent=True, stderr=None)
+    page.write_text(str(made), encoding="utf-8")
+    session.run("pytest", *(str(path) for path in sorted(Path("tests/unit").glob("test_*docs.py"))), *session.posargs)
 
 
 @nox.session(default=False)

@@ -1,6 +1,6 @@
 """What the builder itself costs for many targets that need nothing, as ratios to as many processes of ``true``.
 
-All targets stand: each has a wheel with a record, whose fingerprint the planner has given. The builder must still find
+All targets stand: each has a wheel with a record, whose fingerprint a plan has given. The builder must still find
 their commits, compare fingerprints, hash the wheels, and write ledger, result and reports. Sources are the miniature
 upstream with a branch for each release line. Where a container engine answers, the base image is an empty one that is
 made for the measurement and removed again; elsewhere there are only the targets whose Python this machine has.
@@ -26,61 +26,54 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from plan import BUILDER, Upstream, every_line, in_turns, seconds, show
+from plan import BUILDER, every_line, in_turns, planned, seconds, show
 
-from builder.console import Reporter
-from builder.engines.local import plan_targets
 from builder.environments.engine import NoEngine, find_engine
 from builder.environments.interpreters import find_interpreter
 from builder.matrix.loader import load_matrix
-from builder.matrix.model import Target
-from builder.options import BuildOptions
 from builder.workspace import Workspace
 
 
 @contextmanager
-def somewhere() -> Iterator[tuple[BuildOptions, list[str]]]:
-    """An environment whose identity is known without building one: as options, and as the command line has them."""
+def somewhere() -> Iterator[list[str]]:
+    """Options for an environment whose identity is known without making one."""
     found = find_engine()
     if isinstance(found, NoEngine):
-        yield BuildOptions(environment="host", offline=True), ["--environment=host", "--offline"]
+        yield ["--environment=host", "--offline"]
         return
     name = f"torch-npu-builder/benchmark:{secrets.token_hex(4)}"
     found.client.images.build(fileobj=io.BytesIO(f"FROM scratch\nLABEL benchmark={name}\n".encode()), tag=name, rm=True)
     try:
-        yield (
-            BuildOptions(environment="docker", base_image=name, offline=True),
-            ["--environment=docker", f"--base-image={name}", "--offline"],
-        )
+        yield ["--environment=docker", f"--base-image={name}", "--offline"]
     finally:
-        found.client.images.remove(name)
+        found.client.images.remove(name, force=True)
 
 
-def wheels(
-    upstream: Upstream, targets: Sequence[Target], options: BuildOptions, workspace: Workspace, size: int
-) -> list[str]:
-    """A wheel of ``size`` bytes with its record for each target whose fingerprint is known; returns their ids."""
-    matrix = load_matrix(upstream.matrix, upstream.sources)
-    made = []
+def wheels(plan: Sequence[str], folder: Path, output: Path, size: int) -> list[str]:
+    """A wheel of ``size`` bytes with its record for each target whose fingerprint ``plan`` says; returns their ids."""
+    output.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(bytes(size)).hexdigest()
-    for plan in plan_targets(targets, matrix, workspace, options, Reporter(quiet=True)):
-        if plan.fingerprint is None:
-            continue
-        wheel = workspace.output / f"torch_npu-{plan.target.id}.whl"
+    known = [target for target in planned(plan, folder) if target["fingerprint"] is not None]
+    for target in known:
+        wheel = output / f"torch_npu-{target['id']}.whl"
         with open(wheel, "wb") as stream:
             # Its zeros need no place on the disk.
             stream.truncate(size)
         record = {
-            "target": plan.target.id,
+            "target": target["id"],
             "finished": datetime.now(timezone.utc).isoformat(),
-            "fingerprint": plan.fingerprint,
-            "inputs": plan.inputs,
+            "fingerprint": target["fingerprint"],
+            "inputs": {},
             "size": size,
             "sha256": digest,
         }
         wheel.with_name(f"{wheel.name}.json").write_text(json.dumps(record), encoding="utf-8")
-        made.append(plan.target.id)
-    return made
+    # Otherwise a build would begin to compile.
+    names = [target["id"] for target in known]
+    wrong = [target for target in planned(plan, folder) if target["id"] in names and target["action"] != "skip"]
+    if wrong:
+        raise SystemExit(f"{len(wrong)} wheels do not stand; the first: {wrong[0]['id']}: {wrong[0]['reason']}")
+    return names
 
 
 def check_skipped(workspace: Workspace, count: int) -> None:
@@ -97,27 +90,23 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=0, help="size of each wheel (default: nearly nothing)")
     parser.add_argument("--runs", type=int, default=5, help="processes of each case (default: 5)")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="many-") as temporary, somewhere() as (options, typed):
+    with tempfile.TemporaryDirectory(prefix="many-") as temporary, somewhere() as environment:
         folder = Path(temporary)
         upstream = every_line(folder)
         workspace = Workspace(folder / "build", folder / "dist")
         candidates = [
-            target
+            target.id
             for target in load_matrix(upstream.matrix).targets()
             if target.arch == platform.machine() and target.release.refusal is None
-            if options.environment == "docker" or find_interpreter(target.python)
+            if "--environment=docker" in environment or find_interpreter(target.python)
         ][: chosen.targets]
-        places = [f"--workspace={workspace.root}", f"--output={workspace.output}"]
-        build = [*BUILDER, "build", *upstream.options, *places, *typed, "--quiet"]
-        plan = [
-            *BUILDER,
-            "plan",
-            f"--target={','.join(target.id for target in candidates)}",
-            "--channel=all",
-            "--quiet",
-        ]
-        seconds([[*plan, *upstream.options, *places]], folder)
-        ids = wheels(upstream, candidates, options, workspace, max(1, int(chosen.megabytes * 1e6)))
+        places = [*upstream.options, f"--workspace={workspace.root}", f"--output={workspace.output}", "--quiet"]
+        plan = [*BUILDER, "plan", f"--target={','.join(candidates)}", "--channel=all", *places]
+        # The mirrors are filled by one that may ask hosts.
+        seconds([plan], folder)
+        size = max(1, int(chosen.megabytes * 1e6))
+        ids = wheels([*plan, *environment], folder, workspace.output, size)
+        build = [*BUILDER, "build", *places, *environment]
         many = [*build, f"--target={','.join(ids)}"]
         seconds([many], folder)
         check_skipped(workspace, len(ids))
@@ -135,7 +124,8 @@ def main() -> None:
         )
         one, all_of_them = list(medians.values())[1:]
         medians[f"each target more, times {len(ids)}"] = (all_of_them - one) / (len(ids) - 1) * len(ids)
-        where = f"{options.environment}, wheels of {chosen.megabytes:g} MB, {os.cpu_count()} cores"
+        kind = environment[0].partition("=")[2]
+        where = f"{kind}, wheels of {chosen.megabytes:g} MB, {os.cpu_count()} cores"
         show(f"Many targets that stand ({where}): medians of {chosen.runs} runs", medians, base)
 
 

@@ -4,6 +4,10 @@ By default the repositories are the miniature upstream with a branch for every r
 measurement. ``--sources`` names others, and ``--workspace`` a workspace whose mirrors have them already; lines that
 cannot be planned from those mirrors are left out and counted. Options after ``--`` go to ``plan``.
 
+Two plans are measured: one that takes heads from mirrors, and one that asks the hosts again, as ``git ls-remote`` does.
+On one machine ``git ls-remote`` costs next to nothing; over a network each question to a host takes as long as
+everything else together, so the number of questions is what counts, and it is printed too.
+
 Each case is a fresh process. The cases take turns, and each is judged by its median.
 """
 
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -21,6 +26,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -92,7 +98,8 @@ def seconds(commands: Sequence[Sequence[str]], folder: Path) -> float:
             command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
         )
         if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr.decode(errors='replace')}")
+            said = "\n".join(done.stderr.decode(errors="replace").splitlines()[-20:])
+            raise SystemExit(f"{' '.join(command)[:500]} failed:\n{said}")
     return time.perf_counter() - begin
 
 
@@ -118,13 +125,33 @@ def show(title: str, medians: dict[str, float], base: str) -> None:
     Console(width=110).print(table)
 
 
-def unplanned(plan: list[str], folder: Path) -> tuple[int, list[str]]:
-    """How many targets a plan has, and the release lines among them that its mirrors do not have."""
+def planned(plan: Sequence[str], folder: Path) -> list[dict[str, Any]]:
+    """What a plan says of its targets."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     said = subprocess.run([*plan, "--json"], cwd=folder, env=environment, stdout=subprocess.PIPE, check=True).stdout
-    targets = json.loads(said)
+    return list(json.loads(said))
+
+
+def unplanned(plan: Sequence[str], folder: Path) -> tuple[int, list[str]]:
+    """How many targets a plan has, and the release lines among them that its mirrors do not have."""
+    targets = planned(plan, folder)
     lost = {target["branch"] for target in targets if target["reason"].startswith("cannot be planned")}
     return sum(target["branch"] not in lost for target in targets), sorted(lost)
+
+
+def fetches(plan: list[str], folder: Path) -> int:
+    """How often a command asks a host: counted by a program called git that stands before git in PATH."""
+    programs, log = folder / "programs", folder / "fetches"
+    programs.mkdir()
+    counting = programs / "git"
+    counting.write_text(
+        f'#!/bin/sh\ncase " $* " in *" fetch "*) echo >> {shlex.quote(str(log))};; esac\n'
+        f'exec {shlex.quote(shutil.which("git") or "git")} "$@"\n'
+    )
+    counting.chmod(0o755)
+    log.touch()
+    seconds([["env", f"PATH={programs}{os.pathsep}{os.environ['PATH']}", *plan]], folder)
+    return len(log.read_text().splitlines())
 
 
 def main() -> None:
@@ -132,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", type=Path, help="YAML file with URLs or paths of repositories")
     parser.add_argument("--workspace", type=Path, help="workspace whose mirrors are complete (default: filled first)")
-    parser.add_argument("--refresh", action="store_true", help="also measure a plan that asks the hosts again")
+    parser.add_argument("--no-refresh", action="store_true", help="leave out the plan that asks the hosts again")
     parser.add_argument("--runs", type=int, default=5, help="processes of each case (default: 5)")
     parser.add_argument("options", nargs="*", help="more options for plan, after --")
     chosen = parser.parse_args()
@@ -152,8 +179,10 @@ def main() -> None:
             "list --json: start, load the matrix, print": [[*BUILDER, "list", *ALL, *upstream.options, "--json"]],
             "plan --offline: heads from mirrors": [[*plan, "--offline", "--json"]],
         }
-        if chosen.refresh:
-            cases["plan --refresh: heads from their hosts"] = [[*plan, "--refresh", "--json"]]
+        if not chosen.no_refresh:
+            refresh = [*plan, "--refresh", "--json"]
+            cases["plan --refresh: heads from their hosts"] = [refresh]
+            print(f"plan --refresh runs git fetch {fetches(refresh, folder)} times")
         show(
             f"A plan of {count} targets ({len(lost)} release lines left out): medians of {chosen.runs} runs",
             in_turns(cases, chosen.runs, folder),

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from builder import __version__, recipe
-from builder.compilation import cache, remote
+from builder.compilation import cache, codegen, headers, remote, witness
 from builder.compilation.output import OutputReader
 from builder.console import Reporter
 from builder.diagnosis import check_generated, compile_failure
@@ -34,6 +35,7 @@ from builder.results import Phase, Run, TargetResult
 from builder.scratch import Scratch
 from builder.sources.checkout import PreparedTree, load_prepared
 from builder.sources.manifest import digest_of_folder
+from builder.sources.ordering import order_is_fixed
 from builder.sources.upstream import BuildScript, SetupScript
 from builder.workspace import Workspace, remove_tree, resource
 
@@ -117,6 +119,7 @@ class TargetBuild:
                 self.result.fingerprint = fingerprint(inputs)
                 if self.context.accept is not None:
                     self.context.accept(self.target, inputs)
+                plan = recipe.prepared(opened, plan, tree=self.scratch.path, out=self.out, warn=self._warn)
             with self._phase("compile") as phase:
                 outcome = self._compile(opened, tree, setup, plan)
                 phase.cpu_seconds, phase.peak_memory = outcome.cpu_seconds, outcome.peak_memory
@@ -148,6 +151,7 @@ class TargetBuild:
         with self._opened(self.environment()) as opened:
             facts = probe(opened, self.target.python)
             plan = self._recipe(facts, script, setup, int(left.record["commit_time"]), accept_mismatch=True)
+            plan = recipe.prepared(opened, plan, tree=self.scratch.path, out=self.out, warn=self._warn)
             path = f"{opened.paths.launcher}:{opened.base_env['PATH']}"
             first = f". {opened.paths.cann}/set_env.sh; " if plan.cann else ""
             self.reporter.message(f"the build runs: umask 022; {first}bash ci/build.sh {' '.join(plan.arguments)}")
@@ -187,23 +191,58 @@ class TargetBuild:
             self._warn(warning)
         return ready
 
+    def _counted(self, plan: Recipe) -> cache.CompileCounts:
+        """What the compile cache and precompiled headers did, noted in the result, also of a build that failed."""
+        counts = cache.read_counts(self.out)
+        self.result.files_compiled = counts.files
+        size = cache.stored_bytes(self.cache / plan.store) if plan.cached else None
+        self.result.cache = counts.to_json(size=size, limit=plan.cache_size if plan.cached else None)
+        if plan.pch:
+            found = headers.read_counts(self.out)
+            self.result.headers = found.to_json()
+            if found.summary():
+                self.reporter.message(found.summary())
+        return counts
+
+    def _witness(self, opened: Opened, plan: Recipe) -> None:
+        """Keep what the compiles took in, so that misses can be explained later."""
+        if not plan.cached or self.result.cache is None:
+            return
+        folder = witness.folder_of(self.workspace, plan.store)
+        size = self.result.cache.get("size", 0)
+        problem = recipe.keep_witness(
+            opened, plan, out=self.out, folder=folder, target=self.target.id, run=self.run_id, size=size
+        )
+        if problem is not None:
+            self._warn(f"`cache explain` will know nothing of this build: {problem}")
+
     @contextmanager
     def _opened(self, environment: Ready) -> Iterator[Opened]:
         """The environment over the copy of the prepared tree."""
-        slots = self.workspace.cache / self.context.shared_slots if self.context.shared_slots else self.out / "slots"
-        for folder in (self.workspace.cache, self.out, slots):
+        self.cache = self._cache()
+        slots = self.cache / self.context.shared_slots if self.context.shared_slots else self.out / "slots"
+        for folder in (self.cache, self.out, slots):
             folder.mkdir(parents=True, exist_ok=True)
+        codegen.install(self.out)
         folders = Folders(
             tree=self.scratch.path,
             mirrors=self.workspace.mirrors,
-            cache=self.workspace.cache,
+            cache=self.cache,
             out=self.out,
             launcher=cache.LAUNCHER,
             cann=self.options.cann_home,
         )
-        shared = remote.served(os.environ.get(remote.VARIABLE), self.workspace.cache, self.reporter)
+        shared = remote.served(os.environ.get(remote.VARIABLE), self.cache, self.reporter)
         with shared as self.remote_cache, environment.open(folders) as opened:
             yield opened
+
+    def _cache(self) -> Path:
+        """Where compiles are cached: in the workspace, or in a folder of this run where that cannot be written."""
+        why = cache.trouble(self.workspace.cache)
+        if why is None:
+            return self.workspace.cache
+        self._warn(f"the compile cache {self.workspace.cache} cannot be written: {why}; this run compiles without it")
+        return self.context.run.folder / "cache"
 
     def _warn(self, text: str) -> None:
         self.result.warnings.append(text)
@@ -237,6 +276,14 @@ class TargetBuild:
             limits=limits,
             cann=self.options.cann_home is not None,
             extra=dict(self.target.release.environment),
+            store=cache.store_name(self.target.release.branch, self.target.arch, str(facts["gcc"])),
+            python=str(facts["python_path"]),
+            python_include=facts.get("python_include"),
+            cache_size=cache.DEFAULT_LIMIT if self.options.cache_size is None else self.options.cache_size,
+            cached=self.options.cached,
+            line=self.target.release.branch,
+            order_is_fixed=order_is_fixed(self.scratch.path, self.target.release.branch, [resource("patches")]),
+            pch=self.options.pch,
         )
 
     def _inputs(self, tree: PreparedTree, changes: list[str], environment: Ready) -> dict[str, Any]:
@@ -275,13 +322,17 @@ class TargetBuild:
                     limits=plan.limits,
                 )
             finally:
-                counts = cache.read_counts(self.out)
-                self.result.files_compiled = counts.files
-                self.result.cache = {"hits": counts.hits, "misses": counts.misses}
+                counts = self._counted(plan)
+        self._witness(opened, plan)
         reader.finish()
         if outcome.exit_code != 0 or outcome.timed_out:
             raise compile_failure(reader, outcome, self.options.timeout)
         if not checked:
             check_generated(self.scratch.path, reader, setup, operators, started)
+        generation = codegen.outcome(self.out)
+        if generation is not None:
+            self.result.generation = generation.describe()
+        if warning := codegen.keep(self.out, self.cache, self.target.release.branch):
+            self._warn(warning)
         self.reporter.message(f"{counts.summary()} in {outcome.seconds:.0f} s")
         return outcome

@@ -1,55 +1,82 @@
-"""The ``clean`` command: what dead runs left, and on request what can be made again."""
+"""The ``clean`` command: what dead runs left, and on request what can be made again.
+
+The workers of a cluster of this machine have workspaces of their own below ``<workspace>/workers``; they are cleaned
+in the same way. What killed runs left in ``<workspace>/store`` goes too.
+"""
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.console import Reporter
+from builder.engines.ending import lock_of
 from builder.environments.engine import NoEngine, find_engine
 from builder.environments.leftovers import remove_leftovers
 from builder.errors import EXIT_OK, MachineError, RequestError, TargetError
 from builder.sources.checkout import load_prepared
+from builder.wheels.provenance import debug_path, record_path
 from builder.workspace import Workspace, remove_tree
 
 #: What belongs to all targets: never removed while a build of any of them runs.
 SHARED = ("cache", "mirrors", "images", "runs")
 
 
+@dataclass(frozen=True)
+class Place:
+    """A workspace whose idle targets and runs are held, so that nobody begins with them.
+
+    ``idle`` are targets, ``dead`` ids of runs, ``busy`` whatever is at work, in words.
+    """
+
+    workspace: Workspace
+    idle: Sequence[str]
+    dead: Sequence[str]
+    busy: Sequence[str]
+
+    @property
+    def trees(self) -> list[Path]:
+        """Prepared trees that nobody works on."""
+        return [self.workspace.trees / name for name in self.idle if (self.workspace.trees / name).is_dir()]
+
+
 def clean_workspace(workspace: Workspace, also: Sequence[str], reporter: Reporter) -> int:
-    """Remove compile copies, containers and half-made images, and the kinds named in ``also``.
+    """Remove compile copies, containers, half-made images and what dead runs left, and the kinds named in ``also``.
 
     Nothing of a running build is touched. Trees that were changed by hand stay, and are named: a person's
     work is never removed by ``clean``. Raises MachineError when a running build needs what should go,
     RequestError when mirrors should go while changed trees need them.
     """
-    with _idle_targets(workspace) as (idle, busy):
+    with ExitStack() as held:
+        places = [_held(each, held) for each in _workspaces(workspace)]
+        busy = sorted({name for place in places for name in place.busy})
         shared = [name for name in SHARED if name in also]
         if busy and shared:
             raise MachineError(
-                f"a build of {', '.join(busy)} runs in {workspace.root}",
+                f"{workspace.root} is in use: {', '.join(busy)}",
                 hint=f"wait for it to end, or clean without --{' --'.join(shared)}",
             )
-        trees = _trees(workspace, idle) if {"trees", "mirrors"} & set(also) else []
+        trees = [tree for place in places for tree in place.trees] if {"trees", "mirrors"} & set(also) else []
         changed = [tree for tree in trees if not _is_untouched(tree)]
         if changed and "mirrors" in also:
             raise RequestError(
                 "trees with changes made by hand share objects with the mirrors: "
-                + ", ".join(tree.name for tree in changed),
+                + ", ".join(str(tree) for tree in changed),
                 hint="save the changes and remove those folders, then clean --mirrors again",
             )
         for tree in changed:
             reporter.warning(f"kept {tree}: it was changed by hand")
-        _remove([workspace.scratch / name for name in idle], reporter)
+        for place in places:
+            _remove([place.workspace.scratch / name for name in place.idle], reporter)
         _remove([tree for tree in trees if tree not in changed], reporter)
-        folders = {
-            "cache": workspace.cache,
-            "mirrors": workspace.mirrors,
-            "images": workspace.environments,
-            "runs": workspace.runs,
-        }
-        _remove([folder for name, folder in folders.items() if name in also], reporter)
+        for place in places:
+            _remove(_kinds(place.workspace, also), reporter)
+        for place in places[1:] if "cache" in also else ():
+            _remove_copies(place.workspace.output, workspace.output, reporter)
+        _remove([workspace.root / "store" / "runs" / run for run in places[0].dead], reporter)
         if isinstance(find_engine(), NoEngine):
             reporter.warning("no container engine answers: containers and images were not looked at")
         for name in remove_leftovers(images="images" in also):
@@ -58,30 +85,52 @@ def clean_workspace(workspace: Workspace, also: Sequence[str], reporter: Reporte
     return EXIT_OK
 
 
-@contextmanager
-def _idle_targets(workspace: Workspace) -> Iterator[tuple[list[str], list[str]]]:
-    """Hold the locks of all targets that nobody builds; gives their names, and those of the others."""
-    names = {
+def _workspaces(workspace: Workspace) -> Iterator[Workspace]:
+    """The workspace, then those of the workers of a cluster of this machine."""
+    yield workspace
+    workers = workspace.root / "workers"
+    for folder in sorted(workers.iterdir()) if workers.is_dir() else ():
+        if folder.is_dir() and not folder.is_symlink():
+            yield Workspace(folder, folder / "dist")
+
+
+def _held(workspace: Workspace, held: ExitStack) -> Place:
+    """Hold the locks of all targets that nobody builds and of all runs that are over, until ``held`` ends."""
+    locks = workspace.root / "locks"
+    known = {path.stem for path in locks.glob("*.lock")} if locks.is_dir() else set()
+    targets = {name.removeprefix("target-") for name in known if name.startswith("target-")}
+    targets |= {
         folder.name
         for parent in (workspace.scratch, workspace.trees)
         if parent.is_dir()
         for folder in parent.iterdir()
         if folder.is_dir() and not folder.name.startswith(".")
     }
-    idle: list[str] = []
-    busy: list[str] = []
-    with ExitStack() as held:
-        for name in sorted(names):
-            try:
-                held.enter_context(workspace.locked(f"target-{name}", wait_seconds=0))
-                idle.append(name)
-            except MachineError:
-                busy.append(name)
-        yield idle, busy
+    runs = {name.removeprefix(lock_of("")) for name in known if name.startswith(lock_of(""))}
+    idle = [name for name in sorted(targets) if _hold(workspace, f"target-{name}", held)]
+    dead = [name for name in sorted(runs) if _hold(workspace, lock_of(name), held)]
+    busy = [f"a build of {name}" for name in sorted(targets.difference(idle))]
+    # A run that builds is known by its targets already; one that plans, or waits for other machines, is not.
+    busy = busy or [f"the run {name}" for name in sorted(runs.difference(dead))]
+    return Place(workspace, idle, dead, busy)
 
 
-def _trees(workspace: Workspace, idle: Sequence[str]) -> list[Path]:
-    return [workspace.trees / name for name in idle if (workspace.trees / name).is_dir()]
+def _hold(workspace: Workspace, lock: str, held: ExitStack) -> bool:
+    try:
+        held.enter_context(workspace.locked(lock, wait_seconds=0))
+    except MachineError:
+        return False
+    return True
+
+
+def _kinds(workspace: Workspace, also: Sequence[str]) -> list[Path]:
+    folders = {
+        "cache": [workspace.cache, workspace.witness],
+        "mirrors": [workspace.mirrors],
+        "images": [workspace.environments],
+        "runs": [workspace.runs],
+    }
+    return [folder for name, those in folders.items() if name in also for folder in those]
 
 
 def _is_untouched(tree: Path) -> bool:
@@ -90,6 +139,19 @@ def _is_untouched(tree: Path) -> bool:
     except TargetError:
         return False  # something stands there that the builder did not make
     return prepared is None or not prepared.changes()
+
+
+def _remove_copies(own: Path, output: Path, reporter: Reporter) -> None:
+    """Remove a worker's own copies of wheels that stand in the output folder; others may be all there is."""
+    for wheel in sorted(own.glob("*.whl")):
+        published = output / wheel.name
+        if published.is_file() and filecmp.cmp(wheel, published, shallow=False):
+            # The wheel last: without its record nobody would take it for whole.
+            for path in (record_path(wheel), debug_path(wheel), wheel):
+                path.unlink(missing_ok=True)
+            reporter.message(f"removed {wheel}")
+        else:
+            reporter.warning(f"kept {wheel}: it is not in {output}")
 
 
 def _remove(folders: Sequence[Path], reporter: Reporter) -> None:

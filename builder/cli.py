@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from datetime import datetime, time, timezone
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich_click as click
+from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
 from builder.cli_options import (
@@ -29,14 +30,8 @@ from builder.cli_options import (
     option,
     options,
 )
-from builder.console import Reporter
-from builder.errors import MachineError
-from builder.options import BuildOptions
+from builder.cli_values import engine_of, matrix_of, options_of, query_of, reporter_of, source_of, workspace_of
 from builder.workspace import Workspace
-
-if TYPE_CHECKING:
-    from builder.matrix.loader import Matrix
-    from builder.matrix.selection import Query
 
 click.rich_click.MAX_WIDTH = 110
 click.rich_click.SHOW_ARGUMENTS = True
@@ -65,53 +60,6 @@ class Commands(click.RichGroup):
         return super().resolve_command(ctx, args)
 
 
-def _options(values: dict[str, Any]) -> BuildOptions:
-    return BuildOptions(**{name: values[name] for name in BuildOptions.__dataclass_fields__ if name in values})
-
-
-def _workspace(values: dict[str, Any]) -> Workspace:
-    return Workspace(root=values["workspace"], output=values["output"])
-
-
-def _matrix(values: dict[str, Any]) -> Matrix:
-    from dataclasses import replace
-
-    from builder.matrix.loader import load_matrix
-
-    matrix = load_matrix(values["matrix"], values["sources"], values.get("as_of"))
-    for name, url in (("torch_npu", values["torch_npu_url"]), ("op-plugin", values["op_plugin_url"])):
-        if url:
-            matrix = replace(matrix, sources=matrix.sources.with_override(name, url))
-    return matrix
-
-
-def _reporter(values: dict[str, Any]) -> Reporter:
-    return Reporter(quiet=values["quiet"], json_lines=values.get("json_lines", False))
-
-
-def _engine(values: dict[str, Any]) -> Any:
-    """What builds targets: this machine, or the workers of a cluster."""
-    from functools import partial
-
-    from builder.engines.local import run_targets
-
-    if values["engine"] == "local":
-        return run_targets
-    try:
-        from builder.engines.dask import run_on_cluster
-    except ModuleNotFoundError as error:
-        raise MachineError(
-            f"--engine dask needs the package {error.name}", hint="pip install 'torch-npu-builder[cluster]'"
-        ) from error
-    return partial(run_on_cluster, scheduler=values["scheduler"], store_url=values["store"])
-
-
-def _query(values: dict[str, Any]) -> Query:
-    from builder.matrix.selection import Query
-
-    return Query(**{name: values[name] for name in Query.__dataclass_fields__ if name in values})
-
-
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(None, "--version", package_name="torch-npu-builder", prog_name="torch-npu-builder")
 def cli() -> None:
@@ -130,8 +78,8 @@ def build(**values: Any) -> int:
     from builder.lock import read_lock
     from builder.matrix.selection import Query, select_for_build
 
-    matrix, query = _matrix(values), _query(values)
-    reporter = _reporter(values)
+    matrix, query = matrix_of(values), query_of(values)
+    reporter = reporter_of(values)
     locked = read_lock(values["locked"]) if values["locked"] else None
     if locked is not None and query == Query():
         targets = locked.select(matrix)
@@ -141,8 +89,8 @@ def build(**values: Any) -> int:
         for warning in selection.warnings():
             reporter.warning(warning)
     policy = Policy(values["parallel"], values["fail_fast"], locked)
-    places = (matrix, _workspace(values), _options(values), reporter, policy)
-    return build_targets(targets, *places, engine=_engine(values), dry_run=values["dry_run"])
+    places = (matrix, workspace_of(values), options_of(values), reporter, policy)
+    return build_targets(targets, *places, engine=engine_of(values), dry_run=values["dry_run"])
 
 
 @cli.command()
@@ -153,24 +101,14 @@ def build(**values: Any) -> int:
 @click.option("--runner", multiple=True, metavar="ARCH=LABEL", help="Runner for an architecture, instead of the usual.")
 def plan(**values: Any) -> None:
     """Say what a build of the selected targets would do, and why."""
-    from builder.engines.local import plan_targets
-    from builder.engines.summary import show_plan
     from builder.matrix.selection import select
+    from builder.pipelines import plan_form, run_plan
 
-    matrix = _matrix(values)
-    targets = select(matrix, _query(values), default_arch="native")
-    buildable = [target for target in targets if target.release.refusal is None]
-    planned = plan_targets(buildable, matrix, _workspace(values), _options(values), _reporter(values))
-    if values["github"] or values["gitlab"]:
-        from builder.ledger import BuildLedger, ledger_path
-        from builder.pipelines import github_matrix, gitlab_pipeline, parse_runners
-
-        with BuildLedger(ledger_path(_workspace(values)), _reporter(values)) as known:
-            write = github_matrix if values["github"] else gitlab_pipeline
-            jobs = values["github"] or values["gitlab"]
-            click.echo(write(planned, known.estimates(), jobs, parse_runners(values["runner"])), nl=False)
-        return
-    show_plan(planned, as_json=values["as_json"])
+    asked = {name: values[name] for name in ("as_json", "github", "gitlab")}
+    form = plan_form(**asked, runners=values["runner"])
+    matrix = matrix_of(values)
+    targets = select(matrix, query_of(values), default_arch="native")
+    run_plan(targets, matrix, workspace_of(values), options_of(values), reporter_of(values), form)
 
 
 @cli.command()
@@ -189,17 +127,17 @@ def nightly(channels: tuple[str, ...], **values: Any) -> int:
     from builder.nightly.command import run_nightly
 
     return run_nightly(
-        _matrix(values),
+        matrix_of(values),
         channels,
-        _workspace(values),
-        _options(values),
-        _reporter(values),
+        workspace_of(values),
+        options_of(values),
+        reporter_of(values),
         Policy(values["parallel"], values["fail_fast"]),
         night=values["night"],
         dry_run=values["dry_run"],
         waive=dict(waiver.partition("=")[::2] for waiver in values["waive"]),
         retry=values["retry"],
-        engine=_engine(values),
+        engine=engine_of(values),
     )
 
 
@@ -212,9 +150,9 @@ def lock(**values: Any) -> None:
     from builder.lock import write_lock
     from builder.matrix.selection import select_for_build
 
-    matrix, options, reporter = _matrix(values), _options(values), _reporter(values)
-    targets = select_for_build(matrix, _query(values)).targets
-    write_lock(values["file"], plan_targets(targets, matrix, _workspace(values), options, reporter), options)
+    matrix, options, reporter = matrix_of(values), options_of({**values, "pch": "off"}), reporter_of(values)
+    targets = select_for_build(matrix, query_of(values)).targets
+    write_lock(values["file"], plan_targets(targets, matrix, workspace_of(values), options, reporter), options)
     reporter.message(f"{values['file']} locks {len(targets)} target{'' if len(targets) == 1 else 's'}")
 
 
@@ -236,15 +174,15 @@ def audit(**values: Any) -> int:
     from builder.audit.command import run_audit
     from builder.matrix.selection import Query, select
 
-    matrix, query = _matrix(values), _query(values)
+    matrix, query = matrix_of(values), query_of(values)
     # Here options narrow what is audited, so --skip or --python alone must not drop the development branches.
     everything = replace(query, channel=query.channel or ("all",))
     chosen = None if query == Query() else select(matrix, everything)
     return run_audit(
         matrix,
         None if chosen is None else list(dict.fromkeys(target.release for target in chosen)),
-        _workspace(values),
-        reporter=_reporter(values),
+        workspace_of(values),
+        reporter=reporter_of(values),
         **{name: values[name] for name in ("released", "update", "as_json", "offline", "refresh", "verbose")},
     )
 
@@ -262,7 +200,7 @@ def history(**values: Any) -> None:
 
     since = values["since"] and datetime.combine(values["since"], time.min, tzinfo=timezone.utc)
     wanted = {name: values[name] for name in ("target", "status", "limit", "as_json")}
-    show_history(_workspace(values), since=since, **wanted)
+    show_history(workspace_of(values), since=since, **wanted)
 
 
 @cli.group()
@@ -276,7 +214,9 @@ def rebuild(**values: Any) -> int:
     """Make the ledger anew from the records beside the wheels; the old file is kept."""
     from builder.history import rebuild_ledger
 
-    return rebuild_ledger(_workspace(values), _reporter(values))
+    # A folder that was named has to be there: it may be misspelt.
+    missing_ok = source_of("output") is ParameterSource.DEFAULT
+    return rebuild_ledger(workspace_of(values), reporter_of(values), missing_ok=missing_ok)
 
 
 @cli.command("list")
@@ -287,7 +227,7 @@ def list_targets(**values: Any) -> None:
     """Show what can be built, and what upstream still takes care of."""
     from builder.listing import show_targets
 
-    show_targets(_matrix(values), _query(values), form=values["form"])
+    show_targets(matrix_of(values), query_of(values), form=values["form"])
 
 
 @cli.command()
@@ -298,7 +238,7 @@ def explain(target: str, **values: Any) -> None:
     """Show every fact of TARGET (an id, or a release line) and where it is from."""
     from builder.explain import explain_target
 
-    explain_target(_matrix(values), target, as_json=values["as_json"])
+    explain_target(matrix_of(values), target, as_json=values["as_json"])
 
 
 @cli.command()
@@ -308,7 +248,7 @@ def doctor(**values: Any) -> int:
     """Check this machine: engine, architectures, disk, memory, git, hosts."""
     from builder.doctor import examine
 
-    return examine(_matrix(values), _workspace(values), offline=values["offline"])
+    return examine(matrix_of(values), workspace_of(values), offline=values["offline"])
 
 
 @cli.command()
@@ -327,7 +267,44 @@ def clean(**values: Any) -> int:
     from builder.cleaning import clean_workspace
 
     also = [name for name in ("trees", "cache", "mirrors", "images", "runs") if values[name]]
-    return clean_workspace(_workspace(values), also, _reporter(values))
+    return clean_workspace(workspace_of(values), also, reporter_of(values))
+
+
+@cli.group("cache")
+def cache_group() -> None:
+    """The compile caches: how large they are, why files were no hits, and clearing them."""
+
+
+@cache_group.command("stats")
+@options(PLACES, GENERAL)
+@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+def cache_stats(**values: Any) -> None:
+    """Show each compile cache with its size, its limit and its last build."""
+    from builder.caching import show_stats
+
+    show_stats(workspace_of(values), as_json=values["as_json"])
+
+
+@cache_group.command("explain")
+@click.argument("target", shell_complete=complete_target)
+@click.argument("file", required=False)
+@options(PLACES, GENERAL)
+@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+def cache_explain(target: str, file: str | None, **values: Any) -> None:
+    """Say why files of TARGET's last build were no cache hits; of one FILE in detail."""
+    from builder.caching import explain_misses
+
+    explain_misses(workspace_of(values), target, file, as_json=values["as_json"])
+
+
+@cache_group.command("clear")
+@click.argument("lines", nargs=-1)
+@options(PLACES, GENERAL)
+def cache_clear(lines: tuple[str, ...], **values: Any) -> int:
+    """Remove the compile caches of release LINES (names or globs); all of them for none."""
+    from builder.caching import clear_caches
+
+    return clear_caches(workspace_of(values), lines, reporter_of(values))
 
 
 @cli.command()
@@ -338,8 +315,10 @@ def shell(target: str, **values: Any) -> int:
     from builder.engines.local import open_shell
     from builder.matrix.selection import parse_target_id
 
-    matrix = _matrix(values)
-    return open_shell(parse_target_id(matrix, target), matrix, _workspace(values), _options(values), _reporter(values))
+    matrix = matrix_of(values)
+    return open_shell(
+        parse_target_id(matrix, target), matrix, workspace_of(values), options_of(values), reporter_of(values)
+    )
 
 
 @cli.command()
@@ -351,10 +330,10 @@ def demo(**values: Any) -> int:
 
     custom_ops = values.pop("custom_ops")
     return run_demo(
-        _query(values),
+        query_of(values),
         Workspace(root=values["workspace"], output=values["workspace"]),
-        _options(values),
-        _reporter(values),
+        options_of(values),
+        reporter_of(values),
         custom_ops=custom_ops,
     )
 

@@ -200,6 +200,12 @@ ENVIRONMENT = options(
     option("--find-links", type=FOLDER, multiple=True, help="Folder of wheels to install from."),
     option("--cann-home", type=FOLDER, help="CANN toolkit to compile against; upstream's stubs by default."),
     option("--allow-toolchain-mismatch", is_flag=True, help="Build although gcc or glibc differ from the matrix."),
+    option(
+        "--pch",
+        type=click.Choice(["auto", "off"]),
+        default="auto",
+        help="Precompiled headers. auto: but for what a lock or its channel of nightly.yaml builds without.",
+    ),
 )
 RUN = options(
     option("--parallel", type=click.IntRange(1, 64), default=1, help="Targets at once; they share --jobs compilers."),
@@ -232,4 +238,6 @@ LIMITS = options(
     option("--jobs", type=click.IntRange(min=1), help="Compilers at once; by default what cores and memory allow."),
     option("--memory", type=Bytes(), help="Memory limit of a compile, such as 16G."),
     option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that one phase may take."),
+    option("--no-cache", "uncached", is_flag=True, help="Compile everything anew, without the compile cache."),
+    option("--cache-size", type=Bytes(), help="What each release line's compile cache may grow to; 0 is no limit."),
 )

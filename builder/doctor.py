@@ -7,7 +7,7 @@ import subprocess
 from rich.markup import escape
 from rich.table import Table
 
-from builder.console import standard_output
+from builder.console import print_table, standard_output
 from builder.environments.checks import Check, check_machine
 from builder.errors import EXIT_MACHINE_LACKS, EXIT_OK
 from builder.matrix.loader import Matrix
@@ -33,7 +33,7 @@ def examine(matrix: Matrix, workspace: Workspace, *, offline: bool) -> int:
         table.add_row(
             escape(check.name), f"[{style}]{check.status}[/{style}]", escape(check.text), escape(check.advice or "")
         )
-    standard_output().print(table)
+    print_table(table, standard_output())
     return EXIT_MACHINE_LACKS if any(check.status == "fail" for check in checks) else EXIT_OK
 
 

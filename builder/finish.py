@@ -27,7 +27,7 @@ from builder.wheels.verify import Expectation, Verified, verify
 from builder.workspace import open_inside
 
 #: Facts of the probe that name places, not versions.
-PLACES = frozenset({"python_path", "torch_path"})
+PLACES = frozenset({"python_path", "python_include", "torch_path"})
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ class Finish:
             "commits": dict(tree.record["commits"]),
             "overlay": tree.record["overlay"],
             "patches": tree.record["patches"],
+            "patches_passed_over": tree.record.get("patches_passed_over", []),
             "custom_operators": tree.record["custom_operators"],
             "changes_by_hand": list(compiled.changes),
             "compiler": f"gcc {facts['gcc']}",
@@ -164,5 +165,6 @@ class Finish:
             "warnings": self.result.warnings,
             "files_compiled": self.result.files_compiled,
             "cache": self.result.cache,
+            "headers": self.result.headers,
             "phases": [phase.to_json() for phase in self.result.phases if phase.seconds],
         }

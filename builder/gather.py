@@ -30,7 +30,7 @@ from builder.sources.checkout import (
 )
 from builder.sources.custom_ops import CustomOps
 from builder.sources.mirrors import Mirror, Mirrors, Repository, Submodule
-from builder.sources.patches import Patch, find_series
+from builder.sources.patches import Patch, find_series, offered
 from builder.sources.prepared import changed
 from builder.sources.upstream import no_build_script
 from builder.workspace import Workspace, resource
@@ -43,8 +43,25 @@ _PARTS = {
     "hosts": "the hosts that sources come from",
     "op_plugin": "the op-plugin folder",
     "patches": "the patches",
+    "series": "the patches",
 }
 OP_PLUGIN = "op-plugin"
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """The user's own folders, as they are when this is read: every file in them counts."""
+
+    custom_ops: CustomOps | None
+    op_plugin: OverlaySource | None
+
+    @classmethod
+    def read(cls, options: BuildOptions) -> _Folders:
+        folder = options.op_plugin_folder
+        return cls(
+            CustomOps.read(options.custom_ops) if options.custom_ops is not None else None,
+            OverlaySource.local(folder) if folder is not None else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -60,11 +77,7 @@ class Given:
         """The parts of a tree's origin that the user decides."""
         return {
             "asked": self.asked,
-            "patches": [
-                {"repository": patch.repository, "name": patch.name, "sha256": patch.sha256}
-                for repository in (TORCH_NPU, OP_PLUGIN)
-                for patch in self.patches[repository]
-            ],
+            "series": offered([*self.patches[TORCH_NPU], *self.patches[OP_PLUGIN]]),
             "custom_operators": self.custom_ops.describe() if self.custom_ops is not None else None,
             **({"op_plugin": self.local_op_plugin.describe()} if self.local_op_plugin is not None else {}),
         }
@@ -88,8 +101,12 @@ def check_request(targets: Sequence[Target], options: BuildOptions) -> None:
         gitcli.check_ref(options.op_plugin, "branch or commit of op-plugin")
     if options.torch_npu is not None:
         gitcli.check_ref(options.torch_npu, "tag or commit of torch_npu")
-    for target in {target.release.branch: target for target in targets}.values():
-        _given(target, options)
+    lines = {target.release.branch: target for target in targets}
+    for target in lines.values():
+        _takes_custom_ops(target, options)
+    folders = _Folders.read(options)
+    for target in lines.values():
+        _given(target, options, folders)
 
 
 def _buildable(target: Target, options: BuildOptions) -> None:
@@ -103,8 +120,17 @@ def _buildable(target: Target, options: BuildOptions) -> None:
         )
 
 
+def _takes_custom_ops(target: Target, options: BuildOptions) -> None:
+    if options.custom_ops is not None and not target.release.custom_operators:
+        raise RequestError(
+            f"{target.release.branch} is too old for --custom-ops",
+            hint="op-plugin takes custom operators from its release 6.0.rc3 on",
+        )
+
+
 class Gatherer:
-    """Finds the sources of targets. What the Pythons and architectures of a release line share is found once.
+    """Finds the sources of targets of one run. What the Pythons and architectures of a release line share is found
+    once, and repositories are asked as seldom as ``Mirrors`` allows.
 
     ``pins`` fixes commits: by branch, the commit of ``torch_npu`` and, where one is laid from a mirror, ``op_plugin``.
     """
@@ -122,8 +148,13 @@ class Gatherer:
         self._options = options
         self._reporter = reporter
         self._pins = pins or {}
+        self._mirrors = Mirrors(workspace.mirrors, reporter, offline=options.offline)
+        self._repositories = _Opener(self._mirrors, matrix)
         self._found: dict[str, TreeRequest | TargetError] = {}
         self._lock = threading.Lock()
+        self._folders: _Folders | None = None
+        self._given: dict[str, Given] = {}
+        self._origins: dict[str, dict[str, Any]] = {}
 
     def gather(self, target: Target) -> PreparedTree:
         """The prepared tree of ``target``: the one that stands, or a new one.
@@ -131,34 +162,53 @@ class Gatherer:
         Raises RequestError for what the user gave, TargetError for what hosts and branches hold, and for
         a tree that was changed by hand and would be lost.
         """
-        decided = self.decide(target)
+        # A plan has no time for hosts that do not answer; a build gives them another chance.
+        self._mirrors.ask_again()
+        given = _given(target, self._options, _Folders.read(self._options))
+        decided = self._decide(target, given, glance=False)
         if isinstance(decided, PreparedTree):
             self._reporter.message(f"{target.id}: the tree {decided.path} stands (--refresh fetches again)")
             return decided
         standing = load_prepared(self._place(target))
-        parts = [] if standing is None else standing.differs(describe(decided))
+        parts = [] if standing is None else standing.differs(self.origin(decided))
         if parts:
-            changed_parts = " and ".join(_PARTS.get(part, part) for part in parts)
+            changed_parts = " and ".join(dict.fromkeys(_PARTS.get(part, part) for part in parts))
             self._reporter.message(f"{target.id}: preparing the tree anew, because {changed_parts} changed")
         return prepare(decided, self._place(target), self._reporter)
 
     def decide(self, target: Target) -> PreparedTree | TreeRequest:
         """The tree that stands and would be built, or what a new one would be made of. No tree is touched.
 
-        Raises as ``gather`` does.
+        The user's folders are taken as they were at the first decision; a build looks again. Raises as ``gather`` does.
         """
+        branch = target.release.branch
+        if branch not in self._given:
+            self._folders = self._folders or _Folders.read(self._options)
+            self._given[branch] = _given(target, self._options, self._folders)
+        return self._decide(target, self._given[branch], glance=True)
+
+    def _decide(self, target: Target, given: Given, *, glance: bool) -> PreparedTree | TreeRequest:
+        """``glance`` is enough to look at a standing tree for a plan; before a tree is replaced every file is read."""
         place = self._place(target)
-        given = _given(target, self._options)
         if target.release.branch in self._pins:
             # So that a tree of a locked build does not pass for the branch's later on.
             given = replace(given, asked={**given.asked, "torch_npu": "locked"})
         standing = None if self._options.rebuild else load_prepared(place)
         if standing is not None and not self._options.refresh and not self._asks_for_another(standing, given, target):
             return standing
-        if standing is not None and (changes := standing.changes()):
+        if standing is not None and (changes := standing.changes(at_a_glance=glance)):
             raise changed(place, changes)
         request = self._request(target, given)
-        return request if standing is None or standing.differs(describe(request)) else standing
+        return request if standing is None or standing.differs(self.origin(request)) else standing
+
+    def origin(self, decided: PreparedTree | TreeRequest) -> dict[str, Any]:
+        """What the tree that was decided on is made of, or would be (``checkout.describe``); to be read only."""
+        if isinstance(decided, PreparedTree):
+            return dict(decided.record["origin"])
+        # One request serves all targets of a line.
+        if decided.branch not in self._origins:
+            self._origins[decided.branch] = describe(decided)
+        return self._origins[decided.branch]
 
     def _place(self, target: Target) -> Path:
         return self._workspace.trees / target.id
@@ -181,7 +231,7 @@ class Gatherer:
             if found is None:
                 pins = self._pins.get(target.release.branch, {})
                 try:
-                    found = _request(target, self._matrix, self._workspace, self._options, given, pins, self._reporter)
+                    found = _request(target, self._repositories, self._options, given, pins)
                 except TargetError as error:
                     if error.kind.passing:
                         raise
@@ -200,40 +250,28 @@ def commits_of(origin: Mapping[str, Any]) -> dict[str, str]:
     return {"torch_npu": origin["torch_npu"], **laid}
 
 
-def _given(target: Target, options: BuildOptions) -> Given:
-    folders = (resource("patches"), *options.patches)
-    folder = options.op_plugin_folder
-    custom_ops = None
-    if options.custom_ops is not None:
-        if not target.release.custom_operators:
-            raise RequestError(
-                f"{target.release.branch} is too old for --custom-ops",
-                hint="op-plugin takes custom operators from its release 6.0.rc3 on",
-            )
-        custom_ops = CustomOps.read(options.custom_ops)
+def _given(target: Target, options: BuildOptions, folders: _Folders) -> Given:
+    patches = (resource("patches"), *options.patches)
+    _takes_custom_ops(target, options)
     return Given(
         asked={
             "components": options.components,
-            "op_plugin": "folder" if folder is not None else options.op_plugin,
+            "op_plugin": "folder" if folders.op_plugin is not None else options.op_plugin,
             "torch_npu": options.torch_npu or "branch",
         },
-        patches={name: find_series(folders, target.release.branch, name) for name in (TORCH_NPU, OP_PLUGIN)},
-        custom_ops=custom_ops,
-        local_op_plugin=OverlaySource.local(folder) if folder is not None else None,
+        patches={
+            name: find_series(patches, target.release.branch, name, options={"pch"} if options.pch else set())
+            for name in (TORCH_NPU, OP_PLUGIN)
+        },
+        custom_ops=folders.custom_ops,
+        local_op_plugin=folders.op_plugin,
     )
 
 
 def _request(
-    target: Target,
-    matrix: Matrix,
-    workspace: Workspace,
-    options: BuildOptions,
-    given: Given,
-    pins: Mapping[str, str],
-    reporter: Reporter,
+    target: Target, mirrors: _Opener, options: BuildOptions, given: Given, pins: Mapping[str, str]
 ) -> TreeRequest:
     release = target.release
-    mirrors = _Opener(Mirrors(workspace.mirrors, reporter, offline=options.offline), matrix)
     torch_npu = mirrors.open(TORCH_NPU)
     wanted = pins.get("torch_npu", options.torch_npu)
     commit = (
@@ -312,13 +350,17 @@ class _Opener:
     def __init__(self, mirrors: Mirrors, matrix: Matrix) -> None:
         self._mirrors = mirrors
         self._sources = matrix.sources
+        self._names: dict[str, str | None] = {}
 
     def open(self, name: str) -> Mirror:
         return self._mirrors.open(Repository(name, self._sources.urls(name)))
 
     def name_of(self, module: Submodule) -> str | None:
         """The name of a submodule's repository, if sources.yaml knows its URL."""
-        return self._sources.find(module.url)
+        # Most branches name the same few URLs, and each is compared with all that sources.yaml has.
+        if module.url not in self._names:
+            self._names[module.url] = self._sources.find(module.url)
+        return self._names[module.url]
 
     def submodules(self, parent: Mirror, commit: str, needed: frozenset[str]) -> tuple[SubmoduleSource, ...]:
         """The submodules of a commit whose names are in ``needed``, with those that they need themselves."""

@@ -9,22 +9,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from builder.errors import FailureKind, TargetError
+from builder.errors import BuilderError, FailureKind, TargetError
+from builder.live import stop_thread
+
+#: Seconds after which what a late thread has started meanwhile is ended, too.
+AGAIN = 0.2
 
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Raise TargetError (TIMEOUT) in the block after ``seconds``; None means no limit.
+    """Raise TargetError (TIMEOUT) from a block that takes longer than ``seconds``; None means no limit.
 
-    For phases that run no command inside an environment, which has its own limit. Only the main thread
-    can be interrupted like this; elsewhere there is no limit.
+    For phases that run no command inside an environment, which has its own limit. The main thread is
+    interrupted wherever it is. Of another thread what it runs and waits for is ended (git, programs,
+    containers, the engine's answers, locks); where it only computes, the error comes when the block ends.
     """
-    if seconds is None or threading.current_thread() is not threading.main_thread():
+    if seconds is None:
         yield
-        return
+    elif threading.current_thread() is threading.main_thread():
+        with _interrupted(seconds):
+            yield
+    else:
+        with _watched(seconds):
+            yield
 
+
+def _late(seconds: float, cause: BaseException | None = None) -> TargetError:
+    error = TargetError(f"the phase did not end within {seconds:g} s", kind=FailureKind.TIMEOUT)
+    if isinstance(cause, BuilderError):
+        error.details = cause.details
+    if isinstance(cause, TargetError):
+        error.log = cause.log
+    return error
+
+
+@contextmanager
+def _interrupted(seconds: float) -> Iterator[None]:
     def expire(_signal: int, _frame: FrameType | None) -> None:
-        raise TargetError(f"the phase did not end within {seconds:g} s", kind=FailureKind.TIMEOUT)
+        raise _late(seconds)
 
     before = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -33,6 +55,37 @@ def deadline(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _watched(seconds: float) -> Iterator[None]:
+    thread = threading.get_ident()
+    over, late = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if over.wait(seconds):
+            return
+        late.set()
+        while True:
+            stop_thread(thread)
+            if over.wait(AGAIN):
+                return
+
+    watcher = threading.Thread(target=watch, name=f"{threading.current_thread().name} watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except BaseException as error:
+        # What was ended fails in its own way, which says nothing of why.
+        if late.is_set():
+            raise _late(seconds, error) from error
+        raise
+    finally:
+        over.set()
+        # What this thread does next is not to be ended.
+        watcher.join()
+    if late.is_set():
+        raise _late(seconds)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from builder.console import Reporter, standard_output
+from builder.console import Reporter, print_table, standard_output
 from builder.errors import EXIT_OK, FailureKind, RequestError
 from builder.ledger import Entry, Ledger, ledger_path, rebuild
 from builder.ledger.entries import Status
@@ -57,18 +57,24 @@ def show_history(
         return
     console = standard_output()
     if entries:
-        console.print(history_table(entries, wide=console.width >= _WIDE))
+        print_table(history_table(entries, wide=console.width >= _WIDE), console)
     else:
         _say_why_empty(console, workspace, filtered=bool(target or status or since))
 
 
-def rebuild_ledger(workspace: Workspace, reporter: Reporter) -> int:
+def rebuild_ledger(workspace: Workspace, reporter: Reporter, *, missing_ok: bool = False) -> int:
     """Restore the ledger from the records beside the wheels of the output folder; gives the exit code.
 
-    Raises RequestError where there is no such folder, MachineError while a build writes to the ledger.
+    Without a wheel it is an empty one; ``missing_ok`` says that a folder that is not there has none. Otherwise that
+    raises RequestError. Raises MachineError while a build writes to the ledger.
     """
-    count = rebuild(ledger_path(workspace), workspace.output, reporter)
-    reporter.message(f"restored {count} target{'' if count == 1 else 's'} from the records in {workspace.output}")
+    path, output = ledger_path(workspace), workspace.output
+    count = rebuild(path, output, reporter, missing_ok=missing_ok)
+    if count:
+        reporter.message(f"restored {count} target{'' if count == 1 else 's'} from the records in {output}")
+    else:
+        why = "it has no whole wheel with its record" if output.is_dir() else "there is no such folder"
+        reporter.message(f"nothing to restore from {output} ({why}): the ledger {path} is empty now")
     return EXIT_OK
 
 

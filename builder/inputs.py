@@ -67,6 +67,7 @@ def inputs_of(
         "components": options.components,
         "variables": dict(target.release.environment),
         "cann": recipe.describe_cann(options.cann_home) if options.cann_home else None,
+        **({"pch": True} if options.pch else {}),
         **({} if options.version_suffix is None else {VERSION_SUFFIX: options.version_suffix}),
     }
 

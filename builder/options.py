@@ -16,7 +16,8 @@ class BuildOptions:
     ``branch`` (the release line's), ``pinned`` (the commit that torch_npu pins), a branch or commit, or the path of
     a checkout. ``components`` is ``op-plugin`` or ``full``. ``memory`` is in bytes, ``timeout`` in seconds for each
     phase; None lets the machine decide. ``version_suffix`` follows the branch's package version; ``{commits}`` in it
-    stands for the commits.
+    stands for the commits. ``pch`` allows precompiled headers, ``cached`` the compile cache, each of whose
+    stores may grow to ``cache_size`` bytes (0: without limit; None: the builder's default).
     """
 
     torch_npu: str | None = None
@@ -38,6 +39,9 @@ class BuildOptions:
     rebuild: bool = False
     keep_changes: bool = False
     allow_toolchain_mismatch: bool = False
+    pch: bool = False
+    cached: bool = True
+    cache_size: int | None = None
 
     @property
     def op_plugin_folder(self) -> Path | None:

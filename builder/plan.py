@@ -7,13 +7,15 @@ words what changed since that wheel.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from builder.console import Reporter
-from builder.environments.select import environment_identity
+from builder.environments.select import Machine, environment_identity
 from builder.errors import BuilderError
 from builder.fingerprint import fingerprint
 from builder.gather import OP_PLUGIN, TORCH_NPU, Gatherer, commits_of
@@ -21,13 +23,15 @@ from builder.inputs import differences, environment_request, inputs_of
 from builder.matrix.model import Target
 from builder.options import BuildOptions
 from builder.sources import gitcli
-from builder.sources.checkout import PreparedTree, describe
+from builder.sources.checkout import PreparedTree
 from builder.sources.manifest import digest_of_folder
 from builder.wheels.inspect import sha256
 from builder.workspace import Workspace, resource
 
 #: Names of repositories for people, by the part of the inputs that holds their commit.
 _REPOSITORIES = {"sources.torch_npu": TORCH_NPU, "sources.op_plugin.commit": OP_PLUGIN}
+#: Wheels that are read at once. More than cores would wait for the disk together.
+_READERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -67,29 +71,40 @@ class Planner:
         self._workspace = workspace
         self._options = options
         self._records = records(workspace.output)
+        self._machine = Machine()
         self._identities: dict[object, Mapping[str, object] | None] = {}
+        self._moves = _Moves(workspace.mirrors)
         self._reporter = reporter
 
     def plan(self, targets: Sequence[Target]) -> list[Planned]:
         """The plan of ``targets``, in their order. Only the user's own request can be an error here."""
-        with self._reporter.task("planning", total=len(targets)) as task:
+        with (
+            self._reporter.task("planning", total=len(targets)) as task,
+            ThreadPoolExecutor(_READERS, thread_name_prefix="wheels") as readers,
+        ):
             planned = []
-            for number, target in enumerate(targets):
-                task.update(number, detail=target.id)
-                planned.append(self.plan_target(target))
-        return planned
+            try:
+                for number, target in enumerate(targets):
+                    task.update(number, detail=target.id)
+                    planned.append(readers.submit(_with_whole_wheel, self._compared(target)))
+                return [plan.result() for plan in planned]
+            except BaseException:
+                readers.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def plan_target(self, target: Target) -> Planned:
         """The plan of one target. A target whose sources cannot be found is planned as a build that will say so."""
+        return _with_whole_wheel(self._compared(target))
+
+    def _compared(self, target: Target) -> Planned:
+        """The plan by fingerprints: the wheel that it finds to stand has not been read yet."""
         wheel, record = self._records.get(target.id, (None, None))
         try:
             decided = self._gatherer.decide(target)
+            origin = self._gatherer.origin(decided)
             changed_tree = None
-            if isinstance(decided, PreparedTree):
-                origin = decided.record["origin"]
-                changed_tree = digest_of_folder(decided.path) if decided.changes() else None
-            else:
-                origin = describe(decided)
+            if isinstance(decided, PreparedTree) and decided.changes(at_a_glance=True):
+                changed_tree = digest_of_folder(decided.path)
         except BuilderError as error:
             return Planned(target, "build", f"cannot be planned: {error.message}", wheel=wheel, record=record)
         commits = {name.replace("_", "-") if name == "op_plugin" else name: c for name, c in commits_of(origin).items()}
@@ -112,6 +127,7 @@ class Planner:
                 docker=resource("docker"),
                 host=self._workspace.environments,
                 offline=self._options.offline,
+                machine=self._machine,
             )
         return self._identities[request]
 
@@ -126,15 +142,14 @@ class Planner:
                 return "build", f"its wheel was made with another toolchain: {'; '.join(mismatches)}"
             if self._options.rebuild:
                 return "build", "--rebuild was given"
-            fault = fault_of(wheel, record)
-            return ("skip", f"{wheel.name} stands") if fault is None else ("build", f"its wheel is not whole: {fault}")
+            return "skip", f"{wheel.name} stands"
         return "build", "; ".join(self.changes(record.get("inputs"), inputs))
 
     def changes(self, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[str]:
         """In words what differs between the inputs of a wheel and those of now."""
         if before is None:
             return ["its wheel was built by an older builder, which did not record what from"]
-        return [_worded(name, old, new, self._workspace.mirrors) for name, old, new in differences(before, after)]
+        return [_worded(name, old, new, self._moves) for name, old, new in differences(before, after)]
 
 
 def records(output: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -151,6 +166,14 @@ def records(output: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     return found
 
 
+def _with_whole_wheel(plan: Planned) -> Planned:
+    """The plan, after the wheel that makes a build needless has been read."""
+    if plan.action != "skip" or plan.wheel is None or plan.record is None:
+        return plan
+    fault = fault_of(plan.wheel, plan.record)
+    return plan if fault is None else replace(plan, action="build", reason=f"its wheel is not whole: {fault}")
+
+
 def fault_of(wheel: Path, record: Mapping[str, Any]) -> str | None:
     """What is wrong with a wheel that its record says was verified; None for a whole one."""
     try:
@@ -161,11 +184,11 @@ def fault_of(wheel: Path, record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _worded(name: str, old: Any, new: Any, mirrors: Path) -> str:
+def _worded(name: str, old: Any, new: Any, moves: _Moves) -> str:
     if name in _REPOSITORIES:
-        return f"{_REPOSITORIES[name]} {_moved(old, new, mirrors / f'{_REPOSITORIES[name]}.git')}"
+        return f"{_REPOSITORIES[name]} {moves.of(_REPOSITORIES[name], old, new)}"
     if name.startswith("sources.submodules."):
-        return f"{name.removeprefix('sources.submodules.')} {_moved(old, new, None)}"
+        return f"{name.removeprefix('sources.submodules.')} {_moved(old, new)}"
     if name == "sources.patches":
         was, now = ({patch["name"]: patch["sha256"] for patch in series or ()} for series in (old, new))
         parts = [f"+{n}" for n in now if n not in was] + [f"-{n}" for n in was if n not in now]
@@ -186,16 +209,39 @@ def _worded(name: str, old: Any, new: Any, mirrors: Path) -> str:
     return f"{label} {'added' if old is None else 'removed' if new is None else 'changed'}"
 
 
-def _moved(old: Any, new: Any, mirror: Path | None) -> str:
-    text = f"{str(old)[:7] if old else 'none'} -> {str(new)[:7] if new else 'none'}"
-    if mirror is None or not old or not new or not mirror.is_dir():
-        return text
+def _moved(old: Any, new: Any) -> str:
+    return f"{str(old)[:7] if old else 'none'} -> {str(new)[:7] if new else 'none'}"
+
+
+class _Moves:
+    """From one commit to another in words. All targets of a release line move alike, so commits are counted once."""
+
+    def __init__(self, mirrors: Path) -> None:
+        self._mirrors = mirrors
+        self._counts: dict[tuple[str, str, str], tuple[int, int] | None] = {}
+
+    def of(self, repository: str, old: Any, new: Any) -> str:
+        """``3ec6c1f -> 91ab2c0, 4 commits``; without the number where the mirror cannot tell."""
+        counts = self._count(repository, str(old), str(new)) if old and new else None
+        if counts is None:
+            return _moved(old, new)
+        behind, ahead = counts
+        commits = f"{ahead} commit{'' if ahead == 1 else 's'}"
+        return f"{_moved(old, new)}, {commits}" + (f", {behind} taken back" if behind else "")
+
+    def _count(self, repository: str, old: str, new: str) -> tuple[int, int] | None:
+        key = (repository, old, new)
+        if key not in self._counts:
+            self._counts[key] = _distance(self._mirrors / f"{repository}.git", old, new)
+        return self._counts[key]
+
+
+def _distance(mirror: Path, old: str, new: str) -> tuple[int, int] | None:
+    """How many commits only ``old`` has, and how many only ``new``; None where the mirror lacks one of them."""
+    if not mirror.is_dir() or not (gitcli.is_commit(old) and gitcli.is_commit(new)):
+        return None
     try:
-        ahead, behind = (
-            int(gitcli.run(["rev-list", "--count", f"{first}..{last}"], git_dir=mirror))
-            for first, last in ((old, new), (new, old))
-        )
+        said = gitcli.run(["rev-list", "--count", "--left-right", f"{old}...{new}"], git_dir=mirror).split()
+        return int(said[0]), int(said[1])
     except (gitcli.GitFailed, ValueError):
-        return text
-    commits = f"{ahead} commit{'' if ahead == 1 else 's'}"
-    return f"{text}, {commits}" + (f", {behind} taken back" if behind else "")
+        return None

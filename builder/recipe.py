@@ -9,34 +9,38 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from builder.compilation import cache
-from builder.environments.base import Limits, Paths
+from builder.compilation import cache, codegen, headers, witness
+from builder.compilation.defines import find_version_define
+from builder.environments.base import Limits, Opened, Paths
 from builder.errors import FailureKind, TargetError
 from builder.matrix.model import Target
 from builder.matrix.toolchains import Compiler
 from builder.options import BuildOptions
 from builder.sources.upstream import SetupScript
 from builder.wheels.repair import RepairPlan
+from builder.workspace import atomic_write
 
 #: Bytes that one compiler of torch_npu's larger files takes (measured at 1.2 to 1.9 GB with gcc 12).
 COMPILER_MEMORY = 2 << 30
 
-#: Sources the CANN toolkit where one is mounted, puts the compiler launcher before the real ccache, then
-#: becomes upstream's script.
+#: Sources the CANN toolkit where one is mounted, finds the real ccache where one is wanted, puts the compiler launcher
+#: before it, then becomes upstream's script.
 _COMMAND = """
 umask 022
 if [ -n "$1" ]; then . "$1" || exit 1; fi
-BUILDER_CCACHE=$(command -v ccache || true)
+BUILDER_CCACHE=
+[ -z "$3" ] || BUILDER_CCACHE=$(command -v ccache || true)
 BUILDER_CCACHE_REPORT=stats
 [ -z "$BUILDER_CCACHE" ] || "$BUILDER_CCACHE" -p | grep -q stats_log || BUILDER_CCACHE_REPORT=log
 export BUILDER_CCACHE BUILDER_CCACHE_REPORT PATH="$2:$PATH"
-shift 2
+shift 3
 exec bash ci/build.sh "$@"
 """
 
@@ -48,6 +52,11 @@ class Recipe:
     ``shared_slots`` is a folder inside the cache: then the slots are those of all targets that run now.
 
     ``extra`` holds the variables that the matrix gives the release line.
+
+    ``store`` is the compile cache's folder below the cache folder, ``cache_size`` its limit in bytes (0: none);
+    ``cached`` is false where nothing is to be looked up or stored. ``pch`` allows precompiled headers. ``python`` is
+    the interpreter's path and ``python_include`` the folder of its headers, both as the environment sees them.
+    ``version_define``, ``inputs`` and ``read_only`` are found out by ``prepared``.
     """
 
     arguments: tuple[str, ...]
@@ -59,11 +68,28 @@ class Recipe:
     limits: Limits
     cann: bool
     extra: Mapping[str, str]
+    store: str = ""
+    python: str = ""
+    python_include: str | None = None
+    cache_size: int = cache.DEFAULT_LIMIT
+    cached: bool = True
+    line: str = ""
+    order_is_fixed: bool = False
+    pch: bool = False
+    version_define: bool = False
+    inputs: bool = False
+    read_only: bool = False
+
+    def cache_folder(self, paths: Paths) -> str:
+        """The compile cache inside the environment."""
+        return f"{paths.cache}/{self.store}" if self.store else paths.cache
 
     def command(self, paths: Paths) -> tuple[str, ...]:
         """The command that runs upstream's own ci/build.sh."""
         set_env = f"{paths.cann}/set_env.sh" if self.cann else ""
-        return ("bash", "-c", _COMMAND, "build", set_env, paths.launcher, *self.arguments)
+        cached = "cached" if self.cached else ""
+        first = f"{codegen.path(paths.out)}:{paths.launcher}"
+        return ("bash", "-c", _COMMAND, "build", set_env, first, cached, *self.arguments)
 
     def variables(self) -> dict[str, str]:
         """Variables that can change the wheel; they are part of the fingerprint."""
@@ -84,13 +110,104 @@ class Recipe:
             **self.variables(),
             "MAX_JOBS": str(self.jobs),
             **cache.environment(
-                cache=paths.cache,
+                cache=self.cache_folder(paths),
                 launcher=paths.launcher,
                 compile_log=f"{paths.out}/{cache.COMPILE_LOG}",
                 slots=self.slots,
                 slot_folder=f"{paths.cache}/{self.shared_slots}" if self.shared_slots else f"{paths.out}/slots",
+                limit=self.cache_size,
+                temporary=f"{paths.out}/ccache",
+                inputs=f"{paths.out}/{witness.INPUTS}" if self.inputs else None,
+                read_only=self.read_only,
             ),
+            **({} if self.cached else {"BUILDER_CCACHE": ""}),
+            **(
+                codegen.environment(paths.cache, self.line, order_is_fixed=self.order_is_fixed)
+                if self.cached and self.line
+                else {}
+            ),
+            **self._launcher(paths),
         }
+
+    def _launcher(self, paths: Paths) -> dict[str, str]:
+        """What the launcher needs to give all Pythons of a release line the same commands, and to use headers."""
+        variables = {"BUILDER_PYTHON": self.python} if self.python else {}
+        # Where the results folder has another path in each run, a name in it would be no common one.
+        if self.python_include is not None and paths.out == Paths.out:
+            variables["BUILDER_PYTHON_INCLUDE"] = self.python_include
+            variables["BUILDER_PYTHON_INCLUDE_AS"] = f"{paths.out}/{witness.PYTHON_INCLUDE}"
+        if self.version_define:
+            variables["BUILDER_VERSION_DEFINE"] = f"{paths.out}/{witness.VERSION_DEFINE}"
+        if self.pch:
+            variables |= headers.environment(out=paths.out, cache=self.cache_folder(paths))
+            # Without a cache there is nothing that earlier builds have left of a header's files.
+            if not self.cached or self.read_only:
+                del variables["BUILDER_HEADERS_KNOWN"]
+        return variables
+
+
+def prepared(opened: Opened, plan: Recipe, *, tree: Path, out: Path, warn: Callable[[str], None]) -> Recipe:
+    """The recipe as this tree and this cache allow it, with what its compile needs laid into ``out``.
+
+    ``tree`` and ``out`` are this machine's folders of those that ``opened`` shows. Nothing here makes a build fail: a
+    cache that cannot be used costs speed, and is told to ``warn``.
+    """
+    paths = opened.paths
+    define = find_version_define(tree)
+    if define is not None:
+        atomic_write(out / witness.VERSION_DEFINE, define.text(paths.tree))
+    plan = replace(plan, version_define=define is not None)
+    folder = plan.cache_folder(paths) if plan.cached else None
+    command = witness.before_command(
+        plan.python, paths.launcher, tree=paths.tree, torch=paths.torch, out=paths.out, cache=folder
+    )
+    lines: list[str] = []
+    outcome = opened.run(
+        command,
+        env=plan.environment(paths),
+        cwd=paths.out,
+        on_line=lines.append,
+        limits=replace(plan.limits, timeout=witness.TIMEOUT),
+    )
+    found = witness.parse_before(lines) if outcome.exit_code == 0 else None
+    state, why = found or ("unusable", f"its inputs cannot be listed ({(lines or ['no output'])[-1]})")
+    plan = replace(plan, inputs=found is not None)
+    if plan.cached and state == "unusable":
+        warn(f"the compile cache {plan.store} cannot be used: {why}; compiling without it")
+        return replace(plan, cached=False)
+    if plan.cached and state == "read-only":
+        warn(f"the compile cache {plan.store} cannot be written: {why}; what is in it is used, nothing is added")
+        return replace(plan, read_only=True)
+    return plan
+
+
+def keep_witness(
+    opened: Opened, plan: Recipe, *, out: Path, folder: Path, target: str, run: str, size: int
+) -> str | None:
+    """Have the environment write down what the compiles took in, and keep that in ``folder`` (``witness.folder_of``).
+
+    ``size`` is in bytes, of the cache now. Returns why there is none, None where it stands; a build goes on without.
+    """
+    paths = opened.paths
+    command = witness.after_command(
+        plan.python, paths.launcher, tree=paths.tree, out=paths.out, log=f"{paths.out}/{cache.COMPILE_LOG}"
+    )
+    lines: list[str] = []
+    outcome = opened.run(
+        command,
+        env=plan.environment(paths),
+        cwd=paths.out,
+        on_line=lines.append,
+        limits=replace(plan.limits, timeout=witness.TIMEOUT),
+    )
+    if outcome.exit_code != 0:
+        return (lines or [f"exit code {outcome.exit_code}"])[-1]
+    built = datetime.now(timezone.utc)
+    try:
+        witness.keep(out, folder, target=target, run=run, built=built, size=size, limit=plan.cache_size)
+    except (witness.DamagedError, OSError) as error:
+        return str(error)
+    return None
 
 
 def default_jobs(memory: int) -> int:

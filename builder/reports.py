@@ -172,7 +172,7 @@ def _fitted(run: Results, room: int, before: str) -> bytes:
 
 def _row(result: Result) -> str:
     cache = result.cache or {}
-    hits, asked = cache.get("hits"), sum(cache.values())
+    hits, asked = cache.get("hits"), cache.get("hits", 0) + cache.get("misses", 0)
     cells = (
         _inline(result.id),
         f"**{_status(result)}**" if result.status == "failed" else _inline(_status(result)),

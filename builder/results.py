@@ -57,6 +57,8 @@ class TargetResult:
     phases: list[Phase] = field(default_factory=list)
     files_compiled: int | None = None
     cache: dict[str, int] | None = None
+    headers: dict[str, Any] | None = None
+    generation: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     error: BuilderError | None = None
     attempts: int = 1
@@ -81,7 +83,8 @@ class TargetResult:
         self.attempts += 1
         self.status, self.reason, self.error = "failed", "", None
         self.phases, self.warnings = [], []
-        self.fingerprint = self.wheel = self.sha256 = self.files_compiled = self.cache = None
+        self.fingerprint = self.wheel = self.sha256 = self.files_compiled = self.cache = self.headers = None
+        self.generation = None
 
     @property
     def peak_memory(self) -> int | None:
@@ -116,6 +119,8 @@ class TargetResult:
             "phases": [phase.to_json() for phase in self.phases],
             "files_compiled": self.files_compiled,
             "cache": self.cache,
+            **({} if self.headers is None else {"headers": self.headers}),
+            **({} if self.generation is None else {"generation": self.generation}),
             "attempts": self.attempts,
             "peak_memory": self.peak_memory,
             "warnings": self.warnings,
@@ -142,6 +147,10 @@ class Run:
         self.folder = runs / self.id
         self.folder.mkdir(parents=True)
         self.targets: list[TargetResult] = []
+        #: Compilers at once on this machine; None where others compile.
+        self.jobs: int | None = None
+        #: How the run spent its time, as in result.json; None until it ends.
+        self.schedule: dict[str, Any] | None = None
         self._lock = threading.Lock()
         self._clock = time.monotonic()
 
@@ -171,4 +180,5 @@ class Run:
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": round(self.seconds, 3),
             "targets": [target.to_json() for target in self.targets],
+            **({} if self.schedule is None else {"schedule": self.schedule}),
         }

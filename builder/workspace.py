@@ -64,6 +64,11 @@ class Workspace:
         return self.root / "cache"
 
     @property
+    def witness(self) -> Path:
+        """What the last builds compiled, for ``cache explain``: outside of what builds can write."""
+        return self.root / "witness"
+
+    @property
     def environments(self) -> Path:
         """Interpreters and PyTorch installed for builds on this host."""
         return self.root / "environments"

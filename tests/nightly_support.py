@@ -90,10 +90,13 @@ def know_the_environment() -> None:
 class FakeEngine:
     """Writes a wheel with its record where ``run_targets`` would, for what the planner says of a target.
 
-    ``failing`` maps targets to why they fail; ``built`` lists what was built; ``after`` is called after each target.
+    ``failing`` maps targets to why they fail; ``recognised`` maps those that it says have a wheel of a fingerprint;
+    ``built`` lists what was built; ``after`` is called after each target; ``policy`` is that of the last run.
     """
 
     failing: dict[str, BuilderError] = field(default_factory=dict)
+    recognised: dict[str, str] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
     built: list[str] = field(default_factory=list)
     calls: int = 0
     after: Callable[[str], None] = lambda _: None
@@ -108,6 +111,7 @@ class FakeEngine:
         policy: Policy,
     ) -> Run:
         self.calls += 1
+        self.policy = policy
         workspace.create()
         run = Run(workspace.runs)
         planner = Planner(gatherer(matrix, workspace, options, reporter, policy.locked), workspace, options, reporter)
@@ -117,6 +121,10 @@ class FakeEngine:
             result.fingerprint = planned.fingerprint
             if policy.fail_fast and any(earlier.error for earlier in run.targets):
                 result.skip("not started: another target failed")
+                continue
+            if target.id in self.recognised:
+                result.skip("its wheel of the same inputs stands (the worker w1)")
+                result.fingerprint = self.recognised[target.id]
                 continue
             if target.id in self.failing:
                 result.fail(self.failing[target.id])

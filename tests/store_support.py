@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -39,3 +45,38 @@ def everything(store: Store, folder: str = "") -> list[str]:
         name = f"{folder}/{entry.name}" if folder else entry.name
         names += everything(store, name) if entry.folder else [name]
     return sorted(name for name in names if not name.startswith(".locks"))
+
+
+class S3:
+    """A server that speaks S3, in memory."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+@contextmanager
+def serve_s3(**environment: str) -> Iterator[S3]:
+    """moto's server in a process of its own."""
+    for package in ("moto", "flask", "s3fs"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed (pip install 'moto[server]' s3fs)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, "the S3 server did not start"
+            time.sleep(0.1)
+        yield S3(f"http://127.0.0.1:{port}")
+    finally:
+        process.kill()
+        process.wait()

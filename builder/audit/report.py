@@ -15,6 +15,7 @@ from rich.table import Table
 
 from builder.audit.drift import Drift, Outcome, counted
 from builder.audit.update import Change
+from builder.console import print_table
 
 #: From this width on, every column gets its own place.
 WIDE = 120
@@ -23,16 +24,16 @@ WIDE = 120
 def show(outcome: Outcome, console: Console, *, verbose: bool) -> None:
     """Print drift, accepted drift with its reasons, and on request notes."""
     if outcome.open:
-        console.print(_drift(outcome.open, console.width))
+        print_table(_drift(outcome.open, console.width), console)
         console.print()
     if outcome.accepted:
-        console.print(_accepted(outcome.accepted), style="dim")
+        print_table(_accepted(outcome.accepted), console, style="dim")
         console.print()
     if verbose and outcome.notes:
         table = _table("information", ("release line", "fact", ""))
         for note in outcome.notes:
             table.add_row(escape(note.line), escape(note.fact), escape(note.text))
-        console.print(table)
+        print_table(table, console)
         console.print()
 
 

@@ -1,7 +1,14 @@
-"""The compile cache: how an environment is told of it, and what came of each compiled file."""
+"""The compile cache: where it lies, how an environment is told of it, and what came of each compiled file.
+
+Each release line has a cache for each toolchain, ``<cache>/<line>-<arch>-gcc<minor>``, which all its Pythons share. How
+it is asked, and why, is in docs/cache.md.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,38 +20,108 @@ from builder.workspace import open_inside
 COMPILE_LOG = "compile.log"
 #: Folder of the launcher that stands first on PATH in every environment.
 LAUNCHER = Path(__file__).resolve().parent / "launcher"
+#: Bytes that one cache may grow to. All files of a release line take under 300 MB, and each change that reaches all
+#: of them as much again; the limit holds some seventeen of those.
+DEFAULT_LIMIT = 5 << 30
+#: The launcher's word where it was told to compile nothing.
+_STOPPED = "stopped"
+_STORE = re.compile(r"(?P<line>.+)-(?P<arch>[^-]+)-gcc(?P<gcc>[\d.]+)")
+#: What ccache makes at the top of its folder.
+_OWN_FOLDER = re.compile(r"[0-9a-f]|tmp|lock")
+_OWN_FILE = re.compile(r"stats|ccache\.conf|inode-cache.*|CACHEDIR\.TAG")
 
 
 @dataclass(frozen=True)
 class CompileCounts:
-    """What the launcher saw: files compiled, and how many of them the cache answered.
+    """What the launcher saw of the compiles that ended, by what the cache did.
 
-    ``unknown`` counts files of which ccache did not say what it did; they are neither hit nor miss.
+    ``uncached`` counts files that ccache compiled without asking its cache, ``unknown`` those of which it did not say
+    what it did; they are neither hit nor miss. ``plain`` files were compiled without ccache.
     """
 
-    files: int
-    hits: int
-    misses: int
-    failed: int
-    unknown: int
-    cached: bool
+    direct: int = 0
+    preprocessed: int = 0
+    misses: int = 0
+    uncached: int = 0
+    unknown: int = 0
+    plain: int = 0
+    failed: int = 0
+
+    @property
+    def files(self) -> int:
+        """All of them."""
+        return self.hits + self.misses + self.uncached + self.unknown + self.plain + self.failed
+
+    @property
+    def hits(self) -> int:
+        """Files that came from the cache."""
+        return self.direct + self.preprocessed
+
+    @property
+    def cached(self) -> bool:
+        """True where a cache was asked at all."""
+        return self.hits + self.misses + self.unknown + self.uncached > 0
 
     def summary(self) -> str:
         """One phrase for people."""
         if not self.cached:
             return f"{self.files} files compiled, no ccache"
         unknown = f", {self.unknown} by a ccache that does not say" if self.unknown else ""
-        return f"{self.files} files, {self.hits} from the compile cache, {self.misses} compiled{unknown}"
+        past = f", {self.uncached + self.plain} without the cache" if self.uncached + self.plain else ""
+        return f"{self.files} files, {self.hits} from the compile cache, {self.misses} compiled{past}{unknown}"
+
+    def to_json(self, *, size: int | None = None, limit: int | None = None) -> dict[str, int]:
+        """As in result.json: counts, and the bytes that the cache takes and may take (0: no limit) where known."""
+        counts = {
+            "hits": self.hits,
+            "misses": self.misses,
+            "direct": self.direct,
+            "preprocessed": self.preprocessed,
+            "uncached": self.uncached + self.plain,
+            "unknown": self.unknown,
+            "failed": self.failed,
+        }
+        sizes = {"size": size, "limit": limit}
+        return counts | {name: value for name, value in sizes.items() if value is not None}
 
 
-def environment(*, cache: str, launcher: str, compile_log: str, slots: int, slot_folder: str) -> Mapping[str, str]:
+def store_name(line: str, arch: str, gcc: str) -> str:
+    """The folder of the cache of a release line's branch, for an architecture and a compiler's full version."""
+    minor = ".".join(re.findall(r"\d+", gcc)[:2])
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', line)}-{arch}-gcc{minor}"
+
+
+def parse_store(name: str) -> tuple[str, str, str] | None:
+    """Release line, architecture and gcc of a folder's name; None where it is none of ``store_name``'s."""
+    match = _STORE.fullmatch(name)
+    return (match["line"], match["arch"], match["gcc"]) if match else None
+
+
+def environment(
+    *,
+    cache: str,
+    launcher: str,
+    compile_log: str,
+    slots: int,
+    slot_folder: str,
+    limit: int = DEFAULT_LIMIT,
+    temporary: str | None = None,
+    inputs: str | None = None,
+    read_only: bool = False,
+) -> Mapping[str, str]:
     """Variables that make every compile go through the launcher; paths are those inside the environment.
 
     The real ccache is found inside, before the launcher goes first on PATH. ``slots`` is the number of
-    compilers that may run at once, 0 for no limit. The compiler is known to ccache by its content, so that a
-    rebuilt image with the same compiler finds the same objects.
+    compilers that may run at once, 0 for no limit; ``limit`` is in bytes, 0 for none; ``temporary`` a folder of this
+    build for ccache's temporary files; ``inputs`` a file whose content belongs to the inputs of every compile.
     """
     launched = f"{launcher}/ccache"
+    optional = {
+        "CCACHE_TEMPDIR": temporary,
+        "CCACHE_EXTRAFILES": inputs,
+        # A cache that cannot be written fails the compile unless ccache is told beforehand.
+        "CCACHE_READONLY": "1" if read_only else None,
+    }
     return {
         "BUILDER_COMPILE_LOG": compile_log,
         "BUILDER_SLOTS": str(slots),
@@ -52,11 +129,22 @@ def environment(*, cache: str, launcher: str, compile_log: str, slots: int, slot
         # Not the cache's own ccache.conf: any build could write it, and it would steer all later ones.
         "CCACHE_CONFIGPATH": f"{launcher}/ccache.conf",
         "CCACHE_DIR": cache,
+        "CCACHE_MAXSIZE": f"{-(-limit // 1024)}Ki" if limit else "0",
+        # The compiler is known by its content, so that a rebuilt image with the same one finds the same objects.
         "CCACHE_COMPILERCHECK": "content",
-        "CCACHE_NOHASHDIR": "1",
+        # What a compile took in is read off the dependencies that it wrote (-MD), without a run of the preprocessor
+        # (1.1 CPU seconds for each file). Where a command has no -MD, ccache runs it as ever.
+        "CCACHE_DEPEND": "1",
+        # ccache 4 compresses anyway, at its fastest level; higher ones save a twentieth for twenty times the time.
+        # An entry of ccache 3 has a checksum only where it is compressed.
+        "CCACHE_COMPRESS": "1",
+        # Nothing that differs is taken for the same.
+        "CCACHE_SLOPPINESS": "",
+        **{name: value for name, value in optional.items() if value is not None},
         # Lines that do not look for ccache take the launcher from here (CMake 3.17 and later).
         "CMAKE_C_COMPILER_LAUNCHER": launched,
         "CMAKE_CXX_COMPILER_LAUNCHER": launched,
+        "CMAKE_EXPORT_COMPILE_COMMANDS": "1",
     }
 
 
@@ -66,15 +154,59 @@ def read_counts(folder: Path, name: str = COMPILE_LOG) -> CompileCounts:
     try:
         with open_inside(folder, name) as stream:
             for line in stream:
-                results[line.decode(errors="replace").split(" ", 1)[0]] += 1
+                results[line.decode(errors="replace").split(None, 1)[0] if line.strip() else ""] += 1
     except OSError:
         results.clear()
-    hits = results["hit-direct"] + results["hit-preprocessed"]
-    return CompileCounts(
-        files=sum(results.values()),
-        hits=hits,
-        misses=results["miss"],
-        failed=results["failed"],
-        unknown=results["unknown"],
-        cached=hits + results["miss"] + results["unknown"] > 0,
-    )
+    for word in ("", _STOPPED):
+        results.pop(word, None)
+    names = {"hit-direct": "direct", "hit-preprocessed": "preprocessed", "miss": "misses"}
+    counted = {names.get(word, word): number for word, number in results.items()}
+    known = {field: counted.pop(field, 0) for field in CompileCounts.__dataclass_fields__}
+    # A word that this builder does not know is still a compiled file.
+    known["unknown"] += sum(counted.values())
+    return CompileCounts(**known)
+
+
+def stored_bytes(folder: Path) -> int:
+    """Bytes on disk of all files below ``folder``; those that vanish meanwhile do not count."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def trouble(folder: Path) -> str | None:
+    """Why builds cannot write into ``folder`` from this machine; None where they can. Makes it where it is absent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe."):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def stores(cache: Path) -> list[Path]:
+    """The folders of release lines in the cache folder, by name."""
+    try:
+        found = [path for path in cache.iterdir() if parse_store(path.name) and path.is_dir() and not path.is_symlink()]
+    except OSError:
+        return []
+    return sorted(found)
+
+
+def flat_layout(cache: Path) -> list[Path]:
+    """What a builder of before, which had one cache for everything, left in the cache folder."""
+    try:
+        children = sorted(cache.iterdir())
+    except OSError:
+        return []
+    folders = [
+        path for path in children if _OWN_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
+    if not any(len(path.name) == 1 for path in folders):
+        return []
+    return [*folders, *(path for path in children if _OWN_FILE.fullmatch(path.name) and not path.is_dir())]

@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 
 from builder.compilation.remotes import Remote, RemoteError, open_remote
 from builder.console import Reporter
+from builder.errors import RequestError
 from builder.workspace import remove_tree
 
 #: The variable that names the server, on each machine.
@@ -61,7 +62,11 @@ class Stream(Protocol):
 
 
 class Served:
-    """A shared cache that this process stands in for; ``hits`` and ``misses`` count entries that were asked for."""
+    """A shared cache that this process stands in for.
+
+    ``hits`` and ``misses`` count entries that were asked for, of which ccache has two for each file; ``stored`` those
+    that were added.
+    """
 
     def __init__(self, remote: Remote | None, name: str, reporter: Reporter) -> None:
         self.hits = self.misses = self.stored = 0
@@ -101,6 +106,15 @@ class Served:
             return b":0\r\n"
         raise ProtocolError
 
+    def conclude(self) -> None:
+        """Say what it was good for, where anything was asked of it."""
+        asked = self.hits + self.misses
+        if self._remote is not None and asked:
+            self._reporter.message(
+                f"the remote compile cache {self._remote.place} had {self.hits} of {asked} entries, "
+                f"and was given {self.stored}"
+            )
+
     def _get(self, key: str) -> bytes | None:
         value = self._ask(lambda remote: remote.get(key, LARGEST), None)
         with self._lock:
@@ -133,6 +147,16 @@ class Served:
             return otherwise
 
 
+def check(env: Mapping[str, str] | None = None) -> None:
+    """Raise RequestError where VARIABLE names no shared cache, before anything is built. Nothing is asked yet."""
+    env = os.environ if env is None else env
+    if url := env.get(VARIABLE):
+        try:
+            open_remote(url, env).close()
+        except RequestError as error:
+            raise RequestError(f"{VARIABLE}: {error.message}", hint=error.hint) from None
+
+
 @contextmanager
 def served(url: str | None, cache: Path, reporter: Reporter, env: Mapping[str, str] | None = None) -> Iterator[Served]:
     """Stand in for the shared cache at ``url`` (None: for none) while the block runs, for builds that use ``cache``.
@@ -159,6 +183,7 @@ def served(url: str | None, cache: Path, reporter: Reporter, env: Mapping[str, s
             finally:
                 server.shutdown()
                 thread.join()
+                standing.conclude()
     finally:
         remove_tree(cache / name)
         remote.close()

@@ -57,15 +57,17 @@ def open_remote(url: str, env: Mapping[str, str]) -> Remote:
         port = parts.port or _PORTS.get(parts.scheme, 0)
     except ValueError:
         raise RequestError("the remote cache is not given by a URL", hint=example) from None
-    if "@" in parts.netloc:
+    if "@" in url:
+        # Also where it stands in no place of its own, as in redis:secret@host.
+        shown = f" {parts.scheme}://***@{parts.hostname}" if "@" in parts.netloc else ""
         raise RequestError(
-            f"the URL of the remote cache {parts.scheme}://***@{parts.hostname} holds a password",
+            f"the URL of the remote cache{shown} holds a password",
             hint=f"the password comes from {PASSWORD_VARIABLE}, a user from {USER_VARIABLE}",
         )
     path = parts.path.strip("/")
     wrong = parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.fragment or not url.isprintable()
     if wrong or (parts.scheme.startswith("redis") and path and not re.fullmatch(r"[0-9]{1,5}", path)):
-        shown = f"{parts.scheme}://{parts.netloc}{parts.path}"  # a query may hold a secret
+        shown = parts._replace(query="", fragment="").geturl()  # a query may hold a secret
         raise RequestError(f"{shown!r} is not the URL of a remote cache", hint=example)
     user, password = env.get(USER_VARIABLE, ""), env.get(PASSWORD_VARIABLE, "")
     if parts.scheme.startswith("redis"):

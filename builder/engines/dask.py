@@ -8,34 +8,26 @@ only as many targets as the workers take at once, so that the order stays its ow
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from builder.build import BuildContext
+from builder.compilation import remote
 from builder.console import Reporter
 from builder.engines.cluster.connection import Cluster, connected, local_cluster
 from builder.engines.cluster.errand import MARKER
 from builder.engines.cluster.parcel import Luggage, run_folder
 from builder.engines.cluster.run import ClusterRun
-from builder.engines.local import Policy, exit_code, gatherer
-from builder.engines.summary import show_summary
-from builder.errors import (
-    EXIT_INTERRUPTED,
-    BuilderError,
-    MachineError,
-    RequestError,
-    TargetError,
-)
+from builder.engines.ending import recorded
+from builder.engines.local import Policy, gatherer
+from builder.errors import BuilderError, MachineError, RequestError, TargetError
 from builder.gather import check_request
-from builder.ledger import BuildLedger, ledger_path
 from builder.matrix.filters import native_arch
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
 from builder.recipe import default_jobs, machine_memory
-from builder.reports import write_summaries
 from builder.results import Run
 from builder.store import Store, open_store
 from builder.workspace import Workspace
@@ -67,9 +59,11 @@ def run_on_cluster(
         )
     workspace.create()
     if scheduler is None:
+        remote.check()
         options = _shared_among(options, policy.parallel)
     luggage = Luggage(matrix, options)
     store = open_store(store_url or str(workspace.root / "store"))
+    store.warn = reporter.warning
     place: AbstractContextManager[Cluster] = (
         connected(scheduler)
         if scheduler is not None
@@ -86,41 +80,17 @@ def run_on_cluster(
             run=run,
             gatherer=gatherer(matrix, workspace, options, reporter, policy.locked),
         )
-        store.write(f"{run_folder(run.id)}/{MARKER}", json.dumps({"run": run.id}).encode())
-        with BuildLedger(ledger_path(workspace), reporter) as ledger:
-            ledger.begin(run.id, run.started, sys.argv)
-            work = ClusterRun(context, policy, ledger, cluster, store, luggage)
-            code: int | None = None
+        with recorded(run, targets, workspace, reporter, part=policy.part) as ledger:
+            store.write(f"{run_folder(run.id)}/{MARKER}", json.dumps({"run": run.id}).encode())
             try:
-                work.over(targets)
-            except KeyboardInterrupt:
-                code = EXIT_INTERRUPTED
-                raise
-            except BuilderError as error:
-                code = error.exit_code
-                raise
+                ClusterRun(context, policy, ledger, cluster, store, luggage).over(targets)
             finally:
-                _conclude(run, targets, code, ledger, store, reporter)
+                _empty(store, run, reporter)
     return run
 
 
-def _conclude(
-    run: Run, targets: Sequence[Target], code: int | None, ledger: BuildLedger, store: Store, reporter: Reporter
-) -> None:
-    """What every run ends with, however it ends: its results, its summary, an empty place in the store."""
-    why = "the run was interrupted" if code == EXIT_INTERRUPTED else "the run ended before"
-    for target in targets[len(run.targets) :]:
-        run.target(target.id)
-    for result in run.targets:
-        if result.status == "failed" and result.error is None:
-            result.skip(f"not started: {why}")
-    ledger.finish(run.id, exit_code(run.targets) if code is None else code)
-    show_summary(run, reporter)
-    try:
-        reporter.message(f"result: {run.write()}")
-        write_summaries(run, run.folder)
-    except OSError as error:
-        reporter.warning(f"the result of the run could not be written: {error.strerror}")
+def _empty(store: Store, run: Run, reporter: Reporter) -> None:
+    """Leave nothing of the run in the store, however it ended."""
     try:
         store.remove_folder(run_folder(run.id), last=MARKER)
     except BuilderError as error:

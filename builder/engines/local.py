@@ -7,28 +7,29 @@ of their ends, so that Ctrl-C reaches it at once; it then kills what the others 
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from builder.build import BuildContext, TargetBuild, build_target
+from builder.compilation import remote
 from builder.console import Reporter
+from builder.engines.ending import exit_code as exit_code
+from builder.engines.ending import recorded, settle, slots_of, why
 from builder.engines.schedule import Expectation, Schedule, available_memory
-from builder.engines.summary import show_failure, show_plan, show_summary
+from builder.engines.summary import show_failure, show_plan
 from builder.environments.leftovers import remove_leftovers
 from builder.environments.live import stop_all
-from builder.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TARGET_FAILED, FailureKind, MachineError
+from builder.errors import EXIT_OK, FailureKind
 from builder.gather import Gatherer, check_request
-from builder.ledger import BuildLedger, ledger_path
+from builder.ledger import BuildLedger
 from builder.lock import Lock
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
 from builder.plan import Planned, Planner
 from builder.recipe import default_jobs, machine_memory
-from builder.reports import write_summaries
 from builder.results import Run, TargetResult
 from builder.scratch import Scratch
 from builder.workspace import Workspace, remove_tree
@@ -41,11 +42,16 @@ PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class Policy:
-    """How a run treats its targets. ``parallel`` of them at once; ``fail_fast`` starts no more after a failure."""
+    """How a run treats its targets. ``parallel`` of them at once; ``fail_fast`` starts no more after a failure.
+
+    ``part`` says that the run belongs to something larger, as a night, which tells at its own end where wheels are, and
+    tells ``$GITHUB_STEP_SUMMARY``.
+    """
 
     parallel: int = 1
     fail_fast: bool = False
     locked: Lock | None = None
+    part: bool = False
 
 
 #: What builds the targets of a run: ``run_targets``, or another engine that takes and gives the same.
@@ -102,14 +108,15 @@ def run_targets(
     """Build the targets; the run's result file is up to date after each of them, also after Ctrl-C."""
     policy = policy or Policy()
     check_request(targets, options)
+    remote.check()
     workspace.create()
-    run = Run(workspace.runs)
     if options.environment != "host":
         for name in remove_leftovers():
             reporter.message(f"removed {name}, which a killed builder left")
-    slots = f".slots-{run.id}" if policy.parallel > 1 else None
+    run = Run(workspace.runs)
+    slots = slots_of(run.id) if policy.parallel > 1 else None
     limit = options.memory if options.memory is not None else machine_memory() * 9 // 10
-    jobs = options.jobs or default_jobs(limit)
+    jobs = run.jobs = options.jobs or default_jobs(limit)
     context = BuildContext(
         matrix=matrix,
         workspace=workspace,
@@ -120,33 +127,13 @@ def run_targets(
         shared_slots=slots,
         accept=policy.locked.check if policy.locked is not None else None,
     )
-    with workspace.locked(f"run-{run.id}"), BuildLedger(ledger_path(workspace), reporter) as ledger:
-        _note_dead_runs(workspace, ledger, reporter)
-        ledger.begin(run.id, run.started, sys.argv)
+    with recorded(run, targets, workspace, reporter, part=policy.part) as ledger:
         try:
             LocalRun(context, policy, ledger).over(targets)
         finally:
-            for target in targets[len(run.targets) :]:
-                run.target(target.id).skip("not started: the run was interrupted")
             if slots is not None:
                 remove_tree(workspace.cache / slots)
-            interrupted = context.stopping.is_set()
-            ledger.finish(run.id, EXIT_INTERRUPTED if interrupted else exit_code(run.targets))
-            show_summary(run, reporter)
-            try:
-                reporter.message(f"result: {run.write()}")
-                write_summaries(run, run.folder)
-            except OSError as error:
-                reporter.warning(f"the result of the run could not be written: {error.strerror}")
     return run
-
-
-def _note_dead_runs(workspace: Workspace, ledger: BuildLedger, reporter: Reporter) -> None:
-    """Runs whose builder was killed hold their lock no more: write down that they ended."""
-    for entry in ledger.interrupted():
-        with suppress(MachineError), workspace.locked(f"run-{entry.id}", wait_seconds=0):
-            ledger.finish(entry.id, None)
-            reporter.message(f"run {entry.id} was interrupted; what it finished stands")
 
 
 class LocalRun:
@@ -164,7 +151,7 @@ class LocalRun:
         """Plan ``targets``, skip what stands, build the rest. KeyboardInterrupt leaves it when all is stopped."""
         planner = Planner(self._context.gatherer, self._context.workspace, self._context.options, self._reporter)
         results = {target.id: self._context.run.target(target.id) for target in targets}
-        plans = [planner.plan_target(target) for target in targets]
+        plans = planner.plan(targets)
         skipped = [plan for plan in plans if plan.action == "skip"]
         stand = {plan.target.id for plan in skipped}
         wanted = [target for target in targets if target.id not in stand]
@@ -175,13 +162,18 @@ class LocalRun:
             {name: expectation.seconds for name, expectation in expected.items()},
             parallel=self._policy.parallel,
         )
+        broken: BaseException | None = None
         try:
             for plan in skipped:
                 self._skipped(plan, results[plan.target.id])
             self._context.run.write()
             self._drive(Schedule(wanted, expected, free_memory=available_memory), results)
+        except BaseException as error:
+            broken = error
+            self._not_started(results, why(error))
+            raise
         finally:
-            self._reporter.run_finished(self._context.run.seconds, exit_code(self._context.run.targets))
+            self._reporter.run_finished(self._context.run.seconds, exit_code(self._context.run.targets, broken))
 
     def _skipped(self, planned: Planned, result: TargetResult) -> None:
         result.skip(planned.reason)
@@ -210,26 +202,30 @@ class LocalRun:
                     target = schedule.next()
                     if target is None:
                         break
-                    running[target.id] = self._start(target, results[target.id])
+                    running[target.id] = self._thread(target, results[target.id])
+                    running[target.id].start()
                 if not running:
                     break
                 try:
                     target, result = self._ended.get(timeout=PATIENCE)
                 except queue.Empty:
                     continue
-                running.pop(target.id).join()
+                running[target.id].join()
                 if self._try_again(target, result):
                     schedule.again(target)
-                    continue
-                schedule.done(target)
-                failed = failed or result.error is not None
-                self._finished(result)
-        except KeyboardInterrupt:
-            self._stop(running, results)
+                else:
+                    schedule.done(target)
+                    failed = failed or result.error is not None
+                    self._finished(result)
+                # Not before: what is interrupted until here is told of by _stop.
+                del running[target.id]
+        except BaseException as error:
+            # Ctrl-C, or a defect: no thread may go on when nobody waits for it any more.
+            self._stop(running, results, why(error))
             raise
         self._not_started(results, "not started: another target failed, and --fail-fast was given")
 
-    def _start(self, target: Target, result: TargetResult) -> threading.Thread:
+    def _thread(self, target: Target, result: TargetResult) -> threading.Thread:
         context = replace(self._context, options=self._options.get(target.id, self._context.options))
         self._reporter.target_started(target.id)
 
@@ -239,9 +235,7 @@ class LocalRun:
             finally:
                 self._ended.put((target, result))
 
-        thread = threading.Thread(target=work, name=target.id, daemon=True)
-        thread.start()
-        return thread
+        return threading.Thread(target=work, name=target.id, daemon=True)
 
     def _try_again(self, target: Target, result: TargetResult) -> bool:
         kind = getattr(result.error, "kind", None)
@@ -264,26 +258,28 @@ class LocalRun:
         self._ledger.record(self._context.run.id, result)
         self._reporter.target_finished(result.id, result.status, result.seconds, result.reason)
         if result.error is not None:
-            show_failure(result, self._reporter)
+            self._show_failure(result)
 
-    def _stop(self, running: Mapping[str, threading.Thread], results: Mapping[str, TargetResult]) -> None:
+    def _show_failure(self, result: TargetResult) -> None:
+        show_failure(result, self._reporter)
+
+    def _stop(self, running: Mapping[str, threading.Thread], results: Mapping[str, TargetResult], reason: str) -> None:
         """Kill what runs and wait until every target has noticed."""
         self._context.stopping.set()
-        while any(thread.is_alive() for thread in running.values()):
+        while alive := [thread for thread in running.values() if thread.is_alive()]:
             stop_all()
-            for thread in running.values():
+            for thread in alive:
                 thread.join(timeout=0.5)
         for name in running:
             result = results[name]
+            settle(result, reason)
             self._ledger.record(self._context.run.id, result)
             self._reporter.target_finished(name, result.status, result.seconds, result.reason)
-        self._not_started(results, "not started: the run was interrupted")
 
     def _not_started(self, results: Mapping[str, TargetResult], reason: str) -> None:
         for result in results.values():
-            if result.status == "failed" and result.error is None:
-                result.skip(reason)
-                self._reporter.target_finished(result.id, result.status, 0.0, reason)
+            if settle(result, reason):
+                self._reporter.target_finished(result.id, result.status, result.seconds, result.reason)
 
 
 def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter) -> int:
@@ -303,11 +299,3 @@ def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: Bu
     )
     with workspace.locked(f"target-{target.id}", wait_seconds=0):
         return TargetBuild(target, context, run.target(target.id)).shell()
-
-
-def exit_code(results: Sequence[TargetResult]) -> int:
-    """0 when everything stands; the failures' own code where they agree, else 1."""
-    codes = {result.error.exit_code for result in results if result.error is not None}
-    if not codes:
-        return EXIT_OK
-    return codes.pop() if len(codes) == 1 else EXIT_TARGET_FAILED

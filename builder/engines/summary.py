@@ -46,8 +46,8 @@ def show_failure(result: TargetResult, reporter: Reporter) -> None:
         reporter.message(f"log: {error.log}")
 
 
-def show_summary(run: Run, reporter: Reporter) -> None:
-    """The table that ends every run, also one that was interrupted."""
+def show_summary(run: Run, reporter: Reporter, *, wheels: bool = True) -> None:
+    """The table that ends every run, also one that was interrupted, and where its ``wheels`` are."""
     table = Table(box=None, pad_edge=False)
     for heading in ("target", "status", "time", "files", "cache hits"):
         # Names that a person copies are never broken.
@@ -65,6 +65,9 @@ def show_summary(run: Run, reporter: Reporter) -> None:
         )
     if run.targets:
         reporter.table(table, always=True)
-    for result in run.targets:
+    if len(run.targets) == 1 and run.targets[0].status == "skipped":
+        # Of several, each has had its line.
+        reporter.message(f"skipped: {run.targets[0].reason}")
+    for result in run.targets if wheels else ():
         if result.wheel is not None:
             reporter.message(f"wheel: {result.wheel}")

@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from builder.environments.bases import standing_base
 from builder.environments.engine import (
     PLATFORMS,
     DockerEngine,
+    ask_again,
     engine,
     engine_errors,
     labels,
@@ -31,13 +31,18 @@ from builder.environments.engine import (
 from builder.environments.images import Image, ensure_image, image_digests
 from builder.environments.leftovers import remove_leftovers as remove_leftovers
 from builder.environments.lines import LineSplitter
-from builder.environments.live import registered
 from builder.environments.network import NetworkSettings
 from builder.environments.recipe import folders_of_wheels
+from builder.environments.temporary import temporary
+from builder.errors import FailureKind, TargetError
+from builder.live import registered
 
 #: Who compiles when the builder was started as root: a user that this machine does not have.
 UNPRIVILEGED = (61000, 61000)
 HOME = "/home/builder"
+
+#: Exit codes of a container whose command did not end by itself: killed, asked to end, cut off.
+_ENDED_FROM_OUTSIDE = (137, 143, 0)
 
 #: Runs a command and says afterwards, on a line that starts with a word only this run knows, its CPU
 #: time (microseconds or the shell's own sum) and peak memory (bytes): a container's counters are gone
@@ -79,8 +84,8 @@ def ready_docker(
 
     @contextmanager
     def open_docker(folders: Folders) -> Iterator[Opened]:
-        with tempfile.TemporaryDirectory(prefix="torch-npu-builder.") as scratch:
-            yield Container(found, image, request, folders, user, Path(scratch))
+        with temporary() as scratch:
+            yield Container(found, image, request, folders, user, scratch)
 
     facts = {
         "environment": "docker",
@@ -126,18 +131,22 @@ def build_user(found: DockerEngine) -> tuple[int, int]:
 
 
 def give(folder: Path, user: tuple[int, int]) -> None:
-    """Make ``user`` the owner of everything below ``folder``; symbolic links are not followed."""
-    uid, gid = user
+    """Make ``user`` the owner of everything below ``folder``; symbolic links are not followed.
 
-    def own(path: str) -> None:
-        state = os.lstat(path)
+    Builds may be at work in it: what they remove meanwhile is passed over, and no folder that they
+    replace by a symbolic link leads elsewhere.
+    """
+
+    def own(name: str, parent: int | None = None) -> None:
+        state = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if (state.st_uid, state.st_gid) != user:
-            os.lchown(path, uid, gid)
+            os.chown(name, *user, dir_fd=parent, follow_symlinks=False)
 
     own(str(folder))
-    for parent, folders, files in os.walk(folder):
+    for _, folders, files, parent in os.fwalk(folder):
         for name in (*folders, *files):
-            own(os.path.join(parent, name))
+            with suppress(FileNotFoundError):
+                own(name, parent)
 
 
 class Container:
@@ -279,6 +288,10 @@ class Container:
             if timer is not None:
                 timer.cancel()
             remove_container(container)
+        if not used and not killed and code in _ENDED_FROM_OUTSIDE:
+            # Somebody killed it, or the engine ends: no fault of what it ran.
+            ask_again()
+            raise TargetError(f"{doing}: it was ended from outside (exit code {code})", kind=FailureKind.ENGINE)
         cpu, peak = _counters(used)
         return Outcome(code, time.monotonic() - started, cpu, peak, out_of_memory=killed)
 

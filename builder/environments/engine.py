@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import FailureKind, MachineError, TargetError
+from builder.live import patience as waiting
+from builder.live import registered
 
 if TYPE_CHECKING:
     import docker
@@ -20,6 +23,12 @@ if TYPE_CHECKING:
 LABEL = "torch-npu-builder"
 #: Who is making it: ``host:pid:start``; tells the leftovers of a killed builder from work going on.
 OWNER_LABEL = f"{LABEL}.owner"
+
+#: Seconds for which an engine's answer holds: every target asks, and some engines are far away.
+HOLDS = 30.0
+#: Seconds that an engine which answered before is waited for: it is being restarted. Ending its
+#: containers takes it up to 15, an upgrade of its package longer.
+RESTART = 120.0
 
 #: The engine's interface of Docker 20.10, which later ones still speak.
 _API = "1.41"
@@ -62,31 +71,121 @@ class NoEngine:
     hint: str
 
 
-#: One client for each engine, for the life of the process: threads share its connections.
-_engines: dict[tuple[str, str], DockerEngine] = {}
+class _Asked:
+    """What is known of the engine at one place. ``lock`` is held while it is asked."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        #: It stays for the life of the process, also while it does not answer: its client connects anew by itself.
+        self.engine: DockerEngine | None = None
+        self.answer: DockerEngine | NoEngine | None = None
+        self.when = 0.0
+        #: Containers that could not be removed because it went away.
+        self.left: list[Any] = []
+        #: Whether it is worth waiting for.
+        self.answered = False
+
+
+_asked: dict[tuple[str, str], _Asked] = {}
+_asked_lock = threading.Lock()
 
 
 def find_engine(env: Mapping[str, str] | None = None) -> DockerEngine | NoEngine:
-    """The engine at DOCKER_HOST, of the context named by DOCKER_CONTEXT, or of the current context."""
+    """The engine at DOCKER_HOST, of the context named by DOCKER_CONTEXT, or of the current context.
+
+    Cheap to ask for: an answer holds for some seconds, and threads share one client. An engine that
+    answered before and does not now is waited for; KeyboardInterrupt ends that.
+    """
+    env = os.environ if env is None else env
+    key = (env.get("DOCKER_HOST", ""), env.get("DOCKER_CONTEXT", ""))
+    with _asked_lock:
+        asked = _asked.setdefault(key, _Asked())
+    answer = _answer(asked, env)
+    if isinstance(answer, NoEngine) and asked.answered:
+        until = time.monotonic() + RESTART
+        with waiting() as rest:
+            while isinstance(answer, NoEngine) and time.monotonic() < until:
+                rest(0.5)
+                answer = _answer(asked, env, afresh=True)
+        # The other targets need not wait for it as well.
+        asked.answered = isinstance(answer, DockerEngine)
+    return answer
+
+
+def _answer(asked: _Asked, env: Mapping[str, str], *, afresh: bool = False) -> DockerEngine | NoEngine:
+    with asked.lock:
+        if asked.answer is None or afresh or time.monotonic() - asked.when > HOLDS:
+            asked.answer = _ask(asked, env)
+            asked.when = time.monotonic()
+        if not isinstance(asked.answer, DockerEngine):
+            return asked.answer
+        asked.answered = True
+        with _asked_lock:
+            left, asked.left = asked.left, []
+    for container in left:
+        remove_container(container)
+    return asked.answer
+
+
+def _ask(asked: _Asked, env: Mapping[str, str]) -> DockerEngine | NoEngine:
     import requests
     from docker.errors import DockerException
 
-    env = os.environ if env is None else env
-    key = (env.get("DOCKER_HOST", ""), env.get("DOCKER_CONTEXT", ""))
-    known = _engines.pop(key, None)
-    client = known.client if known is not None else None
-    url = known.url if known is not None else key[0]
+    client: docker.DockerClient | None = None
+    url = env.get("DOCKER_HOST", "")
     try:
-        if client is None:
-            url, client = _connect(env)
+        if asked.engine is not None:
+            url = asked.engine.url
+            # An engine that is ending still answers those who are connected.
+            _try_socket(url)
+            asked.engine.client.ping()
+            return asked.engine
+        url, client = _connect(env)
+        client.api.hooks["response"].append(_note_response)
         client.ping()
-        return _engines.setdefault(key, known or DockerEngine(client, url, client.info()))
+        asked.engine = DockerEngine(client, url, client.info())
+        return asked.engine
     except NoContextError as error:
         return error.args[0]  # type: ignore[no-any-return]
     except (DockerException, requests.RequestException, OSError, ValueError) as error:
         if client is not None:
             client.close()
-        return _why(url or key[0] or _default(), error)
+        return _why(url or _default(), error)
+
+
+#: What the engine answered each thread last.
+_answers = threading.local()
+
+
+def _note_response(response: Any, **_: Any) -> None:
+    _answers.response = response
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """A block that reads the streamed answer which this thread has just been given, which another thread can end.
+
+    However the block ends, the connection is closed: an engine gives up a build that nobody listens to.
+    """
+    response = _answers.response
+
+    def stop() -> None:
+        # Read to its end meanwhile, or of a transport that has nothing to shut down.
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):
+            response.raw.shutdown()
+
+    try:
+        with registered(stop):
+            yield
+    finally:
+        response.close()
+
+
+def ask_again() -> None:
+    """An engine may have gone away: whoever asks next gets a new answer."""
+    with _asked_lock:
+        for asked in _asked.values():
+            asked.when = float("-inf")
 
 
 class NoContextError(Exception):
@@ -177,6 +276,7 @@ def engine_errors(doing: str, *, kind: FailureKind = FailureKind.ENGINE) -> Iter
             raise TargetError(f"{doing}: the engine's disk is full ({text})", kind=FailureKind.DISK) from error
         raise TargetError(f"{doing}: the container engine refused: {text}", kind=kind) from error
     except (DockerException, requests.RequestException, HTTPError, ConnectionError) as error:
+        ask_again()
         raise TargetError(f"{doing}: the container engine went away ({error})", kind=FailureKind.ENGINE) from error
 
 
@@ -209,15 +309,16 @@ def labels(**more: str) -> dict[str, str]:
 
 
 def remove_container(container: Any, patience: float = 10.0) -> None:
-    """Remove a container whatever its state; gone already is fine, and so is an engine that went away.
+    """Remove a container whatever its state; gone already is fine.
 
     Another thread may be removing it: then this waits (at most ``patience`` seconds) until it is gone.
+    Where the engine went away it is removed when that is found again.
     """
     import requests
     from docker.errors import APIError, DockerException, NotFound
 
     until = time.monotonic() + patience
-    with suppress(DockerException, requests.RequestException):
+    try:
         while time.monotonic() < until:
             try:
                 container.remove(force=True, v=True)
@@ -226,6 +327,12 @@ def remove_container(container: Any, patience: float = 10.0) -> None:
             except APIError:
                 # "Removal is already in progress": asked again, it ends in NotFound.
                 time.sleep(0.05)
+    except (DockerException, requests.RequestException):
+        with _asked_lock:
+            for asked in _asked.values():
+                if asked.engine is not None and asked.engine.client is container.client:
+                    asked.left.append(container)
+                    asked.when = float("-inf")
 
 
 @contextmanager

@@ -12,12 +12,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Paths, Ready
@@ -35,7 +32,9 @@ from builder.environments.recipe import (
     python_inputs,
     stage_files,
 )
+from builder.environments.temporary import temporary
 from builder.errors import FailureKind, MachineError, TargetError
+from builder.live import file_lock
 from builder.workspace import atomic_json, remove_tree, resource
 
 #: Programs that no package index has, by the packages that bring them (Debian's, Fedora's).
@@ -75,7 +74,7 @@ def ready_host(
     digest = _digest(request, resources, wheels, interpreter)
     home = workspace_environments.resolve() / digest[:20]
     workspace_environments.mkdir(parents=True, exist_ok=True)
-    with FileLock(workspace_environments / f"{digest[:20]}.lock"):
+    with file_lock(workspace_environments / f"{digest[:20]}.lock"):
         if not (home / MARKER).is_file():
             remove_tree(home)
             with reporter.task(f"environment for Python {request.python} on this host") as task:
@@ -93,8 +92,8 @@ def ready_host(
 
     @contextmanager
     def open_host(folders: Folders) -> Iterator[Opened]:
-        with tempfile.TemporaryDirectory(prefix="torch-npu-builder.") as scratch:
-            yield Host(home, interpreter, request.python, folders, path, env, namespaces, Path(scratch))
+        with temporary() as scratch:
+            yield Host(home, interpreter, request.python, folders, path, env, namespaces, scratch)
 
     facts = {
         "environment": "host",
@@ -194,8 +193,7 @@ def _install(
     log: Log,
 ) -> None:
     log.line(f"== {home} with {interpreter.path} ({interpreter.version})")
-    with tempfile.TemporaryDirectory(prefix="torch-npu-builder-stage.") as scratch:
-        stage = Path(scratch)
+    with temporary() as stage:
         stage_files(stage, request, resources)
         inside = []
         for number, folder in enumerate(wheels):

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest
 from builder.environments.bases import Base, ensure_base, interpreter_folder
@@ -30,12 +28,12 @@ from builder.environments.engine import (
     DockerEngine,
     engine_errors,
     labels,
+    listening,
     owner,
     remove_container,
     streamed,
 )
 from builder.environments.lines import LineSplitter
-from builder.environments.live import registered
 from builder.environments.network import NetworkSettings
 from builder.environments.recipe import (
     RECIPE,
@@ -47,7 +45,9 @@ from builder.environments.recipe import (
     python_inputs,
     stage_files,
 )
+from builder.environments.temporary import temporary
 from builder.errors import FailureKind, TargetError
+from builder.live import abandonable, file_lock, registered
 
 #: PATH of the Dockerfile; the target's interpreter goes before it.
 SYSTEM_PATH = "/opt/builder/toolset/bin:/opt/builder/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -83,7 +83,7 @@ def lock(name: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="torch-npu-builder."))
-    with FileLock(folder / f"{name}.lock"):
+    with file_lock(folder / f"{name}.lock"):
         yield
 
 
@@ -101,7 +101,7 @@ def ensure_image(
     Raises TargetError (IMAGE) with the last lines of the log when it cannot be made.
     """
     folders = folders_of_wheels(request, settings)
-    base = ensure_base(engine, request, reporter, offline=settings.offline)
+    base = abandonable(lambda: ensure_base(engine, request, reporter, offline=settings.offline))
     system, digest = image_digests(request, base.identity, resources, folders)
     system_name, name = f"{SYSTEM_REPOSITORY}:{system[:20]}", f"{REPOSITORY}:{digest[:20]}"
     image, created = _get(engine, name), False
@@ -113,7 +113,9 @@ def ensure_image(
                 image = _get(engine, name)
                 if image is None:
                     if _get(engine, system_name) is None:
-                        build_system(engine, request, base, settings, resources, system_name, writer)
+                        abandonable(
+                            lambda: build_system(engine, request, base, settings, resources, system_name, writer)
+                        )
                     install_python(engine, request, settings, resources, folders, system_name, name, digest, writer)
                     image, created = _get(engine, name), True
             except TargetError as error:
@@ -187,11 +189,13 @@ def build_system(
             decode=True,
         )
         splitter = LineSplitter(log.line)
-        for event in stream:
-            if "error" in event:
-                splitter.close()
-                raise _failed(f"the system part of the image cannot be built on {base.name}", str(event["error"]), log)
-            splitter.feed(str(event.get("stream", "")).encode())
+        failed = f"the system part of the image cannot be built on {base.name}"
+        with listening():
+            for event in stream:
+                if "error" in event:
+                    splitter.close()
+                    raise _failed(failed, str(event["error"]), log)
+                splitter.feed(str(event.get("stream", "")).encode())
         splitter.close()
 
 
@@ -210,8 +214,7 @@ def install_python(
     from docker.types import Mount
 
     log.line(f"== Python part {name} on {system_name}")
-    with tempfile.TemporaryDirectory(prefix="torch-npu-builder-image.") as scratch:
-        stage = Path(scratch)
+    with temporary() as stage:
         stage.chmod(0o755)
         mounts = [Mount(STAGE, str(stage), type="bind", read_only=True)]
         stage_files(stage, request, resources)

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,24 @@ except ImportError:
     pip = False
 print(json.dumps([platform.python_version(), os.path.exists(header), pip, platform.machine(), sys.executable]))
 """
+
+
+#: What a program said of itself: version, headers, pip, machine, its own path; None where it does not run.
+_Answer = tuple[str, bool, bool, str, str] | None
+#: Answers by the path of the program.
+Answers = dict[Path, _Answer]
+#: Where the answers are kept inside ``asked_once``.
+_answers: ContextVar[Answers | None] = ContextVar("answers", default=None)
+
+
+@contextmanager
+def asked_once(answers: Answers) -> Iterator[None]:
+    """In the block (of this thread) a program that is among ``answers`` is not started; others are added."""
+    token = _answers.set(answers)
+    try:
+        yield
+    finally:
+        _answers.reset(token)
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,16 @@ def _candidates(python: str, env: Mapping[str, str]) -> Iterator[tuple[Path, str
         yield Path(on_path), "PATH"
 
 
-def _ask(path: Path, env: Mapping[str, str]) -> tuple[str, bool, bool, str, str] | None:
+def _ask(path: Path, env: Mapping[str, str]) -> _Answer:
+    answers = _answers.get()
+    if answers is None:
+        return _start(path, env)
+    if path not in answers:
+        answers[path] = _start(path, env)
+    return answers[path]
+
+
+def _start(path: Path, env: Mapping[str, str]) -> _Answer:
     clean = {name: value for name, value in env.items() if not name.startswith("PYTHON")}
     try:
         done = subprocess.run([str(path), "-c", _QUESTION], capture_output=True, text=True, timeout=60, env=clean)

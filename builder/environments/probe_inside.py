@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+import sysconfig
 
 
 def said(*argv: str) -> str | None:
@@ -53,6 +54,8 @@ facts: dict[str, object] = {
     "glibc": platform.libc_ver()[1] or None,
     "python": platform.python_version(),
     "python_path": sys.executable,
+    # As torch_npu's setup.py asks for it.
+    "python_include": sysconfig.get_paths()["include"],
     "machine": platform.machine(),
 }
 for tool in ("cmake", "ccache", "patchelf", "eu-strip", "auditwheel", "make", "ninja", "mold", "git"):

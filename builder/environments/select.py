@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest, Ready
 from builder.environments.engine import NoEngine, find_engine
+from builder.environments.interpreters import Answers, asked_once
 from builder.environments.network import NetworkSettings
 from builder.errors import MachineError
 
 #: PyTorch's own index of CPU builds; upstream's Dockerfiles install torch for x86_64 from it.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+@dataclass
+class Machine:
+    """What one plan has found out about this machine: asked once, it says the same for all its targets."""
+
+    #: The kind of environment that ``auto`` stands for.
+    kind: str | None = None
+    interpreters: Answers = field(default_factory=dict)
+
+    def chosen(self, kind: str) -> str:
+        """``docker`` or ``host``."""
+        if kind != "auto":
+            return kind
+        if self.kind is None:
+            self.kind = "host" if isinstance(find_engine(), NoEngine) else "docker"
+        return self.kind
 
 
 def network_settings(find_links: tuple[Path, ...], *, offline: bool) -> NetworkSettings:
@@ -27,23 +46,23 @@ def network_settings(find_links: tuple[Path, ...], *, offline: bool) -> NetworkS
 
 
 def environment_identity(
-    kind: str, request: EnvironmentRequest, *, docker: Path, host: Path, offline: bool
+    kind: str, request: EnvironmentRequest, *, docker: Path, host: Path, offline: bool, machine: Machine
 ) -> Mapping[str, object] | None:
     """What ``ready_environment`` would make of ``request``, as far as it can change a wheel, without making it.
 
-    None where that is not known yet: the base image is not in the engine, or an engine or interpreter is missing.
+    ``machine`` is what was found out for earlier requests. None where it is not known yet: the base image is not in
+    the engine, or an engine or interpreter is missing.
     """
     settings = network_settings(request.find_links, offline=offline)
-    if kind == "auto":
-        kind = "host" if isinstance(find_engine(), NoEngine) else "docker"
     try:
-        if kind == "docker":
+        if machine.chosen(kind) == "docker":
             from builder.environments.docker import docker_identity
 
             return docker_identity(request, settings=settings, resources=docker)
         from builder.environments.host import host_identity
 
-        return host_identity(request, settings=settings, workspace_environments=host, resources=docker)
+        with asked_once(machine.interpreters):
+            return host_identity(request, settings=settings, workspace_environments=host, resources=docker)
     except MachineError:
         return None
 

@@ -88,4 +88,4 @@ class BuildLedger:
             what, hint = error.message, error.hint
         else:
             what, hint = f"the ledger {self._path} failed: {type(error).__name__}: {error}".splitlines()[0], None
-        self._reporter.warning(f"{what}; the build goes on, its history is not kept{f' ({hint})' if hint else ''}")
+        self._reporter.warning(f"{what}; it goes on without: no history is kept{f' ({hint})' if hint else ''}")

@@ -39,15 +39,16 @@ class _Record(Entry):
     size: Count
 
 
-def rebuild(path: Path, output: Path, reporter: Reporter) -> int:
+def rebuild(path: Path, output: Path, reporter: Reporter, *, missing_ok: bool = False) -> int:
     """Make the ledger anew from the wheels' records in ``output``; gives the number of targets restored.
 
     Failed and skipped targets have no records. A ledger that exists is moved aside, whatever state it is in. Broken
     records, and records without their wheel, are warned about and left out. Raises RequestError where there is no
-    such folder, MachineError when a builder is writing to the ledger.
+    such folder, unless ``missing_ok`` says that it then just holds no wheels; MachineError when a builder is writing
+    to the ledger.
     """
-    if not output.is_dir():
-        raise RequestError(f"there is no folder of wheels {output}", hint="name it with --output")
+    if not output.is_dir() and not (missing_ok and not os.path.lexists(output)):
+        raise RequestError(f"there is no folder of wheels {output}", hint="name the folder that has them with --output")
     path = path.absolute()
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,9 @@ class Channel(Frozen):
         default="branch", description="branch (the release line's), pinned (by torch_npu), or a branch of op-plugin"
     )
     components: Literal["op-plugin", "full"] = "op-plugin"
+    pch: Literal["auto", "off"] = Field(
+        default="auto", description="auto: compile with precompiled headers where they pay; off: as upstream compiles"
+    )
     required: Globs = Field(
         default=("*",), description="latest moves only to a night that has all targets of these globs"
     )

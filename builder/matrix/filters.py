@@ -210,14 +210,15 @@ def target_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
     ids = [target.id for target in matrix.targets()]
 
     def value(text: str) -> Value:
-        if len(text) > _LONGEST or not any(fnmatchcase(name, text) for name in ids):
+        meant = _matching(text)
+        if len(text) > _LONGEST or not any(map(meant, ids)):
             line = matrix.release(text)
             near = [f"'{text}-*'"] if line else nearest_ids(text, ids)
             raise RequestError(
                 f"--target: no target is called {quoted(text)}",
                 hint=f"did you mean {either(near)}?" if near else "expected a glob such as 'v2.5.1-7.1.0-py3.1?-*'",
             )
-        return Value(text, lambda target: fnmatchcase(target.id, text))
+        return Value(text, lambda target: meant(target.id))
 
     return Filter("--target", _parsed(texts, value), lambda t: t.release.branch, "they are of {}")
 
@@ -227,13 +228,14 @@ def skip_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
     names = [*(line.branch for line in matrix.releases), *(target.id for target in matrix.targets())]
 
     def value(text: str) -> Value:
-        if len(text) > _LONGEST or not any(fnmatchcase(name, text) for name in names):
+        meant = _matching(text)
+        if len(text) > _LONGEST or not any(map(meant, names)):
             near = nearest_ids(text, names)
             raise RequestError(
                 f"--skip: no target and no release line is called {quoted(text)}",
                 hint=f"did you mean {either(near)}?" if near else "'list' shows all",
             )
-        return Value(text, lambda target: fnmatchcase(target.id, text) or fnmatchcase(target.release.branch, text))
+        return Value(text, lambda target: meant(target.id) or meant(target.release.branch))
 
     return Filter("--skip", _parsed(texts, value), lambda t: t.id, _SKIPPED, excludes=True)
 
@@ -310,6 +312,11 @@ def quoted(text: str) -> str:
 
 def _parsed(texts: Sequence[str], value: Callable[[str], Value]) -> tuple[Value, ...]:
     return tuple(map(value, split(texts)))
+
+
+def _matching(text: str) -> Callable[[str], bool]:
+    """Whether a name is ``text`` or matches it as a glob. A job of a CI system names hundreds of targets in full."""
+    return (lambda name: fnmatchcase(name, text)) if _GLOB.search(text) else text.__eq__
 
 
 def _is_version(text: str) -> bool:

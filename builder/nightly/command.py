@@ -53,7 +53,7 @@ def run_nightly(
     waived = dict(waive or {})
     _check_waivers(chosen, waived)
     workspace.create()
-    stores = {one.name: _store(one, workspace) for one in chosen}
+    stores = {one.name: _store(one, workspace, reporter) for one in chosen}
     for store in {} if dry_run else {store.url: store for store in stores.values()}.values():
         store.check()
     wishes = Wishes(day=night or datetime.now(timezone.utc).date(), exact=night is not None, waive=waived, retry=retry)
@@ -62,7 +62,12 @@ def run_nightly(
     for one in chosen:
         for line, reason in one.left_out:
             reporter.message(f"{one.name}: left out {line.branch}: {reason}")
-        wanted = replace(options, op_plugin=one.channel.op_plugin, components=one.channel.components)
+        wanted = replace(
+            options,
+            op_plugin=one.channel.op_plugin,
+            components=one.channel.components,
+            pch=options.pch and one.channel.pch == "auto",
+        )
         work = Night(one, stores[one.name], matrix, workspace, wanted, reporter, policy, finder, wishes, engine)
         try:
             codes.append(work.show() if dry_run else work.run())
@@ -106,5 +111,7 @@ def _check_waivers(chosen: Sequence[ChosenChannel], waive: Mapping[str, str]) ->
             )
 
 
-def _store(chosen: ChosenChannel, workspace: Workspace) -> Store:
-    return open_store(chosen.channel.store or str(workspace.output / "nightly"))
+def _store(chosen: ChosenChannel, workspace: Workspace, reporter: Reporter) -> Store:
+    store = open_store(chosen.channel.store or str(workspace.output / "nightly"))
+    store.warn = reporter.warning
+    return store

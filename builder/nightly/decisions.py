@@ -42,10 +42,6 @@ class Decision:
         """The target's id."""
         return self.target.id
 
-    def planned(self) -> Planned:
-        """As a plan shows it."""
-        return Planned(self.target, "build" if self.action == "build" else "skip", self.reason)
-
     def rebuilt(self, reason: str) -> Decision:
         """The same target, to be built after all."""
         return replace(self, action="build", reason=reason, carried=None)

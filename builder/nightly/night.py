@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 from builder.console import Reporter
 from builder.engines.local import Policy, gatherer
-from builder.engines.summary import show_plan
 from builder.errors import EXIT_MACHINE_LACKS, EXIT_OK, BuilderError, FailureKind, TargetError
 from builder.matrix.channels import ChosenChannel
 from builder.matrix.loader import Matrix
@@ -20,8 +20,8 @@ from builder.nightly.bench import Bench
 from builder.nightly.decisions import Decider, Decision
 from builder.nightly.earlier import LASTING, Earlier, Failure
 from builder.nightly.heads import Commits, HeadFinder, Heads
-from builder.nightly.publish import Ready, from_bench, from_night, publish
-from builder.nightly.report import Report, exit_code, show, write_report
+from builder.nightly.publish import Hole, Ready, from_bench, from_night, publish
+from builder.nightly.report import Report, exit_code, show, show_plan, show_unpublished, write_report
 from builder.options import BuildOptions
 from builder.plan import Planner
 from builder.releases import Manifest, Release, next_name, prune
@@ -86,7 +86,7 @@ class Night:
         """Print the plan; nothing is made but mirrors."""
         earlier = Earlier(self._store, self._name)
         plan = self._plan(earlier)
-        show_plan([decision.planned() for decision in plan.decisions])
+        show_plan(plan.decisions)
         self._reporter.message(
             f"{self._name}: it would be the night {plan.name} in {self._store.url}"
             if plan.name is not None
@@ -107,19 +107,16 @@ class Night:
             run = self._built(plan.name, plan.commits, decisions)
             tried = len(run.targets)
             if tried and all(_machine_failed(result) for result in run.targets):
+                show_unpublished(run, self._reporter)
                 self._reporter.warning(f"{self._name}: nothing was published, because this machine could build nothing")
                 return EXIT_MACHINE_LACKS
-            for result in run.targets:
-                if result.wheel is not None:
-                    ready[result.id] = from_bench(result.wheel, _record_of(result))
-            _complete(run, decisions, ready)
-            failures = self._failures(run, decisions, plan.name)
-            open_ones = {decision.id for decision in decisions if decision.action in ("build", "leave")} - ready.keys()
-            holes = {result.id: result.reason for result in run.targets if result.id in open_ones}
-            release = Release(self._store, self._name, plan.name)
-            manifest = publish(release, self._chosen, ready, holes, failures, self._wishes.waive, self._reporter)
+            with self._told(run):
+                ready |= self._made(run)
+                _complete(run, decisions, ready, earlier.newest)
+                manifest = self._published(plan.name, run, decisions, ready)
             self._bench.clear()
-            return self._end(run, manifest, earlier, tried=tried)
+            new = [name for name, wheel in ready.items() if wheel.status == "built"]
+            return self._end(run, manifest, earlier, tried=tried, new=new)
 
     # -- what there is to do ------------------------------------------------------------------------------
 
@@ -200,8 +197,29 @@ class Night:
             self._bench.workspace(),
             replace(self._options, version_suffix=suffix),
             self._reporter,
-            replace(self._policy, locked=self._lock(commits)),
+            replace(self._policy, locked=self._lock(commits), part=True),
         )
+
+    def _made(self, run: Run) -> dict[str, Ready]:
+        """The wheels of a run; also those of which a worker has found out that they stand here."""
+        standing = self._bench.finished()
+        found: dict[str, Ready] = {}
+        for result in run.targets:
+            left = standing.get(result.id)
+            if result.wheel is not None:
+                found[result.id] = from_bench(result.wheel, _record_of(result))
+            elif result.status == "skipped" and left is not None and left[1].get("fingerprint") == result.fingerprint:
+                result.wheel, result.sha256 = left[0], left[1].get("sha256")
+                found[result.id] = from_bench(*left)
+        return found
+
+    def _published(self, name: str, run: Run, decisions: Sequence[Decision], ready: Mapping[str, Ready]) -> Manifest:
+        """The night ``name`` in the store, with what is ready and the reasons for what is not."""
+        open_ones = {one.id for one in decisions if one.action in ("build", "leave")} - ready.keys()
+        holes = {one.id: Hole(one.reason, one.fingerprint) for one in run.targets if one.id in open_ones}
+        release = Release(self._store, self._name, name)
+        failures = self._failures(run, decisions, name)
+        return publish(release, self._chosen, ready, holes, failures, self._wishes.waive, self._reporter)
 
     def _failures(self, run: Run, decisions: Sequence[Decision], name: str) -> dict[str, Failure]:
         """Failures that the same inputs would lead to again."""
@@ -214,6 +232,15 @@ class Night:
         return noted
 
     # -- the end ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _told(self, run: Run) -> Iterator[None]:
+        """Where the night ends before it is published, at least what was built for it is told: the engine has not."""
+        try:
+            yield
+        except BaseException:
+            show_unpublished(run, self._reporter)
+            raise
 
     def _nothing_new(self, plan: Plan, earlier: Earlier) -> int:
         """Nothing to build: only a waiver, or a death just before the end, can be a reason to write anything."""
@@ -234,10 +261,19 @@ class Night:
             manifest = release.commit()
         self._bench.clear()
         run = Run(self._workspace.runs)
-        _complete(run, plan.decisions, {})
+        _complete(run, plan.decisions, {}, earlier.newest)
         return self._end(run, manifest, earlier, tried=0, published=False)
 
-    def _end(self, run: Run, manifest: Manifest, earlier: Earlier, *, tried: int, published: bool = True) -> int:
+    def _end(
+        self,
+        run: Run,
+        manifest: Manifest,
+        earlier: Earlier,
+        *,
+        tried: int,
+        published: bool = True,
+        new: Sequence[str] = (),
+    ) -> int:
         for result in run.targets:
             entry = manifest.of(result.id)
             if result.status == "failed" and entry is not None and entry.status == "waived":
@@ -253,9 +289,9 @@ class Night:
             blocking=tuple(sorted(_missing(self._chosen.required, manifest))),
             pruned=tuple(pruned),
         )
-        show(report, manifest, self._reporter)
+        show(report, manifest, self._reporter, new)
         try:
-            write_report(report, run, tried)
+            write_report(report, run)
             if not tried:  # an engine has said so
                 self._reporter.message(f"result: {run.folder / 'result.json'}")
         except OSError as error:
@@ -286,8 +322,8 @@ def _missing(required: frozenset[str], manifest: Manifest) -> set[str]:
     return {name for name, entry in entries.items() if entry is None or not (entry.there or entry.status == "waived")}
 
 
-def _complete(run: Run, decisions: Sequence[Decision], ready: Mapping[str, Ready]) -> None:
-    """Add to ``run`` the targets that it has not built."""
+def _complete(run: Run, decisions: Sequence[Decision], ready: Mapping[str, Ready], newest: Manifest | None) -> None:
+    """Add to ``run`` the targets that it has not built. ``newest`` is the night before."""
     built = {result.id for result in run.targets}
     for decision in decisions:
         if decision.id in built:
@@ -295,6 +331,8 @@ def _complete(run: Run, decisions: Sequence[Decision], ready: Mapping[str, Ready
         result = run.target(decision.id)
         if decision.error is not None:
             result.fail(decision.error)
+            noted = None if newest is None or decision.failure is None else newest.of(decision.id)
+            result.fingerprint = None if noted is None else noted.fingerprint
             continue
         result.skip(decision.reason)
         wheel = ready.get(decision.id)

@@ -33,6 +33,14 @@ class Ready:
         return self.files[0]
 
 
+@dataclass(frozen=True)
+class Hole:
+    """Why a target is not in a night, and the fingerprint of the build that failed, where there was one."""
+
+    reason: str
+    fingerprint: str | None = None
+
+
 def from_bench(wheel: Path, record: Mapping[str, Any]) -> Ready:
     """A wheel that was built here. Raises TargetError (VERIFY) where its record is not beside it."""
     beside = [path for path in (record_path(wheel), debug_path(wheel)) if path.exists()]
@@ -67,7 +75,7 @@ def publish(
     release: Release,
     chosen: ChosenChannel,
     ready: Mapping[str, Ready],
-    holes: Mapping[str, str],
+    holes: Mapping[str, Hole],
     failures: Mapping[str, Failure],
     waive: Mapping[str, str],
     reporter: Reporter,
@@ -92,8 +100,8 @@ def publish(
                 status=wheel.status,
                 reason=wheel.reason,
             )
-    for name, reason in holes.items():
-        release.fail(name, reason, commands[name])
+    for name, hole in holes.items():
+        release.fail(name, hole.reason, commands[name], fingerprint=hole.fingerprint)
     for name in holes.keys() & waive.keys():
         release.waive(name, waive[name])
     write_failures(release.store, release.channel, release.name, failures)

@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from builder.console import Reporter
+from rich.markup import escape
+from rich.table import Table
+
+from builder.console import Reporter, print_table, standard_output
 from builder.errors import EXIT_OK, EXIT_TARGET_FAILED
+from builder.nightly.decisions import Action, Decision
 from builder.releases import Manifest
 from builder.reports import write_summaries
 from builder.results import Run, TargetResult
@@ -17,6 +21,13 @@ from builder.workspace import atomic_json
 
 #: What the manifest's words mean for a night.
 _WORDS = {"skipped": "carried over"}
+#: What a plan calls the actions: before each target, and in the sum of all.
+_ACTIONS: Mapping[Action, tuple[str, str, str]] = {
+    "build": ("build", "to build", "green"),
+    "take": ("publish", "finished before", "cyan"),
+    "carry": ("carry over", "to carry over", "cyan"),
+    "leave": ("leave open", "left open", "bold red"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,13 +45,30 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Some targets of a night, as ``builder.reports`` takes a run."""
+class _Titled:
+    """A run under the night's name, as ``builder.reports`` takes it."""
 
     id: str
     started: datetime
     seconds: float
     targets: Sequence[TargetResult]
+
+
+def show_plan(decisions: Sequence[Decision]) -> None:
+    """What a night would do about each target, on standard output."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("target", no_wrap=True)
+    table.add_column("action", no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for decision in decisions:
+        word, _, style = _ACTIONS[decision.action]
+        table.add_row(escape(decision.id), f"[{style}]{word}[/{style}]", escape(decision.reason))
+    console = standard_output()
+    print_table(table, console)
+    counted = Counter(decision.action for decision in decisions)
+    console.print(
+        ", ".join(f"{counted[action]} {said}" for action, (_, said, _) in _ACTIONS.items() if counted[action])
+    )
 
 
 def exit_code(report: Report, manifest: Manifest) -> int:
@@ -49,11 +77,14 @@ def exit_code(report: Report, manifest: Manifest) -> int:
     return EXIT_OK if green else EXIT_TARGET_FAILED
 
 
-def show(report: Report, manifest: Manifest, reporter: Reporter) -> None:
-    """Say how the night ended."""
+def show(report: Report, manifest: Manifest, reporter: Reporter, new: Sequence[str] = ()) -> None:
+    """Say how the night ended, and where its ``new`` wheels are, by target."""
     counted = Counter(_WORDS.get(entry.status, entry.status) for entry in manifest.expected)
     said = ", ".join(f"{number} {word}" for word, number in sorted(counted.items()))
     place = f"{report.store}/{report.channel}/{report.night}"
+    for entry in manifest.expected:
+        if entry.target in new and entry.there:
+            reporter.message(f"wheel: {place}/{entry.wheel}")
     reporter.message(f"{report.channel}: the night {report.night} has {said}: {place}")
     for entry in manifest.holes:
         reporter.warning(f"{entry.target} is missing ({entry.reason}); it is filled by: {entry.command}")
@@ -68,14 +99,23 @@ def show(report: Report, manifest: Manifest, reporter: Reporter) -> None:
         reporter.message(f"{report.channel}: removed the night {name}")
 
 
-def write_report(report: Report, run: Run, tried: int, environment: Mapping[str, str] = os.environ) -> None:
-    """Write ``result.json``, ``summary.md`` and ``junit.xml`` over all targets into the run's folder.
+def show_unpublished(run: Run, reporter: Reporter, environment: Mapping[str, str] = os.environ) -> None:
+    """Say what an engine has done for a night that was not published, and where its wheels wait for that."""
+    for result in run.targets:
+        if result.wheel is not None:
+            reporter.message(f"not published yet: {result.wheel}")
+    try:
+        write_summaries(run, run.folder, environment)
+    except OSError as error:
+        reporter.warning(f"the result of the run could not be written: {error.strerror}")
 
-    The first ``tried`` targets were built by an engine, which has told ``$GITHUB_STEP_SUMMARY`` of them; the others
-    are added there. Raises OSError where a file cannot be written.
+
+def write_report(report: Report, run: Run, environment: Mapping[str, str] = os.environ) -> None:
+    """Write ``result.json``, ``summary.md`` and ``junit.xml`` over all targets into the run's folder, and the summary
+    to ``$GITHUB_STEP_SUMMARY``.
+
+    Raises OSError where a file cannot be written.
     """
     atomic_json(run.folder / "result.json", {**run.to_json(), "night": asdict(report)})
     title = f"{report.channel}/{report.night}, latest {report.latest or 'none'}"
-    if others := run.targets[tried:]:
-        write_summaries(_Part(title, run.started, run.seconds, others), run.folder, environment)
-    write_summaries(_Part(title, run.started, run.seconds, run.targets), run.folder, {})
+    write_summaries(_Titled(title, run.started, run.seconds, run.targets), run.folder, environment)

@@ -23,6 +23,15 @@ MOST_JOBS = 256
 OUTPUT_BYTES = 1 << 20
 
 
+def check_jobs(jobs: int) -> None:
+    """Raises RequestError for more jobs than a matrix may have."""
+    if jobs > MOST_JOBS:
+        raise RequestError(
+            f"--github {jobs}: a matrix of GitHub has at most {MOST_JOBS} jobs",
+            hint=f"ask for {MOST_JOBS} jobs or fewer: a job takes as many targets as it has to",
+        )
+
+
 def github_matrix(planned: Sequence[Planned], estimates: Estimates, jobs: int, runners: Mapping[str, str]) -> str:
     """The matrix of at most ``jobs`` jobs, in one line.
 
@@ -31,11 +40,7 @@ def github_matrix(planned: Sequence[Planned], estimates: Estimates, jobs: int, r
     ``targets`` (as ``--target`` takes them) and ``minutes`` (expected). Raises RequestError for a number of jobs that
     cannot be, and for a matrix that is too long for GitHub.
     """
-    if jobs > MOST_JOBS:
-        raise RequestError(
-            f"--github {jobs}: a matrix of GitHub has at most {MOST_JOBS} jobs",
-            hint=f"ask for {MOST_JOBS} jobs or fewer: a job takes as many targets as it has to",
-        )
+    check_jobs(jobs)
     entries = []
     for job in group(planned, estimates, jobs):
         runner = labels(job.arch, runners, RUNNERS)

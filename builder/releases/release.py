@@ -130,12 +130,17 @@ class Release:
             self._save()
         return self._expected(target)
 
-    def fail(self, target: str, reason: str, command: str | None = None) -> None:
-        """Note why a target is not there, and the command that fills the hole; what is there stays."""
+    def fail(self, target: str, reason: str, command: str | None = None, *, fingerprint: str | None = None) -> None:
+        """Note why a target is not there, and the command that fills the hole; what is there stays.
+
+        ``fingerprint`` is that of the build that failed, where it came as far as having one.
+        """
         _check_reason(target, reason)
         if self._expected(target).there:
             return
-        self._journal.outcomes[target] = Outcome(status="failed", at=now(), reason=reason, command=command)
+        self._journal.outcomes[target] = Outcome(
+            status="failed", at=now(), fingerprint=fingerprint, reason=reason, command=command
+        )
         self._save()
 
     def waive(self, target: str, reason: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from builder.console import Reporter
 from builder.errors import FailureKind, RequestError, TargetError
 from builder.sources import custom_ops as custom
+from builder.sources import forecast
 from builder.sources import gitcli as git
 from builder.sources import overlay as overlays
 from builder.sources import patches as series
@@ -19,7 +20,7 @@ from builder.sources.custom_ops import CustomOps
 from builder.sources.export import check_links, disk_or_source
 from builder.sources.mirrors import Mirror
 from builder.sources.overlay import OverlaySource
-from builder.sources.patches import Patch
+from builder.sources.patches import Applied, Patch
 from builder.sources.prepared import PreparedTree, load_prepared, replacing, repository_at, save
 from builder.workspace import remove_tree
 
@@ -63,19 +64,45 @@ class TreeRequest:
 
 
 def describe(request: TreeRequest) -> dict[str, Any]:
-    """What a tree prepared from ``request`` is made of, as JSON: ``PreparedTree.differs`` compares with it."""
+    """What a tree prepared from ``request`` is made of, as JSON: ``PreparedTree.differs`` compares with it.
+
+    ``patches`` are those that the commits take, and all that changes a wheel; ``series`` are those that were offered
+    to them, which is known before any commit is. Raises as ``patches.apply`` does.
+    """
+    offered = (*request.torch_npu_patches, *request.op_plugin_patches)
     return {
         "asked": dict(request.asked),
         "branch": request.branch,
         "torch_npu": request.commit,
         "submodules": {path: source.commit for path, source in _flat(request.submodules)},
         "op_plugin": request.overlay.describe() if request.overlay is not None else None,
-        "patches": [
-            {"repository": patch.repository, "name": patch.name, "sha256": patch.sha256}
-            for patch in (*request.torch_npu_patches, *request.op_plugin_patches)
-        ],
+        "patches": [patch.describe() for patch in _foreseen(request).taken],
+        "series": series.offered(offered),
         "custom_operators": request.custom_ops.describe() if request.custom_ops is not None else None,
     }
+
+
+def _foreseen(request: TreeRequest) -> Applied:
+    """Which patches the tree will take."""
+    found = forecast.at_commit(request.torch_npu_patches, request.torch_npu.path, request.commit)
+    patches = request.op_plugin_patches
+    if not patches:
+        return found
+    overlay, submodule = request.overlay, dict(_flat(request.submodules)).get(request.overlay_path)
+    if overlay is not None and overlay.folder is not None:
+        return found + forecast.in_folder(patches, overlay.folder)
+    if overlay is not None and overlay.mirror is not None:
+        return found + forecast.at_commit(patches, overlay.mirror.path, overlay.commit)
+    if submodule is not None:
+        return found + forecast.at_commit(patches, submodule.mirror.path, submodule.commit)
+    return found + _without_op_plugin(request)
+
+
+def _without_op_plugin(request: TreeRequest) -> Applied:
+    """What becomes of patches for op-plugin in a line without it; RequestError where one of them must be taken."""
+    if any(patch.wanted and not patch.where_it_applies for patch in request.op_plugin_patches):
+        raise _no_op_plugin(request, "patches for op-plugin")
+    return forecast.nowhere(request.op_plugin_patches, f"{request.branch} is built without op-plugin")
 
 
 def prepare(request: TreeRequest, destination: Path, reporter: Reporter) -> PreparedTree:
@@ -92,7 +119,7 @@ def prepare(request: TreeRequest, destination: Path, reporter: Reporter) -> Prep
     with replacing(destination) as staging, reporter.task(f"preparing {request.target_id}", total=6) as task:
         task.update(0, detail="torch_npu")
         _checkout(request, staging)
-        series.apply(request.torch_npu_patches, staging)
+        applied = series.apply(request.torch_npu_patches, staging)
         task.update(1, detail="submodules")
         for path, source in _flat(request.submodules):
             _submodule(source, staging, path)
@@ -100,17 +127,20 @@ def prepare(request: TreeRequest, destination: Path, reporter: Reporter) -> Prep
         op_plugin = _place(staging, request.overlay_path)
         laid: tuple[str, ...] = ()
         if request.overlay is not None:
-            laid = _overlay(request, op_plugin, staging)
-        elif request.op_plugin_patches:
-            _need_op_plugin(request, op_plugin, "patches for op-plugin")
-            series.apply(request.op_plugin_patches, op_plugin)
+            laid, more = _overlay(request, op_plugin, staging)
+            applied += more
+        elif _has_op_plugin(op_plugin):
+            applied += series.apply(request.op_plugin_patches, op_plugin)
+        else:
+            applied += _without_op_plugin(request)
         task.update(4, detail="custom operators")
         if request.custom_ops is not None:
-            _need_op_plugin(request, op_plugin, "custom operators")
+            if not _has_op_plugin(op_plugin):
+                raise _no_op_plugin(request, "custom operators")
             custom.insert(request.custom_ops, op_plugin, reporter)
         check_links(staging, f"the prepared tree of {request.target_id}", kind=FailureKind.SOURCE)
         task.update(5, detail="recording")
-        prepared = save(staging, _record(request, laid))
+        prepared = save(staging, _record(request, laid, applied))
     return PreparedTree(destination, prepared.record, prepared.manifest)
 
 
@@ -135,8 +165,8 @@ def _submodule(source: SubmoduleSource, staging: Path, path: str) -> None:
     source.mirror.export(source.commit, place)
 
 
-def _overlay(request: TreeRequest, op_plugin: Path, staging: Path) -> tuple[str, ...]:
-    """op-plugin by its own recipe, patched before it is laid."""
+def _overlay(request: TreeRequest, op_plugin: Path, staging: Path) -> tuple[tuple[str, ...], Applied]:
+    """op-plugin by its own recipe, patched before it is laid: what was laid, and what became of the patches."""
     overlay = request.overlay
     assert overlay is not None  # noqa: S101 - the caller looked
     # Beside the staging folder and named after it: it is cleared with it.
@@ -156,24 +186,27 @@ def _overlay(request: TreeRequest, op_plugin: Path, staging: Path) -> tuple[str,
                 )
             overlays.copy_sources(overlay.folder, sources, current.recipe or ())
             where = str(overlay.folder / overlays.SCRIPT)
-        series.apply(request.op_plugin_patches, sources)
+        applied = series.apply(request.op_plugin_patches, sources)
         recipe = overlay.recipe
         if recipe is None or overlay.folder is not None:
             script = sources / overlays.SCRIPT
             if not script.is_file():
                 raise TargetError(f"{where}: there is no such file", kind=FailureKind.OVERLAY)
             recipe = overlays.read_recipe(script.read_text(encoding="utf-8", errors="replace"), where)
-        return overlays.lay(sources, op_plugin, recipe)
+        return overlays.lay(sources, op_plugin, recipe), applied
     finally:
         remove_tree(sources)
 
 
-def _need_op_plugin(request: TreeRequest, op_plugin: Path, what: str) -> None:
-    if not op_plugin.is_dir() or not any(op_plugin.iterdir()):
-        raise RequestError(
-            f"{what} were given, but {request.branch} is built without op-plugin",
-            hint="release lines have op-plugin from 5.0.rc3 on",
-        )
+def _has_op_plugin(op_plugin: Path) -> bool:
+    return op_plugin.is_dir() and any(op_plugin.iterdir())
+
+
+def _no_op_plugin(request: TreeRequest, what: str) -> RequestError:
+    return RequestError(
+        f"{what} were given, but {request.branch} is built without op-plugin",
+        hint="release lines have op-plugin from 5.0.rc3 on",
+    )
 
 
 def _place(staging: Path, path: str) -> Path:
@@ -199,8 +232,18 @@ def _flat(sources: Iterable[SubmoduleSource], prefix: str = "") -> list[tuple[st
     return found
 
 
-def _record(request: TreeRequest, laid: tuple[str, ...]) -> dict[str, Any]:
+def _record(request: TreeRequest, laid: tuple[str, ...], applied: Applied) -> dict[str, Any]:
     overlay = request.overlay
+    origin = describe(request)
+    taken = [patch.describe() for patch in applied.taken]
+    if taken != origin["patches"]:
+        # The fingerprint was made of the others.
+        names = [", ".join(patch["name"] for patch in found) or "none" for found in (taken, origin["patches"])]
+        raise TargetError(
+            f"the tree took other patches than its commits do: {names[0]} instead of {names[1]}",
+            kind=FailureKind.PATCH,
+            hint="run the same command again; if it fails once more, this is a defect of the builder",
+        )
     return {
         "target": request.target_id,
         "branch": request.branch,
@@ -213,8 +256,9 @@ def _record(request: TreeRequest, laid: tuple[str, ...]) -> dict[str, Any]:
         },
         "commit_time": request.torch_npu.commit_time(request.commit),
         "overlay": {**overlay.describe(), "entries": list(laid)} if overlay is not None else None,
-        "patches": describe(request)["patches"],
+        "patches": taken,
+        "patches_passed_over": [item.describe() for item in applied.passed_over],
         "custom_operators": list(request.custom_ops.operators) if request.custom_ops is not None else [],
-        "origin": describe(request),
+        "origin": origin,
         "prepared": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Event
 
 from builder.errors import MachineError, RequestError
+from builder.live import patience, registered
 
 #: Variables that reach hosts. Everything else of git's own (``GIT_DIR``, ``GIT_CONFIG_*``) stays outside.
 _PASSED = (
@@ -218,6 +220,39 @@ def run(
 
 
 @contextmanager
+def _ended_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Whatever ends the block early ends git and the helpers it started.
+
+    Raises KeyboardInterrupt when another thread ended them (see ``builder.live``).
+    """
+    ended = Event()
+
+    def signalled(number: signal.Signals) -> None:
+        # Once it was waited for, its number may be another's.
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+
+    def stop() -> None:
+        # Asked first, so that git removes what it was writing; told when it is asked to end again.
+        signalled(signal.SIGKILL if ended.is_set() else signal.SIGTERM)
+        ended.set()
+
+    try:
+        with registered(stop):
+            yield
+    finally:
+        signalled(signal.SIGTERM)
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            signalled(signal.SIGKILL)
+            process.wait()
+        if ended.is_set():
+            raise KeyboardInterrupt
+
+
+@contextmanager
 def held(path: Path) -> Iterator[int]:
     """Hold the lock file ``path`` and give its descriptor, which ``stream`` hands on to git.
 
@@ -225,17 +260,28 @@ def held(path: Path) -> Iterator[int]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with patience() as rest:
+            while not _taken(descriptor):
+                rest(0.05)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def stream(argv: Sequence[str], *, git_dir: Path, on_line: Callable[[str], None], lock: int) -> None:
     """Run ``git`` with ``argv``; each line of standard error goes to ``on_line`` as it comes.
 
     git redraws its progress with carriage returns: these end a line too. Whatever ends the call
-    early (Ctrl-C too) ends git and the helpers it started. Raises GitFailed for a status other than 0.
+    early (Ctrl-C too) ends git and the helpers it started. Raises GitFailed for a status other than 0, and
+    KeyboardInterrupt when another thread ended it (see ``builder.live``).
     """
     process = subprocess.Popen(
         [executable(), f"--git-dir={git_dir}", *argv],
@@ -248,26 +294,15 @@ def stream(argv: Sequence[str], *, git_dir: Path, on_line: Callable[[str], None]
     )
     kept: list[str] = []
     pending = b""
-    try:
-        assert process.stderr is not None  # noqa: S101 - a pipe was asked for
-        with process.stderr as pipe:
-            while chunk := os.read(pipe.fileno(), 65536):
-                *lines, pending = re.split(rb"[\r\n]", pending + chunk)
-                for line in filter(None, (part.decode(errors="replace").rstrip() for part in lines)):
-                    if not _PROGRESS.match(line):
-                        kept = [*kept[-60:], line]
-                    on_line(line)
+    assert process.stderr is not None  # noqa: S101 - a pipe was asked for
+    with process.stderr as pipe, _ended_with(process):
+        while chunk := os.read(pipe.fileno(), 65536):
+            *lines, pending = re.split(rb"[\r\n]", pending + chunk)
+            for line in filter(None, (part.decode(errors="replace").rstrip() for part in lines)):
+                if not _PROGRESS.match(line):
+                    kept = [*kept[-60:], line]
+                on_line(line)
         status = process.wait()
-    finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
     if pending:
         kept.append(pending.decode(errors="replace"))
     if status:

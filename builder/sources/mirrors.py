@@ -2,27 +2,35 @@
 
 A mirror answers from what it has. It reaches hosts only when something is missing or a refresh is
 asked for, tries them in their order, and says of each that failed why it did.
+
+Mirrors are opened for one run. What they were told in it holds for all of it: branches, that a refresh has been
+made, that a branch is on no host, that a host was not reached. Nothing of that outlives them.
 """
 
 from __future__ import annotations
 
-import posixpath
 import re
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from builder.console import Reporter
 from builder.errors import FailureKind, RequestError, TargetError
 from builder.sources import gitcli as git
 from builder.sources.export import TreeExport
 from builder.sources.fetch import HostFailure, fetch
+from builder.sources.refs import KEPT, ORIGIN, Refs
+from builder.sources.submodules import Submodule, read_submodules
 from builder.workspace import fsync_folder, remove_tree
 
-_EVERYTHING = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+__all__ = ["Mirror", "Mirrors", "Repository", "Submodule"]
+
+#: Refspecs, and how many commits of each branch; 0 stands for all.
+_Way = tuple[tuple[str, ...], int]
+_EVERYTHING: _Way = (("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"), 0)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -43,26 +51,11 @@ class Repository:
         object.__setattr__(self, "urls", tuple(git.check_url(url) for url in self.urls))
 
 
-@dataclass(frozen=True)
-class Submodule:
-    """One submodule of a commit: an entry of ``.gitmodules`` that has a pinned commit in the tree.
-
-    ``url`` is what ``.gitmodules`` says, made absolute against the repository's first host when it
-    is relative; ``branch`` and ``update`` (``none``, ``checkout``...) are None where they are not set.
-    """
-
-    path: str
-    url: str
-    commit: str
-    branch: str | None = None
-    update: str | None = None
-
-
 class Mirrors:
-    """All mirrors of a workspace, below ``directory``.
+    """All mirrors of a workspace, below ``directory``, for one run. Threads may share them.
 
     ``offline`` forbids every host, local paths too: what is not in the mirror is an error. ``retries`` is how often
-    a host is asked again after a failure of the network.
+    a host is asked again after a failure of the network; after that it is left alone until ``ask_again``.
     """
 
     def __init__(self, directory: Path, reporter: Reporter, *, offline: bool = False, retries: int = 3) -> None:
@@ -70,12 +63,26 @@ class Mirrors:
         self.reporter = reporter
         self.offline = offline
         self.retries = retries
+        #: By URL: hosts that were not reached.
+        self.unreached: dict[str, HostFailure] = {}
+        self._opened: dict[Repository, Mirror] = {}
+        self._lock = threading.Lock()
+
+    def ask_again(self) -> None:
+        """Give hosts that were not reached another chance."""
+        self.unreached.clear()
 
     def open(self, repository: Repository) -> Mirror:
-        """The mirror of ``repository``, made (empty) when absent.
+        """The mirror of ``repository``, made (empty) when absent; the same one each time.
 
         Raises RequestError when the folder cannot be written, MachineError when git is missing.
         """
+        with self._lock:
+            if repository not in self._opened:
+                self._opened[repository] = self._open(repository)
+            return self._opened[repository]
+
+    def _open(self, repository: Repository) -> Mirror:
         path = self.directory / f"{repository.name}.git"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -107,6 +114,13 @@ class Mirror(TreeExport):
         super().__init__(path)
         self.repository = repository
         self._mirrors = mirrors
+        self._refs = Refs(path)
+        self._submodules: dict[str, tuple[Submodule, ...]] = {}
+        #: A host has given all its branches in this run; and those that could not.
+        self._whole = False
+        self._partial: set[str] = set()
+        #: The branches that a refresh has brought; None stands for all of a host's.
+        self._refreshed: set[str | None] = set()
 
     @property
     def name(self) -> str:
@@ -118,21 +132,22 @@ class Mirror(TreeExport):
     def branch(self, name: str, *, refresh: bool = False) -> str:
         """The commit of branch ``name``: the mirror's own, unless it is absent or ``refresh`` is asked for.
 
-        Raises RequestError for a name that cannot be a branch, TargetError of kind SOURCE when no host
-        has it (or the mirror lacks it and the run is offline), of kind NETWORK when no host answered.
+        A refresh brings all branches, so the first one serves the whole run. Raises RequestError for a name that
+        cannot be a branch, TargetError of kind SOURCE when no host has it (or the mirror lacks it and the run is
+        offline), of kind NETWORK when no host answered.
         """
         git.check_ref(name, "branch name")
-        found = self._kept(f"refs/heads/{name}")
+
+        def look() -> str | None:
+            return self._kept(self._refs.branch(name))
+
         if self._mirrors.offline:
+            found = look()
             if found is None:
                 raise self._forbidden(f"branch {name}")
             self._refuse_elsewhere(f"branch {name}")
             return found
-        if found is not None and not refresh and not self._elsewhere():
-            return found
-        with self._locked() as lock:
-            self._fetch_branches(f"branch {name}", name, lock)
-        found = self._kept(f"refs/heads/{name}")
+        found = self._looked_for(look, f"branch {name}", name, refresh=refresh)
         if found is None:
             raise TargetError(
                 f"{self.name} has no branch {name!r} on {git.mask(self.host or 'any host')}",
@@ -161,22 +176,19 @@ class Mirror(TreeExport):
 
     def _named(self, name: str, *, refresh: bool) -> str:
         def look() -> str | None:
-            for ref in (f"refs/heads/{name}", f"refs/tags/{name}"):
-                if found := self._kept(ref):
+            for commit in (self._refs.branch(name), self._resolve(f"refs/tags/{name}")):
+                if found := self._kept(commit):
                     return found
-            return self._kept(name) if re.fullmatch(r"[0-9a-f]{7,40}", name) else None
+            return self._kept(self._resolve(name)) if re.fullmatch(r"[0-9a-f]{7,40}", name) else None
 
-        found = look()
         if self._mirrors.offline:
+            found = look()
             if found is None:
                 raise self._forbidden(f"branch, tag or commit {name}")
             if not re.fullmatch(r"[0-9a-f]{7,40}", name):
                 self._refuse_elsewhere(name)
             return found
-        if found is None or refresh or self._elsewhere():
-            with self._locked() as lock:
-                self._fetch_branches(name, name, lock)
-            found = look()
+        found = self._looked_for(look, name, name, refresh=refresh)
         if found is None:
             raise TargetError(
                 f"{self.name} has no branch, tag or commit {name!r} on {git.mask(self.host or 'any host')}",
@@ -184,6 +196,23 @@ class Mirror(TreeExport):
                 details=self._similar(name),
             )
         return found
+
+    def _looked_for(self, look: Callable[[], str | None], wanted: str, ref: str, *, refresh: bool) -> str | None:
+        """What ``look`` finds, after a fetch of ``ref`` where the hosts may know more than the mirror."""
+        found = look()
+        if not self._outdated(found, ref, refresh=refresh):
+            return found
+        with self._locked() as lock:
+            # Another thread or builder may have fetched while this one waited.
+            self._refs.forget()
+            if self._outdated(look(), ref, refresh=refresh):
+                self._fetch_branches(wanted, ref, lock, refresh=refresh)
+        return look()
+
+    def _outdated(self, found: str | None, ref: str, *, refresh: bool) -> bool:
+        if self._elsewhere():
+            return True
+        return not self._refreshed & {ref, None} if refresh else found is None and not self._whole
 
     def _resolve(self, expression: str) -> str | None:
         try:
@@ -194,22 +223,21 @@ class Mirror(TreeExport):
             return None
         return said.decode().strip()
 
-    def _kept(self, expression: str) -> str | None:
-        """The commit that ``expression`` names, which then stays even when its branch is rewritten."""
-        found = self._resolve(expression)
-        return found if found is not None and self._present(found) else None
+    def _kept(self, commit: str | None) -> str | None:
+        """``commit`` where it is whole; it then stays even when its branch is rewritten."""
+        return commit if commit is not None and self._present(commit) else None
 
     def _present(self, commit: str) -> bool:
         """True when the commit and all its files and ancestors are here; it is then kept by a ref of its own."""
-        keep = f"refs/builder/{commit}"
+        if self._refs.keeps(commit):
+            return True
         try:
-            if git.run(["for-each-ref", "--count=1", "--format=%(objectname)", keep], git_dir=self.path).strip():
-                return True
             git.run(["cat-file", "-e", f"{commit}^{{commit}}"], git_dir=self.path)
             git.run(["rev-list", "--objects", "--quiet", commit, "--not", "--all"], git_dir=self.path)
-            git.run(["update-ref", keep, commit], git_dir=self.path)
+            git.run(["update-ref", f"{KEPT}{commit}", commit], git_dir=self.path)
         except git.GitFailed:
             return False
+        self._refs.note_kept(commit)
         return True
 
     # -- hosts --------------------------------------------------------------------------------------------
@@ -230,7 +258,7 @@ class Mirror(TreeExport):
                 remove_tree(left)
             yield lock
 
-    def _fetch_branches(self, wanted: str, ref: str, lock: int) -> None:
+    def _fetch_branches(self, wanted: str, ref: str, lock: int, *, refresh: bool) -> None:
         """Fetch all branches and tags; from a host that cannot give all of them, ``ref`` alone.
 
         ``ref`` may also be a commit's short id, which no host finds: then only the first way can help.
@@ -238,46 +266,57 @@ class Mirror(TreeExport):
         alone = (f"+refs/heads/{ref}:refs/heads/{ref}",)
         failures: list[HostFailure] = []
         for url in self._hosts(wanted):
-            failure = self._ask(url, lock, (_EVERYTHING, 0), (alone, 0), (alone, 1))
-            if failure is None:
-                git.run(["config", "builder.origin", git.mask(url)], git_dir=self.path)
+            given = self._ask(url, lock, _EVERYTHING, (alone, 0), (alone, 1))
+            if not isinstance(given, HostFailure):
+                git.run(["config", ORIGIN, git.mask(url)], git_dir=self.path)
+                self._refs.forget()
+                self._whole = self._whole or given is _EVERYTHING
+                if refresh:
+                    self._refreshed.add(None if given is _EVERYTHING else ref)
                 return
-            self._note(failures, url, failure)
+            failures.append(replace(given, reason=f"{git.mask(url)}: {given.reason}"))
         raise self._unreachable(wanted, failures)
 
     def _fetch_commit(self, commit: str, lock: int) -> None:
-        alone = (f"+{commit}:refs/builder/{commit}",)
+        alone = (f"+{commit}:{KEPT}{commit}",)
         failures: list[HostFailure] = []
         for url in self._hosts(f"commit {commit}"):
-            failure = self._ask(
-                url, lock, (alone, 0), (_EVERYTHING, 0), (alone, 1), enough=lambda: self._present(commit)
-            )
-            if failure is None:
+            given = self._ask(url, lock, (alone, 0), _EVERYTHING, (alone, 1), enough=lambda: self._present(commit))
+            if not isinstance(given, HostFailure):
                 return
-            self._note(failures, url, failure)
+            failures.append(replace(given, reason=f"{git.mask(url)}: {given.reason}"))
         raise self._unreachable(f"commit {commit}", failures)
 
-    def _ask(
-        self, url: str, lock: int, *ways: tuple[tuple[str, ...], int], enough: Callable[[], bool] = lambda: True
-    ) -> HostFailure | None:
-        """Try ``ways`` (refspecs, depth) on one host until one gives what is wanted; None says that one did."""
+    def _ask(self, url: str, lock: int, *ways: _Way, enough: Callable[[], bool] = lambda: True) -> _Way | HostFailure:
+        """Try ``ways`` on one host until one gives what is wanted; returns that one, or why none did."""
+        unreached = self._mirrors.unreached.get(url)
+        if unreached is not None:
+            return unreached
         first: HostFailure | None = None
-        for refspecs, depth in ways:
-            failure = fetch(
-                self.path, url, refspecs, depth=depth, label=self.name, lock=lock,
-                reporter=self._mirrors.reporter, retries=self._mirrors.retries,
-            )  # fmt: skip
+        for way in ways:
+            if way is _EVERYTHING and url in self._partial:
+                continue
+            refspecs, depth = way
+            try:
+                failure = fetch(
+                    self.path, url, refspecs, depth=depth, label=self.name, lock=lock,
+                    reporter=self._mirrors.reporter, retries=self._mirrors.retries,
+                )  # fmt: skip
+            finally:
+                self._refs.forget()
             if failure is None and enough():
-                return None
-            failure = failure or HostFailure("has no such commit", network=False, final=False)
-            first = first or failure
-            if failure.network or failure.final:
-                return failure
+                return way
+            if failure is not None and failure.network | failure.final:
+                first = failure
+                break
+            if failure is not None and way is _EVERYTHING:
+                self._partial.add(url)
+            first = first or failure or HostFailure("has no such commit", network=False, final=False)
+        assert first is not None  # noqa: S101 - there is at least one way
+        if first.network:
+            self._mirrors.unreached[url] = first
+        self._mirrors.reporter.warning(f"{self.name}: {git.mask(url)}: {first.reason}")
         return first
-
-    def _note(self, failures: list[HostFailure], url: str, failure: HostFailure) -> None:
-        failures.append(replace(failure, reason=f"{git.mask(url)}: {failure.reason}"))
-        self._mirrors.reporter.warning(f"{self.name}: {failures[-1].reason}")
 
     def _hosts(self, wanted: str) -> tuple[str, ...]:
         if not self.repository.urls:
@@ -317,10 +356,7 @@ class Mirror(TreeExport):
     @property
     def host(self) -> str | None:
         """The URL or path that the branches in this mirror were fetched from; None before the first fetch."""
-        try:
-            return git.run(["config", "--get", "builder.origin"], git_dir=self.path).decode().strip()
-        except git.GitFailed:
-            return None
+        return self._refs.origin
 
     def _elsewhere(self) -> bool:
         """True when branches come from a host that is no longer one of the repository's: another fork's branches."""
@@ -337,53 +373,10 @@ class Mirror(TreeExport):
     # -- submodules ---------------------------------------------------------------------------------------
 
     def submodules(self, commit: str) -> tuple[Submodule, ...]:
-        """The submodules that ``commit`` pins, by path. ``.gitmodules`` is parsed by git itself.
-
-        Entries without a pinned commit are left out. Raises TargetError of kind SOURCE for a
-        ``.gitmodules`` that git cannot read, a path that leaves the tree and a pinned commit without URL.
-        """
+        """The submodules that ``commit`` pins (see ``read_submodules``): they never change, so they are read once."""
         self._check(commit)
-        pinned = {entry.path: entry.object for entry in self.entries(commit) if entry.mode == "160000"}
-        if not pinned:
-            return ()
-        settings: dict[str, dict[str, str]] = {}
-        if self.exists(commit, ".gitmodules"):
-            try:
-                listed = git.run(["config", f"--blob={commit}:.gitmodules", "--null", "--list"], git_dir=self.path)
-            except git.GitFailed as error:
-                raise TargetError(
-                    f".gitmodules of {self.name} at {commit[:12]} cannot be read: {error.reason}",
-                    kind=FailureKind.SOURCE,
-                ) from error
-            for item in listed.decode(errors="replace").split("\0"):
-                key, _, value = item.partition("\n")
-                section, _, rest = key.partition(".")
-                name, _, variable = rest.rpartition(".")
-                if section == "submodule" and name:
-                    settings.setdefault(name, {})[variable] = value
-        found = []
-        for entry in settings.values():
-            path = entry.get("path", "").rstrip("/")
-            if path not in pinned:
-                continue
-            if path.startswith(("/", "-")) or {"..", ".", "", ".git"} & set(path.lower().split("/")):
-                raise TargetError(
-                    f".gitmodules of {self.name} at {commit[:12]} names the path {path!r}", kind=FailureKind.SOURCE
-                )
-            if not entry.get("url"):
-                raise TargetError(
-                    f".gitmodules of {self.name} at {commit[:12]} gives no url for {path}", kind=FailureKind.SOURCE
-                )
-            url = self._absolute(entry["url"])
-            found.append(Submodule(path, url, pinned[path], entry.get("branch"), entry.get("update")))
-        return tuple(sorted(found, key=lambda submodule: submodule.path))
-
-    def _absolute(self, url: str) -> str:
-        if not url.startswith(("./", "../")) or not self.repository.urls:
-            return url
-        base = self.repository.urls[0]
-        if "://" in base:
-            parts = urlsplit(base)
-            return urlunsplit(parts._replace(path=posixpath.normpath(posixpath.join(parts.path, url))))
-        host, colon, path = base.partition(":") if not base.startswith("/") else ("", "", base)
-        return f"{host}{colon}{posixpath.normpath(posixpath.join(path, url))}"
+        found = self._submodules.get(commit)
+        if found is None:
+            found = read_submodules(self.path, self.name, self.repository.urls, commit)
+            self._submodules[commit] = found
+        return found

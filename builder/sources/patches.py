@@ -1,7 +1,7 @@
 """Patch series: which patches belong to a release line, and applying them whole or not at all.
 
 ``patches/<release line or glob>/{torch_npu,op-plugin}/series`` names patch files, one a line, in the
-order in which they are applied; see ``patches/README.md``.
+order in which they are applied, some of them under conditions; see ``patches/README.md``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,28 +18,70 @@ from builder.sources import gitcli as git
 
 REPOSITORIES = ("torch_npu", "op-plugin")
 SERIES = "series"
+#: Options of a build under which a series may have a patch taken: ``name.patch [with pch]``.
+OPTIONS = frozenset({"pch"})
+WHERE_IT_APPLIES = "where it applies"
 
 _HUNK = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _NAMED = re.compile(rb"(?:---|\+\+\+) (.*)|(?:rename|copy) (?:from|to) (.*)|diff --git (.*)")
 _PATCH_FAILED = re.compile(r"error: patch failed: (.*):(\d+)\s*$", re.MULTILINE)
+_ENTRY = re.compile(r"(?P<name>.*?)(?P<conditions>(?:\s+\[[^\[\]]*\])*)")
+#: What git says of a patch that is whole, and of files that are others than it was made for.
+_DOES_NOT_FIT = re.compile(
+    r"patch failed: "
+    r"|.*: (?:patch does not apply|No such file or directory|already exists in |wrong type|is a directory)"
+    r"|the patch applies to .* does not match the current contents"
+)
 
 
 @dataclass(frozen=True)
 class Patch:
     """One patch file: where it stands, the repository it is for, its bytes and their SHA-256.
 
-    The bytes are read once, so that what was recorded is what is applied.
+    The bytes are read once, so that what was recorded is what is applied. ``where_it_applies``: it is passed over
+    where the files are others than it was made for. ``option`` is the option of a build that it needs, ``wanted``
+    says whether the build has it.
     """
 
     path: Path
     repository: str
     sha256: str
     data: bytes = field(repr=False)
+    where_it_applies: bool = False
+    option: str | None = None
+    wanted: bool = True
 
     @property
     def name(self) -> str:
         """What messages and records call it: ``<release line>/<repository>/<file>``."""
         return "/".join(self.path.parts[-3:])
+
+    def describe(self) -> dict[str, str]:
+        """What identifies it, for the record and the fingerprint."""
+        return {"repository": self.repository, "name": self.name, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A patch that was not taken, and why."""
+
+    patch: Patch
+    reason: str
+
+    def describe(self) -> dict[str, str]:
+        """For the record of a tree."""
+        return {"repository": self.patch.repository, "name": self.patch.name, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of patches: those that were taken, in order, and those that were not."""
+
+    taken: tuple[Patch, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+
+    def __add__(self, other: Applied) -> Applied:
+        return Applied(self.taken + other.taken, self.passed_over + other.passed_over)
 
 
 @dataclass(frozen=True)
@@ -53,15 +95,20 @@ class Hunk:
     header: str
 
 
-def find_series(patches_dirs: Sequence[Path], branch: str, repository: str) -> tuple[Patch, ...]:
+def find_series(
+    patches_dirs: Sequence[Path], branch: str, repository: str, *, options: Collection[str] | None = None
+) -> tuple[Patch, ...]:
     """The patches for ``repository`` (``torch_npu`` or ``op-plugin``) of the release line ``branch``, in order.
 
     Each folder of ``patches_dirs`` in turn; in it every folder whose name is ``branch`` or a glob that
-    matches it, the less specific first, then by name. Raises RequestError for a series that names a
-    missing file or one outside its folder, and for a patch that touches files outside the repository.
+    matches it, the less specific first, then by name. ``options`` are those of OPTIONS that the build has; patches
+    that need another one are among the result and not ``wanted``. None leaves out all patches under conditions.
+
+    Raises RequestError for a series that names a missing file, one outside its folder or an unknown condition,
+    and for a patch that touches files outside the repository.
     """
-    if repository not in REPOSITORIES:
-        raise ValueError(repository)
+    if repository not in REPOSITORIES or not OPTIONS.issuperset(options or ()):
+        raise ValueError(repository, options)
     found: list[Patch] = []
     for folder in patches_dirs:
         if not folder.is_dir():
@@ -71,8 +118,17 @@ def find_series(patches_dirs: Sequence[Path], branch: str, repository: str) -> t
             for inner in sorted(line.iterdir()):
                 if inner.is_dir() and inner.name not in REPOSITORIES:
                     raise RequestError(f"{inner}: patches are for {' or '.join(REPOSITORIES)}, not for {inner.name!r}")
-            found += _read_series(line / repository, repository)
+            found += _read_series(line / repository, repository, options)
     return tuple(found)
+
+
+def offered(patches: Sequence[Patch]) -> list[dict[str, str]]:
+    """What a tree made with ``patches`` depends on, whatever is in its files: each wanted patch with its condition."""
+    return [
+        {**patch.describe(), **({"condition": WHERE_IT_APPLIES} if patch.where_it_applies else {})}
+        for patch in patches
+        if patch.wanted
+    ]
 
 
 def _specificity(glob: str) -> tuple[bool, int]:
@@ -81,7 +137,7 @@ def _specificity(glob: str) -> tuple[bool, int]:
     return literal == glob, len(literal)
 
 
-def _read_series(folder: Path, repository: str) -> Iterator[Patch]:
+def _read_series(folder: Path, repository: str, options: Collection[str] | None) -> Iterator[Patch]:
     series = folder / SERIES
     if not folder.is_dir():
         return
@@ -90,10 +146,12 @@ def _read_series(folder: Path, repository: str) -> Iterator[Patch]:
             raise RequestError(f"{folder} holds patches but no file named {SERIES!r} that gives their order")
         return
     for number, text in enumerate(series.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        name = re.sub(r"(^|\s)#.*", "", text).strip()
-        if not name:
+        entry = _ENTRY.fullmatch(re.sub(r"(^|\s)#.*", "", text).strip())
+        if entry is None or not entry["name"]:
             continue
+        name = entry["name"]
         where = f"{series}, line {number}"
+        where_it_applies, option = _conditions(entry["conditions"], where)
         path = folder / name
         if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
             raise RequestError(f"{where}: {name!r} is outside of {folder}", hint="put the patch beside its series")
@@ -101,9 +159,30 @@ def _read_series(folder: Path, repository: str) -> Iterator[Patch]:
             data = path.read_bytes()
         except OSError as error:
             raise RequestError(f"{where}: the patch {name!r} cannot be read: {error.strerror}") from error
-        patch = Patch(path, repository, hashlib.sha256(data).hexdigest(), data)
+        patch = Patch(
+            path, repository, hashlib.sha256(data).hexdigest(), data,
+            where_it_applies=where_it_applies, option=option, wanted=option is None or option in (options or ()),
+        )  # fmt: skip
         check(patch)
-        yield patch
+        if options is not None or not (where_it_applies or option):
+            yield patch
+
+
+def _conditions(text: str, where: str) -> tuple[bool, str | None]:
+    """The conditions ``[where it applies]`` and ``[with OPTION]`` of an entry; RequestError for any other."""
+    where_it_applies, option = False, None
+    for condition in re.findall(r"\[([^\[\]]*)\]", text):
+        words = condition.split()
+        if words == WHERE_IT_APPLIES.split():
+            where_it_applies = True
+        elif len(words) == 2 and words[0] == "with" and words[1] in OPTIONS and option is None:
+            option = words[1]
+        else:
+            known = [f"[{WHERE_IT_APPLIES}]", *(f"[with {name}]" for name in sorted(OPTIONS))]
+            raise RequestError(
+                f"{where}: unknown condition [{condition}]", hint=f"a series knows {' and '.join(known)}"
+            )
+    return where_it_applies, option
 
 
 def check(patch: Patch) -> None:
@@ -127,6 +206,20 @@ def check(patch: Patch) -> None:
                 )
     if not found:
         raise RequestError(f"{patch.path} is not a patch", hint="make it with 'git diff' or 'git format-patch'")
+
+
+def files(patch: Patch) -> set[str]:
+    """The files that ``patch`` names, relative to the top of its repository."""
+    found = set()
+    for _, line in _headers(patch.data):
+        named = _NAMED.fullmatch(line)
+        if named is None or line.startswith(b"diff --git "):
+            continue
+        text = next(group for group in named.groups() if group is not None).decode(errors="replace")
+        for name in _names(text, both=False):
+            if name != "/dev/null":
+                found.add(name if line.startswith((b"rename", b"copy")) else name.partition("/")[2])
+    return found
 
 
 def _names(text: str, *, both: bool) -> list[str]:
@@ -176,7 +269,24 @@ def hunks(patch: Patch) -> list[Hunk]:
     return found
 
 
-def apply(patches: Sequence[Patch], tree: Path) -> None:
+def changed_lines(patch: Patch) -> Iterator[tuple[str, bytes, bytes]]:
+    """Every line that ``patch`` removes or adds: its file, ``-`` or ``+``, and the line without its end."""
+    text = patch.data.split(b"\n")
+    for hunk in hunks(patch):
+        counts = _HUNK.match(text[hunk.line - 1])
+        assert counts is not None  # noqa: S101 - the hunk was found by it
+        old, new = int(counts[2] or 1), int(counts[4] or 1)
+        for line in text[hunk.line :]:
+            if old <= 0 and new <= 0:
+                break
+            sign = line[:1]
+            old -= sign in (b" ", b"-", b"", b"\t")
+            new -= sign in (b" ", b"+", b"", b"\t")
+            if sign in (b"-", b"+"):
+                yield hunk.file, sign, line[1:]
+
+
+def apply(patches: Sequence[Patch], tree: Path) -> Applied:
     """Apply ``patches`` in order to the files of ``tree``, with git; ``tree`` need not be a repository.
 
     Raises TargetError of kind PATCH that names the patch, its hunk, the file and the line; ``tree`` is
@@ -184,15 +294,38 @@ def apply(patches: Sequence[Patch], tree: Path) -> None:
     """
     for patch in patches:
         check(patch)
-    done: list[Patch] = []
+    taken: list[Patch] = []
+    passed: list[PassedOver] = []
     for patch in patches:
-        try:
-            _git_apply(patch, tree)
-        except git.GitFailed as error:
-            for earlier in reversed(done):
+        if not patch.wanted:
+            passed.append(PassedOver(patch, f"it is for builds with {patch.option}"))
+            continue
+        failure, reason = _attempt(patch, tree)
+        if failure is None:
+            taken.append(patch)
+        elif patch.where_it_applies and reason:
+            passed.append(PassedOver(patch, reason))
+        else:
+            for earlier in reversed(taken):
                 _git_apply(earlier, tree, "--reverse")
-            raise _failure(patch, error) from error
-        done.append(patch)
+            raise failure
+    return Applied(tuple(taken), tuple(passed))
+
+
+def _attempt(patch: Patch, tree: Path) -> tuple[TargetError | None, str]:
+    """Apply ``patch`` whole or not at all. The error, and why it does not fit; that is empty where it is damaged."""
+    for name in sorted(files(patch)):
+        # git takes a folder for a submodule, and the patch for applied.
+        if (tree / name).is_dir() and not (tree / name).is_symlink():
+            reason = f"{name} is a folder"
+            return TargetError(f"the patch {patch.name} does not apply: {reason}", kind=FailureKind.PATCH), reason
+    try:
+        _git_apply(patch, tree)
+    except git.GitFailed as error:
+        failure = _failure(patch, error)
+        failure.__cause__ = error
+        return failure, _why_not(patch, tree, error) if patch.where_it_applies and _does_not_fit(error) else ""
+    return None, ""
 
 
 def _git_apply(patch: Patch, tree: Path, *options: str) -> None:
@@ -204,6 +337,24 @@ def _git_apply(patch: Patch, tree: Path, *options: str) -> None:
         env={"GIT_CEILING_DIRECTORIES": str(tree.resolve().parent)},
         data=patch.data,
     )
+
+
+def _does_not_fit(error: git.GitFailed) -> bool:
+    """True where the files are others than the patch was made for, and nothing else is wrong."""
+    said = [line.removeprefix("error: ") for line in error.output.splitlines() if line.startswith("error: ")]
+    return bool(said) and "fatal: " not in error.output and all(_DOES_NOT_FIT.match(line) for line in said)
+
+
+def _why_not(patch: Patch, tree: Path, error: git.GitFailed) -> str:
+    """Why ``patch`` is passed over, in words."""
+    failed = _PATCH_FAILED.search(error.output)
+    if failed is None:
+        return error.reason
+    try:
+        _git_apply(patch, tree, "--reverse", "--check")
+    except git.GitFailed:
+        return f"{failed[1]} holds other lines"
+    return f"{failed[1]} has it already"
 
 
 def _failure(patch: Patch, error: git.GitFailed) -> TargetError:

@@ -19,12 +19,15 @@ from filelock import FileLock
 from builder.errors import FailureKind, TargetError
 from builder.sources import gitcli as git
 from builder.sources import manifest as manifests
+from builder.sources import signature as signatures
 from builder.sources.manifest import Change
 from builder.workspace import atomic_json, atomic_write, fsync_folder, remove_tree
 
 SCHEMA = 1
 RECORD = "torch-npu-builder.json"
 MANIFEST = "torch-npu-builder.manifest"
+#: What the file system said of the tree when it was last found unchanged.
+SEEN = "torch-npu-builder.seen"
 #: How many changed paths a message names.
 SHOWN = 20
 
@@ -42,12 +45,29 @@ class PreparedTree:
         """SHA-256 over the manifest: the same content gives the same digest on every machine."""
         return str(self.record["manifest"])
 
-    def changes(self) -> list[Change]:
-        """What a person has changed since the tree was prepared, HEAD included; empty when it is as it was."""
-        changes = manifests.compare(self.manifest, manifests.take(self.path))
+    def changes(self, *, at_a_glance: bool = False) -> list[Change]:
+        """What a person has changed since the tree was prepared, HEAD included; empty when it is as it was.
+
+        Every file is read, unless ``at_a_glance`` takes the file system's word for a tree that has not been touched
+        since it was last read: enough to say what would be done, not to do it.
+        """
+        changes = self._changes_at_a_glance() if at_a_glance else self._changed_files()
         if _head(self.path) != (self.record["head"], self.record["commits"]["torch_npu"]):
             changes.insert(0, Change(".git/HEAD", "modified"))
         return changes
+
+    def _changes_at_a_glance(self) -> list[Change]:
+        repository = self.path / manifests.REPOSITORY
+        signature = signatures.sign(self.path, repository)
+        if signatures.matches(repository / SEEN, signature, self.digest):
+            return []
+        changes = self._changed_files()
+        if not changes:
+            signatures.remember(repository / SEEN, signature, self.digest)
+        return changes
+
+    def _changed_files(self) -> list[Change]:
+        return manifests.compare(self.manifest, manifests.take(self.path))
 
     def differs(self, origin: dict[str, Any]) -> list[str]:
         """Which parts of ``origin`` (see ``checkout.describe``) are not what this tree was prepared from."""
@@ -110,8 +130,9 @@ def load_prepared(destination: Path) -> PreparedTree | None:
     Raises TargetError of kind CHANGED_TREE when something stands there that the builder has not
     recorded, or whose record is damaged: it may hold a person's work.
     """
-    with _lock(destination):
-        recover(destination)
+    if _leftovers(destination):
+        with _lock(destination):
+            recover(destination)
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return None
     repository = destination / manifests.REPOSITORY
@@ -166,7 +187,8 @@ def _head(tree: Path) -> tuple[str, str]:
 
 def _copy_repository(source: Path, destination: Path) -> None:
     def skip(path: str) -> bool:
-        return path.endswith(".lock")  # an editor's git at work
+        # The lock is of an editor's git at work; what was seen of this tree says nothing of its copy.
+        return path.endswith(".lock") or path == SEEN or path.startswith((".clock-", f".{SEEN}."))
 
     manifests.copy_folder(source, destination, what=str(source), kind=FailureKind.SOURCE, skip=skip)
 
@@ -207,11 +229,22 @@ def replacing(destination: Path) -> Iterator[Path]:
 
 def recover(destination: Path) -> None:
     """Clear what killed runs left beside ``destination``; put a tree back that was set aside. Needs the lock."""
-    for left in sorted(destination.parent.glob(f".{destination.name}.preparing-*"), reverse=True):
+    for left in sorted(_leftovers(destination), reverse=True):
         if left.name.endswith(".old") and not destination.exists():
             left.rename(destination)
         else:
             remove_tree(left)
+
+
+def _leftovers(destination: Path) -> list[Path]:
+    """What a run that was killed, or one at work, has beside ``destination``."""
+    prefix = f".{destination.name}.preparing-"
+    try:
+        # Not by a glob: a folder of hundreds of trees is listed for each of them.
+        with os.scandir(destination.parent) as found:
+            return [Path(entry.path) for entry in found if entry.name.startswith(prefix)]
+    except FileNotFoundError:
+        return []
 
 
 @contextmanager

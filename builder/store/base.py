@@ -9,12 +9,13 @@ import re
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from builder.errors import BuilderError, FailureKind, RequestError, TargetError
+from builder.store.patience import patient
 from builder.store.trouble import explain
 from builder.workspace import fsync_folder
 
@@ -78,7 +79,8 @@ class Store(ABC):
     Names are relative, their parts divided by ``/``. A name either holds a whole file or nothing: uploads
     go to a hidden name beside it, are read back, and only then get the name. Whatever the place behind it
     refuses comes as a BuilderError without secrets: RequestError where it is not there or does not allow
-    it, MachineError where the builder lacks a package, TargetError with NETWORK, DISK or VERIFY.
+    it, MachineError where the builder lacks a package, TargetError with NETWORK, DISK or VERIFY. NETWORK is
+    what remains after several attempts; ``warn`` is told of each that failed.
     """
 
     #: The place in words, for messages; it holds no password.
@@ -86,6 +88,7 @@ class Store(ABC):
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.warn: Callable[[str], None] = lambda _: None
         self._swept: set[str] = set()
 
     # What a kind of store has to provide. All of it may raise whatever the place behind it raises.
@@ -139,8 +142,10 @@ class Store(ABC):
 
     # What is made of it.
 
+    @patient
     def put(self, local: Path, name: str, sha256: str, *, replace: bool = False) -> bool:
-        """Publish a local file whose SHA-256 is known; False says that it stood there already.
+        """Publish a local file whose SHA-256 is known; False says that it stood there already, also where the answer
+        to an attempt of ours was lost on its way.
 
         Raises TargetError (VERIFY) when what arrived has another checksum, or another content has the name
         and ``replace`` is False; OSError when the local file cannot be read.
@@ -171,6 +176,7 @@ class Store(ABC):
                     raise self._taken(name) from None
         return True
 
+    @patient
     def write(self, name: str, data: bytes) -> None:
         """Write a small file, over the one that stands there; a reader sees the one or the other, whole."""
         check_name(name)
@@ -182,6 +188,7 @@ class Store(ABC):
                 self._verify(hidden, name, len(data), hashlib.sha256(data).hexdigest())
                 self._publish(hidden, name, replace=True)
 
+    @patient
     def get(self, name: str, local: Path, sha256: str) -> None:
         """Bring a file here; ``local`` appears whole and with this checksum, or not at all.
 
@@ -209,6 +216,7 @@ class Store(ABC):
             beside.unlink(missing_ok=True)
         fsync_folder(local.parent)
 
+    @patient
     def read(self, name: str) -> bytes | None:
         """The content of a small file; None where there is none."""
         check_name(name)
@@ -218,6 +226,7 @@ class Store(ABC):
             except FileNotFoundError:
                 return None
 
+    @patient
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
         check_name(name)
@@ -225,6 +234,7 @@ class Store(ABC):
             size = self._size(name)
         return None if size is not None and size < 0 else size
 
+    @patient
     def digest(self, name: str) -> str | None:
         """SHA-256 of a file, read as it stands in the store; None where there is none."""
         check_name(name)
@@ -234,6 +244,7 @@ class Store(ABC):
             except FileNotFoundError:
                 return None
 
+    @patient
     def entries(self, folder: str = "") -> list[Entry]:
         """What is in a folder, by name, without hidden files and links; nothing where there is no such folder."""
         if folder:
@@ -242,12 +253,14 @@ class Store(ABC):
             found = self._entries(folder)
         return sorted(entry for entry in found if not entry.name.startswith("."))
 
+    @patient
     def remove(self, name: str) -> None:
         """Remove a file. Missing is fine."""
         check_name(name)
         with self._asking(f"to remove {name}"):
             self._remove(name)
 
+    @patient
     def remove_folder(self, name: str, *, last: str) -> None:
         """Remove a folder with all that is in it, hidden files too, and its file ``last`` after all others."""
         check_name(name)
@@ -255,6 +268,7 @@ class Store(ABC):
         with self._asking(f"to remove {name}"):
             self._remove_folder(name, last)
 
+    @patient
     def sweep(self, folder: str = "") -> int:
         """Remove what uploads of dead builders left in a folder a day ago or earlier; how many there were."""
         if folder:
@@ -263,7 +277,10 @@ class Store(ABC):
             return self._sweep(folder)
 
     def check(self) -> None:
-        """Write, read and remove a small hidden file, so that a store that refuses does so before hours of work."""
+        """Write, read and remove a small hidden file, so that a store that refuses does so before hours of work.
+
+        It is asked once: nothing is lost yet.
+        """
         with self._asking("a trial file"):
             hidden = self._hidden("trial")
             data = secrets.token_bytes(16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -20,10 +21,11 @@ from builder.environments.base import EnvironmentRequest, Folders, Limits, Opene
 from builder.environments.docker import ready_docker, remove_leftovers
 from builder.environments.engine import LABEL, OWNER_LABEL, DockerEngine, owner
 from builder.environments.images import has_image
-from builder.environments.live import stop_all
 from builder.environments.network import NetworkSettings
 from builder.environments.probe import probe
 from builder.errors import FailureKind, TargetError
+from builder.guards import deadline
+from builder.live import stop_all
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -254,6 +256,26 @@ def test_stop_all_ends_a_container_of_another_thread(engine: DockerEngine, opene
     assert own_containers(engine) == []
 
 
+def test_a_container_that_is_killed_from_outside_is_no_fault_of_its_command(
+    engine: DockerEngine, opened: Opened
+) -> None:
+    def line(_: str) -> None:
+        for name in own_containers(engine):
+            engine.client.containers.get(name).kill()
+
+    with pytest.raises(TargetError, match=r"ended from outside \(exit code 137\)") as raised:
+        opened.run(["sh", "-c", "echo up; sleep 100"], env={}, cwd="/", on_line=line, limits=Limits())
+    assert raised.value.kind is FailureKind.ENGINE
+    assert raised.value.kind.passing
+    assert own_containers(engine) == []
+
+
+def test_a_command_that_is_killed_inside_is_its_own_fault(opened: Opened) -> None:
+    outcome = opened.run(["sh", "-c", "kill -9 $$"], env={}, cwd="/", on_line=lambda _: None, limits=Limits())
+    assert outcome.exit_code == 137
+    assert not outcome.out_of_memory
+
+
 def test_an_error_in_the_callers_own_code_removes_the_container(engine: DockerEngine, opened: Opened) -> None:
     def line(_: str) -> None:
         raise ValueError("the caller's own")
@@ -294,6 +316,52 @@ def test_a_torch_that_cannot_be_had_leaves_no_image(
     (name,) = re.findall(r"^== Python part (\S+) on", (tmp_path / "log").read_text(), flags=re.M)
     assert not has_image(engine, name)
     assert own_containers(engine) == []
+
+
+@pytest.mark.parametrize("part", ["system.sh", "install.sh"])
+def test_an_image_that_is_never_ready_is_given_up_in_a_thread_too(
+    part: str,
+    engine: DockerEngine,
+    request_: EnvironmentRequest,
+    made: Ready,
+    settings: NetworkSettings,
+    tmp_path: Path,
+) -> None:
+    resources = tmp_path / "docker"
+    shutil.copytree(DOCKER, resources)
+    # Its time is in it, because the engine would remember a part that was made before.
+    (resources / part).write_text(f"echo up {time.time()}\nsleep 600\n")
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with deadline(4):
+                ready_docker(
+                    request_,
+                    settings=settings,
+                    resources=resources,
+                    log=tmp_path / "log",
+                    reporter=Reporter(quiet=True),
+                )
+        except TargetError as error:
+            raised.append(error)
+
+    before = set(own_containers(engine))
+    thread = threading.Thread(target=work)
+    started = time.monotonic()
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert time.monotonic() - started < 30
+    assert isinstance(raised[0], TargetError)
+    assert raised[0].kind is FailureKind.TIMEOUT
+    # It was the making of the image that hung, and the engine does not go on with it.
+    assert "up " in (tmp_path / "log").read_text()
+    until = time.monotonic() + 20
+    while set(own_containers(engine)) - before:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    assert made.facts["image"]
 
 
 def test_leftovers_of_a_killed_builder_go_and_those_of_a_live_one_stay(engine: DockerEngine, made: Ready) -> None:

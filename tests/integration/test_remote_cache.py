@@ -15,19 +15,17 @@ from pathlib import Path
 
 import pytest
 from rich.table import Table
-from support import MACHINE
+from support import MACHINE, unavailable
 
-from builder.compilation.remote import served
+from builder.compilation.remote import VARIABLE, served
 from builder.compilation.remotes import PASSWORD_VARIABLE, USER_VARIABLE, RemoteError, open_remote
 from builder.console import Reporter
 from builder.engines.local import Policy, run_targets
-from builder.environments.base import Paths
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import parse_target_id
 from builder.miniature import Miniature
 from builder.options import BuildOptions
 from builder.progress.state import Event, State
-from builder.recipe import Recipe
 from builder.results import TargetResult
 from builder.workspace import Workspace
 
@@ -35,14 +33,15 @@ KEY = "ccache:a7f1cdhr8d4b1k3rqou8228piokj1mnd2"
 
 
 class Told:
-    """Keeps warnings."""
+    """Keeps warnings and messages."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.messages: list[str] = []
 
     def handle(self, event: Event, state: State) -> None:
-        if event.name == "warning":
-            self.warnings.append(str(event["text"]))
+        if event.name in {"warning", "message"}:
+            (self.warnings if event.name == "warning" else self.messages).append(str(event["text"]))
 
     def table(self, table: Table) -> None: ...
 
@@ -60,7 +59,8 @@ def redis(*options: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """A Redis server on loopback: its port, and the process."""
     program = shutil.which("redis-server")
     if program is None:
-        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+        unavailable("redis-server is not installed (apt-get install redis-server)")
+    assert program is not None
     port = free_port()
     process = subprocess.Popen(
         [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options], stdout=subprocess.DEVNULL
@@ -262,26 +262,30 @@ def test_a_second_workspace_compiles_nothing(
         find_links=(upstream.wheelhouse,),
         allow_toolchain_mismatch=True,
     )
-    environment = Recipe.environment
+    told = Told()
 
-    def build(name: str, url: str) -> TargetResult:
+    def build(name: str) -> TargetResult:
         workspace = Workspace(tmp_path / name / "build", tmp_path / name / "dist")
-        reporter = Reporter(sink=Told())
-        with served(url, workspace.cache, reporter) as standing:
-
-            def with_remote(recipe: Recipe, paths: Paths) -> dict[str, str]:
-                return {**environment(recipe, paths), **standing.variables(paths.cache)}
-
-            monkeypatch.setattr(Recipe, "environment", with_remote)
-            result = run_targets([target], matrix, workspace, options, reporter, Policy()).targets[0]
+        result = run_targets([target], matrix, workspace, options, Reporter(sink=told), Policy()).targets[0]
         assert result.status == "built", result.reason
+        assert list(workspace.cache.glob(".remote-*")) == []
         return result
 
-    with redis() as (port, _):
+    with redis("--requirepass", "hush") as (port, _):
         url = f"redis://127.0.0.1:{port}"
-        first, second = build("first", url), build("second", url)
-    assert first.cache == {"hits": 0, "misses": 16}
+        monkeypatch.setenv(VARIABLE, url)
+        monkeypatch.setenv(PASSWORD_VARIABLE, "hush")
+        first, second = build("first"), build("second")
+        monkeypatch.delenv(VARIABLE)
+        third = build("third")
+    assert first.cache == third.cache == {"hits": 0, "misses": 16}
     assert second.cache == {"hits": 16, "misses": 0}
-    assert first.wheel is not None
-    assert second.wheel is not None
-    assert first.wheel.read_bytes() == second.wheel.read_bytes()
+    wheels = [result.wheel.read_bytes() for result in (first, second, third) if result.wheel is not None]
+    assert len(wheels) == 3
+    assert len(set(wheels)) == 1
+    said = [text for text in told.messages if text.startswith(f"the remote compile cache {url} ")]
+    assert len(said) == 2
+    assert "had 0 of " in said[0]
+    assert said[1].endswith("and was given 0")
+    # The password did not reach the build.
+    assert not any("hush" in result.log.read_text() for result in (first, second))

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from builder.console import Reporter
 from builder.errors import BuilderError, FailureKind, RequestError, TargetError
-from builder.sources import manifest
+from builder.sources import forecast, manifest
 from builder.sources.checkout import (
     OverlaySource,
     SubmoduleSource,
@@ -28,7 +28,7 @@ from builder.sources.checkout import (
 from builder.sources.custom_ops import CustomOps
 from builder.sources.manifest import Change
 from builder.sources.mirrors import Mirror, Mirrors, Repository
-from builder.sources.patches import find_series
+from builder.sources.patches import Applied, find_series
 
 TARGET = "v1.0-1.0-py3.11-x86_64"
 BUILD_SH = "".join(
@@ -102,14 +102,16 @@ class World:
         mirror.commit(commit)
         return mirror
 
-    def patch(self, repository: str, path: str, old: str = "two") -> None:
+    def patch(self, repository: str, path: str, old: str = "two", *, condition: str = "", name: str = "p") -> None:
         folder = self.root / "patches" / "v1.*" / repository
-        folder.mkdir(parents=True)
-        (folder / "series").write_text("p.patch\n")
-        text = f"--- a/{path}\n+++ b/{path}\n@@ -1,3 +1,3 @@\n one\n-{old}\n+patched\n three\n"
-        (folder / "p.patch").write_text(text)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "series", "a", encoding="utf-8") as series:
+            series.write(f"{name}.patch {condition}\n")
+        new = "patched" if name == "p" else name
+        text = f"--- a/{path}\n+++ b/{path}\n@@ -1,3 +1,3 @@\n one\n-{old}\n+{new}\n three\n"
+        (folder / f"{name}.patch").write_text(text)
         key = "torch_npu_patches" if repository == "torch_npu" else "op_plugin_patches"
-        found = find_series([self.root / "patches"], "v1.0-1.0", repository)
+        found = find_series([self.root / "patches"], "v1.0-1.0", repository, options=())
         self.request = replace(self.request, **{key: found})  # type: ignore[arg-type]
 
     def beside(self) -> list[str]:
@@ -185,7 +187,7 @@ def test_a_tree_is_found_again_and_compared_with_a_request(world: World) -> None
     assert loaded is not None
     assert loaded.differs(describe(world.request)) == []
     world.patch("op-plugin", "op_plugin/ops/opapi/A.cpp")
-    assert loaded.differs(describe(world.request)) == ["patches"]
+    assert loaded.differs(describe(world.request)) == ["patches", "series"]
 
 
 def test_edits_are_seen_and_never_copied_unasked(world: World) -> None:
@@ -262,6 +264,76 @@ def test_patches_of_both_repositories_are_applied(world: World) -> None:
     assert [patch["name"] for patch in prepared.record["patches"]] == [
         "v1.*/torch_npu/p.patch", "v1.*/op-plugin/p.patch",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_the_record_says_which_patches_were_taken_and_which_were_not(world: World, local: bool) -> None:
+    if local:
+        world.request = replace(world.request, overlay=OverlaySource.local(world.upstream / "op-plugin"))
+    before = describe(world.request)
+    world.patch("torch_npu", "setup.py", condition="[where it applies]")
+    world.patch("torch_npu", "setup.py", old="else", condition="[where it applies]", name="other")
+    world.patch("torch_npu", "setup.py", condition="[with pch]", name="headers")
+    world.patch("op-plugin", "op_plugin/ops/opapi/A.cpp", condition="[where it applies]")
+    world.patch("op-plugin", "op_plugin/ops/opapi/B.cpp", condition="[where it applies]", name="other")
+    described = describe(world.request)
+    prepared = prepare(world.request, world.place, world.reporter)
+    assert [patch["name"] for patch in prepared.record["patches"]] == [
+        "v1.*/torch_npu/p.patch", "v1.*/op-plugin/p.patch",
+    ]  # fmt: skip
+    assert prepared.record["patches"] == described["patches"] == prepared.record["origin"]["patches"]
+    assert [(item["name"], item["reason"]) for item in prepared.record["patches_passed_over"]] == [
+        ("v1.*/torch_npu/other.patch", "setup.py holds other lines"),
+        ("v1.*/torch_npu/headers.patch", "it is for builds with pch"),
+        ("v1.*/op-plugin/other.patch", "op_plugin/ops/opapi/B.cpp: No such file or directory"),
+    ]  # fmt: skip
+    assert {key for key in described if described[key] != before[key]} == {"patches", "series"}
+    assert load_prepared(world.place).differs(describe(world.request)) == []  # type: ignore[union-attr]
+
+
+def test_a_patch_that_no_file_takes_changes_no_wheel(world: World) -> None:
+    before = describe(world.request)
+    world.patch("torch_npu", "setup.py", old="else", condition="[where it applies]")
+    after = describe(world.request)
+    assert after["patches"] == before["patches"]
+    assert after["series"] != before["series"]
+
+
+def test_patches_for_op_plugin_can_be_passed_over_where_there_is_none(world: World) -> None:
+    world.request = replace(world.request, overlay=None)
+    world.patch("op-plugin", "op_plugin/ops/opapi/A.cpp", condition="[where it applies]")
+    prepared = prepare(world.request, world.place, world.reporter)
+    assert prepared.record["patches"] == []
+    assert [item["reason"] for item in prepared.record["patches_passed_over"]] == [
+        "v1.0-1.0 is built without op-plugin"
+    ]
+    world.patch("op-plugin", "op_plugin/ops/opapi/A.cpp", name="must")
+    with pytest.raises(RequestError, match=r"patches for op-plugin were given, .* is built without op-plugin"):
+        describe(world.request)
+    with pytest.raises(RequestError, match=r"patches for op-plugin were given, .* is built without op-plugin"):
+        prepare(world.request, world.place, world.reporter)
+
+
+def test_line_ends_that_git_gives_files_do_not_keep_patches_away(world: World) -> None:
+    commit = repository(world.upstream / "torch_npu", {".gitattributes": "*.py text eol=crlf\n"}, branch="v1.0-1.0")
+    world.request = replace(world.request, torch_npu=world.mirror("torch_npu", commit), commit=commit)
+    world.patch("torch_npu", "setup.py", condition="[where it applies]")
+    prepared = prepare(world.request, world.place, world.reporter)
+    assert [patch["name"] for patch in prepared.record["patches"]] == ["v1.*/torch_npu/p.patch"]
+    assert (world.place / "setup.py").read_bytes() == b"one\r\npatched\r\nthree\r\n"
+
+
+def test_a_tree_that_takes_other_patches_than_were_foreseen_is_no_tree(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.patch("torch_npu", "setup.py", condition="[where it applies]")
+    monkeypatch.setattr(forecast, "at_commit", lambda *_: Applied())
+    with pytest.raises(
+        TargetError, match=r"took other patches than its commits do: .*p\.patch instead of none"
+    ) as caught:
+        prepare(world.request, world.place, world.reporter)
+    assert caught.value.kind is FailureKind.PATCH
+    assert not world.place.exists()
 
 
 def test_custom_operators_are_laid_last(world: World, tmp_path: Path) -> None:

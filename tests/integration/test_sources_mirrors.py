@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import http.server
-import io
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from mirrors_support import Upstream, opened, said, served
 
-from builder.console import Reporter
 from builder.errors import FailureKind, RequestError, TargetError
-from builder.sources import fetch, gitcli
-from builder.sources.mirrors import Mirror, Mirrors, Repository, Submodule
-
-
-class Upstream:
-    """A repository with a branch ``main`` that tests add commits to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir(parents=True)
-        self.git("init", "--quiet", "--initial-branch=main")
-
-    def git(self, *argv: str) -> str:
-        done = subprocess.run(
-            ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always", *argv],
-            cwd=self.path, check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        return done.stdout.strip()
-
-    def commit(self, **files: str) -> str:
-        for name, content in (files or {"file": str(time.monotonic_ns())}).items():
-            (self.path / name).write_text(content)
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message=x")
-        return self.git("rev-parse", "HEAD")
+from builder.sources import fetch, gitcli, submodules
+from builder.sources.mirrors import Submodule
 
 
 @pytest.fixture
@@ -58,46 +28,6 @@ def upstream(tmp_path: Path) -> Upstream:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(fetch, "LONGEST_WAIT", 0.02)
-
-
-def opened(tmp_path: Path, *urls: str | Path, offline: bool = False, retries: int = 2) -> Mirror:
-    reporter = Reporter(Console(file=io.StringIO(), width=500))
-    mirrors = Mirrors(tmp_path / "mirrors", reporter, offline=offline, retries=retries)
-    return mirrors.open(Repository("x", tuple(str(url) for url in urls)))
-
-
-def said(mirror: Mirror) -> str:
-    stream = mirror._mirrors.reporter.console.file
-    assert isinstance(stream, io.StringIO)
-    return stream.getvalue()
-
-
-@contextlib.contextmanager
-def served(root: Path, before: Callable[[str], int | None] = lambda path: None) -> Iterator[tuple[str, list[str]]]:
-    """A plain file server for ``root``; ``before`` may answer a request with a status of its own."""
-    asked: list[str] = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            status = before(self.path)
-            if status is None:
-                super().do_GET()
-            else:
-                self.send_error(status)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(root)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 # -- a local path as host -------------------------------------------------------------------------------------
@@ -334,6 +264,26 @@ def test_submodules_are_those_that_are_pinned(tmp_path: Path, upstream: Upstream
         Submodule("near", str(tmp_path / "near.git"), pinned),
         Submodule("third_party/a", "https://host/a.git", pinned, "7.1.0", "none"),
     )
+
+
+def test_submodules_of_a_commit_are_read_once(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub")
+    (upstream.path / ".gitmodules").write_text('[submodule "sub"]\n\tpath = sub\n\turl = https://host/sub.git\n')
+    upstream.git("add", ".gitmodules")
+    upstream.git("commit", "--quiet", "--message=modules")
+    mirror = opened(tmp_path, upstream.path)
+    commit = mirror.branch("main")
+    first = mirror.submodules(commit)
+    monkeypatch.setattr(submodules.git, "run", lambda *_, **__: pytest.fail("git is asked again"))
+    assert mirror.submodules(commit) == first == (Submodule("sub", "https://host/sub.git", "1" * 40),)
+
+
+def test_a_commit_that_is_not_there_has_no_submodules_to_read(tmp_path: Path, upstream: Upstream) -> None:
+    with pytest.raises(TargetError, match=f"x at {'1' * 12} cannot be read") as caught:
+        opened(tmp_path, upstream.path).submodules("1" * 40)
+    assert caught.value.kind is FailureKind.SOURCE
 
 
 def test_a_submodule_cannot_leave_the_tree_or_lack_its_url(tmp_path: Path, upstream: Upstream) -> None:

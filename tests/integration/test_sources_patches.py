@@ -1,4 +1,4 @@
-"""Patch series: which apply to a release line, and that they apply whole or not at all, by real git."""
+"""Patch series: which apply to a release line, under which conditions, whole or not at all, by real git."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from builder.errors import FailureKind, RequestError, TargetError
-from builder.sources import manifest
-from builder.sources.patches import Patch, apply, find_series
+from builder.sources import forecast, manifest
+from builder.sources.patches import Applied, Patch, apply, find_series, offered
+from builder.workspace import resource
 
 LINES = [f"line {number}" for number in range(1, 41)]
 
@@ -154,3 +155,179 @@ def test_patches_without_a_series_are_not_passed_by(tmp_path: Path) -> None:
     (folder / "v1" / "torch_npu" / "series").unlink()
     with pytest.raises(RequestError, match="no file named 'series'"):
         found(folder)
+
+
+# -- conditions -------------------------------------------------------------------------------------------
+
+ELSEWHERE = edit(5, "x", path="src/none.cpp")
+NEW_FILE = "diff --git a/n/new b/n/new\nnew file mode 100644\n--- /dev/null\n+++ b/n/new\n@@ -0,0 +1 @@\n+x\n"
+
+
+def conditional(tmp_path: Path, entries: str, **patches: str) -> Path:
+    folder = series(tmp_path, **patches)
+    (folder / "v1" / "torch_npu" / "series").write_text(entries)
+    return folder
+
+
+def conditions(folder: Path, *options: str) -> tuple[Patch, ...]:
+    return find_series([folder], "v1", "torch_npu", options=options)
+
+
+def names(applied: Applied) -> list[str]:
+    return [patch.path.stem for patch in applied.taken]
+
+
+def reasons(applied: Applied) -> dict[str, str]:
+    return {item.patch.path.stem: item.reason for item in applied.passed_over}
+
+
+def test_a_patch_is_taken_only_where_it_applies(tmp_path: Path, tree: Path) -> None:
+    folder = conditional(
+        tmp_path,
+        "elsewhere.patch [where it applies]\nother.patch [where it applies]  # why\nfits.patch\t[where it applies]\n"
+        "again.patch [where  it applies]\nthere.patch [where it applies]\nlast.patch\n",
+        elsewhere=ELSEWHERE, other=edit(5, "x", old="not there"), fits=edit(5, "once"), again=edit(5, "once"),
+        there=NEW_FILE.replace("n/new", "src/a.cpp"), last=edit(5, "twice", old="once"),
+    )  # fmt: skip
+    applied = apply(conditions(folder), tree)
+    assert names(applied) == ["fits", "last"]
+    assert reasons(applied) == {
+        "elsewhere": "src/none.cpp: No such file or directory",
+        "other": "src/a.cpp holds other lines",
+        "again": "src/a.cpp has it already",
+        "there": "src/a.cpp: already exists in working directory",
+    }
+    assert (tree / "src" / "a.cpp").read_text().splitlines()[4] == "twice"
+
+
+def test_a_patch_applies_with_all_its_files_or_is_passed_over(tmp_path: Path, tree: Path) -> None:
+    folder = conditional(tmp_path, "half.patch [where it applies]\n", half=edit(5, "x") + ELSEWHERE)
+    before = manifest.take(tree)
+    assert apply(conditions(folder), tree).taken == ()
+    assert manifest.take(tree) == before
+
+
+def test_patches_taken_under_a_condition_are_taken_back_with_the_others(tmp_path: Path, tree: Path) -> None:
+    folder = conditional(
+        tmp_path, "fits.patch [where it applies]\nelsewhere.patch [where it applies]\nbad.patch\n",
+        fits=edit(5, "x"), elsewhere=ELSEWHERE, bad=edit(9, "x", old="not there"),
+    )  # fmt: skip
+    before = manifest.take(tree)
+    with pytest.raises(TargetError, match=r"bad\.patch does not apply"):
+        apply(conditions(folder), tree)
+    assert manifest.take(tree) == before
+
+
+def test_a_damaged_patch_is_no_patch_for_other_lines(tmp_path: Path, tree: Path) -> None:
+    folder = conditional(tmp_path, "bad.patch [where it applies]\n", bad=edit(5, "x")[:-12])
+    with pytest.raises(TargetError, match=r"bad\.patch is damaged at its line"):
+        apply(conditions(folder), tree)
+
+
+def test_a_patch_can_need_an_option(tmp_path: Path, tree: Path) -> None:
+    folder = conditional(
+        tmp_path, "p.patch [with pch]\nq.patch [with pch] [where it applies]\n", p=edit(5, "x"), q=ELSEWHERE
+    )
+    without = conditions(folder)
+    assert offered(without) == []
+    assert reasons(apply(without, tree)) == {"p": "it is for builds with pch", "q": "it is for builds with pch"}
+    assert (tree / "src" / "a.cpp").read_text().splitlines()[4] == "line 5"
+    with_it = conditions(folder, "pch")
+    assert [(item["name"], item.get("condition")) for item in offered(with_it)] == [
+        ("v1/torch_npu/p.patch", None), ("v1/torch_npu/q.patch", "where it applies"),
+    ]  # fmt: skip
+    applied = apply(with_it, tree)
+    assert names(applied) == ["p"]
+    assert list(reasons(applied)) == ["q"]
+
+
+def test_a_patch_that_needs_an_option_must_apply_with_it(tmp_path: Path, tree: Path) -> None:
+    folder = conditional(tmp_path, "p.patch [with pch]\n", p=ELSEWHERE)
+    apply(conditions(folder), tree)
+    with pytest.raises(TargetError, match=r"p\.patch does not apply: src/none\.cpp: No such file"):
+        apply(conditions(folder, "pch"), tree)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("p.patch [where it aplies]", r"series, line 2: unknown condition \[where it aplies\]"),
+        ("p.patch [with speed]", r"series, line 2: unknown condition \[with speed\]"),
+        ("p.patch [with pch] [with pch]", r"series, line 2: unknown condition \[with pch\]"),
+        ("p.patch []", r"series, line 2: unknown condition \[\]"),
+        ("p.patch where it applies", r"series, line 2: the patch 'p\.patch where it applies' cannot be read"),
+        ("[with pch]", r"series, line 2: the patch '\[with pch\]' cannot be read"),
+    ],
+)
+def test_a_condition_that_no_series_knows_is_the_users_error(tmp_path: Path, entry: str, said: str) -> None:
+    folder = conditional(tmp_path, f"# one\n{entry}\n", p=edit(5, "x"))
+    with pytest.raises(RequestError, match=said):
+        conditions(folder)
+
+
+def test_a_patch_that_is_not_taken_is_judged_all_the_same(tmp_path: Path) -> None:
+    folder = conditional(tmp_path, "p.patch [with pch]\n", p=edit(5, "x", path="../outside"))
+    with pytest.raises(RequestError, match="the patch touches"):
+        conditions(folder)
+
+
+def test_brackets_and_spaces_can_be_part_of_a_name(tmp_path: Path, tree: Path) -> None:
+    folder = conditional(
+        tmp_path, "my [1]fix[2].patch [where it applies]\n", **{"my [1]fix[2]": edit(5, "x"), "other": ELSEWHERE}
+    )
+    assert names(apply(conditions(folder), tree)) == ["my [1]fix[2]"]
+
+
+def test_what_will_be_taken_is_known_before_the_tree_is_there(tmp_path: Path, tree: Path) -> None:
+    root = next(folder for folder in (tree, *tree.parents) if (folder / ".git").is_dir())
+    (tree / "src" / "link.cpp").symlink_to("a.cpp")
+    (tree / "src" / "dos.cpp").write_bytes("\r\n".join(LINES).encode())
+    git = ["git", "-C", str(tree), "-c", "user.name=t", "-c", "user.email=t@t", "-c", "core.autocrlf=false"]
+    subprocess.run([*git, "add", "-A", "."], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "one"], check=True)
+    gone = "diff --git a/n/new b/n/new\ndeleted file mode 100644\n--- a/n/new\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n"
+    moved = "diff --git a/src/a.cpp b/b.cpp\nsimilarity index 100%\nrename from src/a.cpp\nrename to b.cpp\n"
+    patches = {
+        "first": edit(5, "once"), "needs": edit(5, "twice", old="once"), "late": edit(5, "x", old="once"),
+        "elsewhere": ELSEWHERE, "new": NEW_FILE, "more": NEW_FILE.replace("+x", "+y"),
+        "folder": edit(5, "x", path="src"), "link": edit(5, "x", path="src/link.cpp"),
+        "dos": edit(5, "x", path="src/dos.cpp"), "lines": edit(5, "x", old="line 7"), "same": edit(30, "x"),
+        "option": edit(35, "x"), "gone": gone, "moved": moved,
+    }  # fmt: skip
+    entries = "".join(f"{name}.patch [where it applies]\n" for name in patches)
+    entries = entries.replace("option.patch", "option.patch [with pch]")
+    folder = conditional(tmp_path, entries, **patches)
+    for options in ((), ("pch",)):
+        found = conditions(folder, *options)
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+        foreseen = [forecast.in_folder(found, tree)]
+        if root == tree:
+            foreseen.append(forecast.at_commit(found, root / ".git", commit))
+        real = apply(found, tree)
+        assert names(real) == ["first", "needs", "new", "same", *(["option"] if options else []), "gone", "moved"]
+        assert [names(one) for one in foreseen] == [names(real)] * len(foreseen)
+        subprocess.run([*git, "checkout", "--quiet", "-f", "."], check=True)
+        subprocess.run([*git, "clean", "--quiet", "-fd"], check=True)
+
+
+def test_a_patch_that_must_apply_fails_in_the_forecast_as_it_would_in_the_tree(tmp_path: Path, tree: Path) -> None:
+    folder = conditional(tmp_path, "p.patch\n", p=edit(5, "x", old="not there"))
+    with pytest.raises(TargetError) as real:
+        apply(conditions(folder), tree)
+    with pytest.raises(TargetError) as foreseen:
+        forecast.in_folder(conditions(folder), tree)
+    assert foreseen.value.message == real.value.message
+
+
+# -- the series that are shipped ----------------------------------------------------------------------------
+
+
+def test_every_shipped_patch_is_in_its_series_and_may_be_passed_over_in_a_glob() -> None:
+    shipped = resource("patches")
+    for repository in ("torch_npu", "op-plugin"):
+        for folder in shipped.glob(f"*/{repository}"):
+            patches = find_series([shipped], folder.parent.name, repository, options=["pch"])
+            listed = {patch.path.name: patch for patch in patches}
+            assert {path.name for path in folder.glob("*.patch")} <= set(listed)
+            if folder.parent.name == "*":
+                assert [name for name, patch in listed.items() if not patch.where_it_applies] == []

@@ -12,16 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from store_support import everything
+from store_support import S3, everything, serve_s3
 
 from builder.errors import BuilderError, FailureKind, RequestError, TargetError
 from builder.releases import Release, latest, prune, read_manifest, releases, verify
-from builder.store import Store, base, open_store, sha256_of
+from builder.store import Store, base, open_store, patience, sha256_of
 from builder.store.remote import RemoteStore
 
 KILLS = 10
@@ -137,41 +137,6 @@ def wheels(tmp_path: Path) -> list[Path]:
 
 
 # S3 on loopback.
-
-
-class S3:
-    """A server that speaks S3, in memory."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-
-@contextmanager
-def serve_s3(**environment: str) -> Iterator[S3]:
-    """moto's server in a process of its own."""
-    for package in ("moto", "flask", "s3fs"):
-        if find_spec(package) is None:
-            pytest.skip(f"{package} is not installed (pip install 'moto[server]' s3fs)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, "the S3 server did not start"
-            time.sleep(0.1)
-        yield S3(f"http://127.0.0.1:{port}")
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -395,6 +360,92 @@ def test_a_server_that_refuses(s3_environment: None, monkeypatch: pytest.MonkeyP
                 attempt()
             assert SECRET not in _said(caught.value)
             assert "AKIAOFTHETESTS" not in _said(caught.value)
+
+
+class BadLine:
+    """A way to a server of this machine. It breaks each connection after some bytes of requests, until it is mended."""
+
+    def __init__(self, port: int, after: int) -> None:
+        self.bad = True
+        self.broken = 0
+        self._server, self._after = port, after
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._connect, args=(client,), daemon=True).start()
+
+    def _connect(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._server)) as server:
+            back = threading.Thread(target=self._carry, args=(server, client, None))
+            back.start()
+            self._carry(client, server, self._after)
+            back.join()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, left: int | None) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+                if left is not None:
+                    left -= len(data)
+                    if left <= 0 and self.bad:
+                        self.broken += 1
+                        break
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> BadLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Closing alone would not wake who waits in accept.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def test_a_line_that_breaks_in_the_middle_of_uploads(
+    bucket: str, s3_server: S3, wheels: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.05)
+    # The packages below have patience of their own, which would take long here.
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    wheel, digest = wheels[2], sha256_of(wheels[2])
+    name = f"n/{digest}.whl"
+    straight = open_store(f"{bucket}/store")
+    straight.check()
+    for mended_after in (patience.ATTEMPTS - 1, patience.ATTEMPTS):
+        straight.remove(name)
+        with BadLine(int(s3_server.url.rpartition(":")[2]), after=1_000_000) as line, Watcher(whole(straight)) as look:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{line.port}")
+            s3fs.S3FileSystem.clear_instance_cache()
+            store = open_store(f"{bucket}/store")
+            told: list[str] = []
+
+            def tell(text: str, line: BadLine = line, told: list[str] = told, mended_after: int = mended_after) -> None:
+                told.append(text)
+                line.bad = len(told) < mended_after
+
+            store.warn = tell
+            if mended_after < patience.ATTEMPTS:
+                assert store.put(wheel, name, digest)
+            else:
+                with pytest.raises(TargetError, match="was not reached") as caught:
+                    store.put(wheel, name, digest)
+                assert caught.value.kind is FailureKind.NETWORK
+            assert len(told) == patience.ATTEMPTS - 1
+            assert line.broken >= len(told)
+            there = [entry.name for entry in straight.entries("n")]
+        assert there == ([f"{digest}.whl"] if mended_after < patience.ATTEMPTS else [])
+        assert look.problems == []
+        assert look.looks > 1
 
 
 def test_a_server_that_loses_data(bucket: str, wheels: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ def test_everything_that_a_person_copies_is_whole(outcome: Outcome, width: int) 
     for word in ("accepted", "uses_mold", "it is [off]", "pins abc, 8 commits behind 5.0"):
         assert word in shown
     assert all(len(line) <= width for line in shown.splitlines())
+    assert all(line == line.rstrip() for line in shown.splitlines())
     assert shown.splitlines()[-1] == "1 line, 1,640 facts compared, 1 drift, 1 accepted"
 
 

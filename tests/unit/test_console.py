@@ -27,7 +27,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from builder.console import Reporter, TargetReporter
+from builder.console import Reporter, TargetReporter, print_table
 from builder.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.progress.state import Event, State
 
@@ -494,3 +494,44 @@ def test_longer_tasks_are_drawn_and_taken_away() -> None:
     before = len(stream.getvalue())
     time.sleep(0.3)
     assert len(stream.getvalue()) == before, "nothing is drawn afterwards"
+
+
+# -- tables that were asked for -------------------------------------------------------------------------------
+
+
+def printed(table: Table, style: str | None = None, **console: Any) -> str:
+    stream = io.StringIO()
+    print_table(table, Console(file=stream, width=60, highlight=False, **console), style=style)
+    return stream.getvalue()
+
+
+def small_table() -> Table:
+    table = Table(title="title", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for heading in ("name", "", "reason"):
+        table.add_column(heading, overflow="fold")
+    table.add_row("  indented", "", "two\n\nlines")
+    table.add_row("no\u00a0break\u00a0", "", "")
+    table.add_row("last", "[red]x[/red]", "a  b\u2028c")
+    return table
+
+
+def test_a_table_has_no_blanks_at_the_end_of_its_lines_and_keeps_all_others() -> None:
+    text = printed(small_table())
+    assert text.endswith("\n")
+    assert text[:-1].split("\n") == [
+        "title",
+        "name           reason",
+        "  indented     two",
+        "",
+        "               lines",
+        "no\u00a0break\u00a0",
+        "last        x  a  b\u2028c",
+    ]
+
+
+def test_a_table_on_a_terminal_has_none_either() -> None:
+    text = printed(small_table(), style="dim", force_terminal=True, color_system="standard")
+    assert "\x1b[2" in text
+    assert not re.search(r" (\x1b\[[0-9;]*m)*\n", text)
+    plain = printed(small_table())
+    assert re.sub(r"\x1b\[[0-9;]*m", "", text) == plain

@@ -631,6 +631,21 @@ def test_a_folder_that_only_the_client_has_is_named(
         errand.Errand(wanted, "a1", Reporter(sink=Recorder())).build(packed, store)
 
 
+def test_a_remote_cache_that_is_none_is_this_machines_fault(
+    tmp_path: Path, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(errand.WORKSPACE_VARIABLE, str(tmp_path / "build"))
+    monkeypatch.setenv("BUILDER_REMOTE_CACHE", "nonsense")
+    store = open_store(str(tmp_path / "store"))
+    store.write("runs/r1/run.json", b"{}")
+    luggage = Luggage(matrix, BuildOptions())
+    wanted = replace(order(), options=luggage.options, store=store.url)
+    packed = luggage.pack(wanted, parse_target_id(matrix, TARGET))
+    # An error of the machine: another one may be set up better.
+    with pytest.raises(MachineError, match="this worker has BUILDER_REMOTE_CACHE: 'nonsense"):
+        errand.Errand(wanted, "a1", Reporter(sink=Recorder())).build(packed, store)
+
+
 # -- what the pages say -----------------------------------------------------------------------------------
 
 

@@ -75,6 +75,8 @@ class FakeTicket:
             self.give(TargetError("the scheduler lost it", kind=FailureKind.ENGINE))
 
     def give(self, answer: Answer) -> None:
+        if self._answer is not None:
+            return  # a future ends once
         self._answer = answer
         if self._done is not None:
             self._done()

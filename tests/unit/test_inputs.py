@@ -17,7 +17,7 @@ from builder.matrix.loader import load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
 from builder.options import BuildOptions
-from builder.plan import _worded, fault_of, records
+from builder.plan import _Moves, _worded, fault_of, records
 
 ORIGIN: dict[str, Any] = {
     "asked": {"components": "op-plugin", "op_plugin": "branch", "torch_npu": "branch", "host": "somewhere"},
@@ -144,7 +144,8 @@ def test_differences_name_each_part(target: Target) -> None:
     ],
 )
 def test_changes_in_words(target: Target, tmp_path: Path, name: str, words: str) -> None:
-    found = [_worded(part, old, new, tmp_path) for part, old, new in differences(build(target), CHANGES[name](target))]
+    moves = _Moves(tmp_path)
+    found = [_worded(part, old, new, moves) for part, old, new in differences(build(target), CHANGES[name](target))]
     assert words in found
 
 

@@ -82,3 +82,78 @@ def test_hits_and_misses_of_a_real_ccache(tmp_path: Path, report: str) -> None:
     counts = cache.read_counts(tmp_path)
     assert (counts.files, counts.hits, counts.misses, counts.unknown) == (2, 1, 1, 0)
     assert not list(tmp_path.glob("compile.log.*"))
+
+
+def test_a_build_ends_before_its_first_file(tmp_path: Path) -> None:
+    script = compiler(tmp_path, f"touch {tmp_path}/compiled")
+    probe = tmp_path / "CMakeFiles" / "CMakeTmp"
+    probe.mkdir(parents=True)
+    env = {**variables(tmp_path), "BUILDER_STOP_AT_COMPILE": "1"}
+    # CMake has to find out what the compiler can do.
+    assert subprocess.run([LAUNCHER, script, "-c", "a.cpp"], env=env, cwd=probe, check=False).returncode == 0
+    (tmp_path / "compiled").unlink()
+    done = subprocess.run(
+        [LAUNCHER, script, "-c", "a.cpp"], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "stopped before a.cpp" in done.stderr
+    assert not (tmp_path / "compiled").exists()
+    assert (tmp_path / "compile.log").read_text() == "stopped a.cpp\n"
+    assert cache.read_counts(tmp_path).files == 0
+
+
+def test_the_python_include_folder_has_one_name(tmp_path: Path) -> None:
+    script = compiler(tmp_path, f'printf "%s\\n" "$@" >>{tmp_path}/seen')
+    for number, version in enumerate(("3.9", "3.11")):
+        include, out = tmp_path / f"python{version}", tmp_path / f"out{number}"
+        include.mkdir()
+        out.mkdir()
+        env = {
+            **variables(tmp_path),
+            "BUILDER_PYTHON_INCLUDE": str(include),
+            "BUILDER_PYTHON_INCLUDE_AS": str(out / "include"),
+        }
+        subprocess.run([LAUNCHER, script, f"-I{include}", "-c", "a.cpp"], env=env, cwd=tmp_path, check=True)
+        assert (out / "include").readlink() == include
+    # A name that stands for something else is not used.
+    env["BUILDER_PYTHON_INCLUDE"] = str(tmp_path / "python3.9")
+    subprocess.run([LAUNCHER, script, f"-I{tmp_path}/python3.9", "-c", "a.cpp"], env=env, cwd=tmp_path, check=True)
+    assert [line for line in (tmp_path / "seen").read_text().splitlines() if line.startswith("-I")] == [
+        f"-I{tmp_path}/out0/include",
+        f"-I{tmp_path}/out1/include",
+        f"-I{tmp_path}/python3.9",
+    ]
+    assert sorted(path.name for path in (tmp_path / "python3.11").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "dropped"),
+    [
+        ("VERSION\n", True),
+        ("VERSION\n/other.cpp\n", True),
+        ("VERSION\n/other.cpp\na.cpp\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_the_version_define(tmp_path: Path, content: str | None, dropped: bool) -> None:
+    script = compiler(tmp_path, 'printf "%s\\n" "$@"')
+    if content is not None:
+        (tmp_path / "version").write_text(content)
+    env = {**variables(tmp_path), "BUILDER_VERSION_DEFINE": str(tmp_path / "version")}
+    command = [LAUNCHER, script, '-DVERSION="2.5.1"', "-DVERSION_OF=x", "-c", "a.cpp"]
+    seen = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    expected = ["-DVERSION_OF=x", "-c", "a.cpp"] if dropped else ['-DVERSION="2.5.1"', "-DVERSION_OF=x", "-c", "a.cpp"]
+    assert seen.splitlines() == expected
+
+
+@pytest.mark.parametrize(("says", "code", "result"), [("", 0, "uncached"), ("compile_failed", 3, "failed")])
+def test_a_ccache_that_fails_is_passed_over(tmp_path: Path, says: str, code: int, result: str) -> None:
+    broken = tmp_path / "ccache"
+    broken.write_text(f'#!/bin/sh\n[ -z "{says}" ] || echo {says} >"$CCACHE_STATSLOG"\nexit 3\n')
+    broken.chmod(0o755)
+    script = compiler(tmp_path, "exit 0")
+    env = variables(tmp_path, ccache=str(broken))
+    done = subprocess.run([LAUNCHER, script, "-c", "a.cpp"], env=env, cwd=tmp_path, check=False)
+    assert done.returncode == code
+    assert (tmp_path / "compile.log").read_text() == f"{result} a.cpp\n"

@@ -546,6 +546,29 @@ def test_rebuild_without_a_folder_of_wheels_changes_nothing(workspace: Workspace
     assert files(workspace.root) == before
 
 
+def test_a_lost_ledger_without_wheels_is_an_empty_one(workspace: Workspace) -> None:
+    reporter, text = captured()
+    assert not workspace.output.exists()
+    assert rebuild_ledger(workspace, reporter, missing_ok=True) == 0
+    assert f"nothing to restore from {workspace.output} (there is no such folder)" in text()
+    assert not workspace.output.exists()
+    with Ledger.open(ledger_path(workspace)) as ledger:
+        assert ledger.history() == []
+        ledger.add(make())
+    # What was there is not lost, and a folder without wheels is as good as none.
+    workspace.output.mkdir()
+    assert rebuild_ledger(workspace, reporter, missing_ok=True) == 0
+    assert "it has no whole wheel with its record" in text()
+    (aside,) = ledger_path(workspace).parent.glob("ledger-*.sqlite")
+    with Ledger.open(aside, read_only=True) as before:
+        assert len(before.history()) == 1
+    # A link that leads nowhere is no folder that nobody has made yet.
+    workspace.output.rmdir()
+    workspace.output.symlink_to("nowhere")
+    with pytest.raises(RequestError, match="there is no folder of wheels"):
+        rebuild_ledger(workspace, reporter, missing_ok=True)
+
+
 def shown(entries: list[Entry], width: int) -> list[str]:
     stream = io.StringIO()
     Console(file=stream, width=width, force_terminal=False).print(history_table(entries, wide=width >= 140))
@@ -612,6 +635,7 @@ def test_the_history_command(workspace: Workspace, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert out.index(TARGET) < out.index(LONG)
     assert "[bold]no" in out
+    assert all(line == line.rstrip() for line in out.splitlines()), "a pipe gets no blanks that only fill lines up"
     show_history(workspace, target="*-aarch64", as_json=True)
     (entry,) = json.loads(capsys.readouterr().out)
     assert (entry["id"], entry["status"], entry["finished"]) == (LONG, "built", "2026-11-21T08:01:00Z")

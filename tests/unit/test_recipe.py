@@ -1,11 +1,18 @@
-"""What is refused before anything is made: lines that cannot be built, PyTorch that no index has, other compilers."""
+"""What is refused before anything is made, and how a compile is run: its command, its variables, its cache."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
+from builder.compilation import cache, witness
+from builder.environments.base import Limits, Outcome, Paths
 from builder.environments.recipe import torch_requirement
 from builder.errors import FailureKind, RequestError
 from builder.gather import check_request
@@ -14,7 +21,8 @@ from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
 from builder.options import BuildOptions
-from builder.recipe import toolchain_mismatches, wrong_toolchain
+from builder.recipe import Recipe, keep_witness, prepared, toolchain_mismatches, wrong_toolchain
+from builder.wheels.repair import RepairPlan
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +99,153 @@ def test_torch_is_required_from_its_index_with_the_hashes_of_that_index(
     assert bool(known) == (index is not None)
     lines = [requirement, *(f"--hash={digest}" for digest in known)]
     assert torch_requirement(request).split() == lines
+
+
+def plan(**more: object) -> Recipe:
+    """A compile of a release line's cache."""
+    repair = RepairPlan(platform="manylinux_2_28_x86_64", by_upstream=False)
+    fixed: dict[str, object] = {
+        "arguments": ("--python=3.11",), "epoch": 1, "repair": repair, "jobs": 2, "slots": 0, "shared_slots": None,
+        "limits": Limits(), "cann": False, "extra": {}, "store": "v1-x86_64-gcc12.2", "python": sys.executable,
+        "python_include": "/usr/include/python3.11",
+    }  # fmt: skip
+    return Recipe(**{**fixed, **more})  # type: ignore[arg-type]
+
+
+class Here:
+    """An opened environment that is this machine as it is."""
+
+    base_env: Mapping[str, str] = {}
+
+    def __init__(self, folder: Path, launcher: str = Paths.launcher) -> None:
+        for name in ("tree", "torch", "out", "cache"):
+            (folder / name).mkdir(exist_ok=True)
+        places = {name: str(folder / name) for name in ("tree", "torch", "out", "cache")}
+        self.paths = Paths(launcher=launcher, **places)
+        self.ran: list[tuple[str, ...]] = []
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str,
+        on_line: Callable[[str], None],
+        limits: Limits,
+    ) -> Outcome:
+        self.ran.append(tuple(argv))
+        path = {"PATH": "/usr/bin:/bin"}
+        done = subprocess.run(argv, env={**path, **env}, cwd=cwd, capture_output=True, text=True, check=False)
+        for line in (done.stdout + done.stderr).splitlines():
+            on_line(line)
+        return Outcome(done.returncode, 0.0)
+
+    def interactive(self, *, env: Mapping[str, str], cwd: str) -> int:
+        raise NotImplementedError
+
+
+def test_all_pythons_of_a_line_get_one_cache_and_one_name_of_their_headers() -> None:
+    told = plan().environment(Paths())
+    assert told["CCACHE_DIR"] == "/cache/v1-x86_64-gcc12.2"
+    assert told["BUILDER_PYTHON_INCLUDE"] == "/usr/include/python3.11"
+    assert told["BUILDER_PYTHON_INCLUDE_AS"] == "/out/python-include"
+    # What prepared() finds out is not there before it has.
+    assert {"BUILDER_VERSION_DEFINE", "CCACHE_EXTRAFILES", "CCACHE_READONLY", "BUILDER_CCACHE"}.isdisjoint(told)
+
+
+def test_where_results_have_another_path_each_time_their_name_would_be_none() -> None:
+    told = plan().environment(Paths(out="/home/me/build/runs/1/out"))
+    assert "BUILDER_PYTHON_INCLUDE" not in told
+
+
+@pytest.mark.parametrize(
+    ("more", "headers", "known"),
+    [
+        ({}, None, None),
+        ({"pch": True}, "/out/headers", "/cache/v1-x86_64-gcc12.2/known-headers"),
+        ({"pch": True, "cached": False}, "/out/headers", None),
+        ({"pch": True, "read_only": True}, "/out/headers", None),
+    ],
+)
+def test_headers_are_told_where_they_are_wanted(more: dict[str, bool], headers: str | None, known: str | None) -> None:
+    told = plan(**more).environment(Paths())
+    assert (told.get("BUILDER_HEADERS"), told.get("BUILDER_HEADERS_KNOWN")) == (headers, known)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_without_a_cache_the_command_finds_no_ccache(tmp_path: Path, cached: bool) -> None:
+    (tmp_path / "ci").mkdir()
+    (tmp_path / "ci" / "build.sh").write_text('echo "ccache=$BUILDER_CCACHE arguments=$* first=${PATH%%:*}"\n')
+    (tmp_path / "bin").mkdir()
+    ccache = tmp_path / "bin" / "ccache"
+    ccache.write_text("#!/bin/sh\necho stats_log\n")
+    ccache.chmod(0o755)
+    command = plan(cached=cached).command(Paths())
+    env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = str(ccache) if cached else ""
+    assert done.stdout == f"ccache={found} arguments=--python=3.11 first=/out/codegen\n"
+
+
+def test_a_plan_learns_of_its_tree_and_its_cache(tmp_path: Path) -> None:
+    here = Here(tmp_path, str(cache.LAUNCHER))
+    (tmp_path / "tree" / "CMakeLists.txt").write_text('add_definitions(-DA_NPU_VERSION="${TORCH_VERSION}")\n')
+    (tmp_path / "tree" / "a.cpp").write_text("A_NPU_VERSION\n")
+    warnings: list[str] = []
+    ready = prepared(here, plan(), tree=tmp_path / "tree", out=tmp_path / "out", warn=warnings.append)
+    assert (ready.cached, ready.read_only, ready.inputs, ready.version_define, warnings) == (
+        True,
+        False,
+        True,
+        True,
+        [],
+    )
+    told = ready.environment(here.paths)
+    assert Path(told["BUILDER_VERSION_DEFINE"]).read_text() == f"A_NPU_VERSION\n{tmp_path}/tree/a.cpp\n"
+    assert Path(told["CCACHE_EXTRAFILES"]).is_file()
+    assert Path(told["CCACHE_DIR"]).is_dir()
+    assert list(Path(told["CCACHE_DIR"]).iterdir()) == []
+
+
+def test_a_cache_in_whose_place_a_file_is_costs_one_warning(tmp_path: Path) -> None:
+    here = Here(tmp_path, str(cache.LAUNCHER))
+    (tmp_path / "cache" / "v1-x86_64-gcc12.2").write_text("")
+    warnings: list[str] = []
+    ready = prepared(here, plan(), tree=tmp_path / "tree", out=tmp_path / "out", warn=warnings.append)
+    assert (ready.cached, ready.inputs) == (False, True)
+    assert warnings == ["the compile cache v1-x86_64-gcc12.2 cannot be used: File exists; compiling without it"]
+    assert ready.environment(here.paths)["BUILDER_CCACHE"] == ""
+    # Asked for without a cache, there is nothing to be warned of.
+    prepared(here, plan(cached=False), tree=tmp_path / "tree", out=tmp_path / "out", warn=warnings.append)
+    assert len(warnings) == 1
+
+
+def test_without_its_inputs_a_cache_is_not_used(tmp_path: Path) -> None:
+    """Its keys would lack the compiler: what is found under them could be anything."""
+    here = Here(tmp_path, "/nonexistent/launcher")
+    warnings: list[str] = []
+    ready = prepared(here, plan(), tree=tmp_path / "tree", out=tmp_path / "out", warn=warnings.append)
+    assert (ready.cached, ready.inputs, ready.version_define) == (False, False, False)
+    (warning,) = warnings
+    assert warning.startswith("the compile cache v1-x86_64-gcc12.2 cannot be used: its inputs cannot be listed (")
+    assert "can't open file" in warning
+
+
+def test_what_compiles_took_in_is_kept_or_said_why_not(tmp_path: Path) -> None:
+    here = Here(tmp_path, str(cache.LAUNCHER))
+    places = {"out": tmp_path / "out", "folder": tmp_path / "kept", "target": "t", "run": "r", "size": 1}
+    # A build that came to no compile says nothing of the cache, and takes no other's place.
+    assert keep_witness(here, plan(), **places) is None  # type: ignore[arg-type]
+    assert witness.kept(tmp_path / "kept") == []
+    source = tmp_path / "tree" / "a.cpp"
+    source.write_text("")
+    (tmp_path / "out" / cache.COMPILE_LOG).write_text(f"miss {source}\n")
+    command = {"directory": str(tmp_path / "tree"), "file": "a.cpp", "command": "c++ -O2 -o a.o -c a.cpp"}
+    (tmp_path / "tree" / "compile_commands.json").write_text(json.dumps([command]))
+    (tmp_path / "tree" / "a.o.d").write_text("a.o: a.cpp\n")
+    assert keep_witness(here, plan(), **places) is None  # type: ignore[arg-type]
+    (kept,) = witness.kept(tmp_path / "kept")
+    (compiled,) = kept.read().objects
+    assert (compiled.source, compiled.result, len(compiled.runs)) == (str(source), "miss", 1)
+    broken = Here(tmp_path, "/nonexistent")
+    assert "can't open file" in str(keep_witness(broken, plan(), **places))  # type: ignore[arg-type]

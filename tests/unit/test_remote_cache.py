@@ -22,14 +22,15 @@ KEY = "ccache:a7f1cdhr8d4b1k3rqou8228piokj1mnd2"
 
 
 class Told:
-    """Keeps warnings."""
+    """Keeps warnings and messages."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.messages: list[str] = []
 
     def handle(self, event: Event, state: State) -> None:
-        if event.name == "warning":
-            self.warnings.append(str(event["text"]))
+        if event.name in {"warning", "message"}:
+            (self.warnings if event.name == "warning" else self.messages).append(str(event["text"]))
 
     def table(self, table: Table) -> None: ...
 
@@ -255,6 +256,26 @@ def test_what_a_killed_builder_left_is_removed_and_nothing_else(tmp_path: Path, 
             assert len(list(tmp_path.glob(".remote-*"))) == 2
 
 
+def test_what_it_was_good_for_is_said_where_it_was_asked(tmp_path: Path, shelf: Shelf) -> None:
+    told = Told()
+    with served("redis://host", tmp_path, Reporter(sink=told)):
+        pass
+    assert told.messages == []
+    with served("redis://host", tmp_path, Reporter(sink=told)), Connection(tmp_path) as ccache:
+        for words in ((b"GET", KEY.encode()), (b"SET", KEY.encode(), b"x"), (b"GET", KEY.encode())):
+            ccache.ask(command(*words))
+    assert told.messages == ["the remote compile cache redis://shelf had 1 of 2 entries, and was given 1"]
+
+
+def test_a_setting_is_checked_before_anything_is_asked() -> None:
+    remote.check({})
+    remote.check({remote.VARIABLE: ""})
+    remote.check({remote.VARIABLE: "redis://nobody.example.org"})
+    with pytest.raises(RequestError, match="BUILDER_REMOTE_CACHE: 'nonsense' is not the URL") as caught:
+        remote.check({remote.VARIABLE: "nonsense"})
+    assert "redis://host" in str(caught.value.hint)
+
+
 def test_without_a_url_there_is_nothing(tmp_path: Path) -> None:
     with served(None, tmp_path / "cache", Reporter(sink=Told())) as standing:
         assert isinstance(standing, Served)
@@ -290,6 +311,8 @@ def test_urls(url: str, kind: type, place: str) -> None:
         "http://host/x?token=hush",
         "file:///tmp/cache",
         "redis://:hush@host",
+        "redis:hush@host",
+        "user:hush@host",
         "https://user:hush@host/x",
         "http://host/x\n",
     ],

@@ -157,15 +157,7 @@ def connected(scheduler: str) -> Iterator[Cluster]:
     Raises RequestError for what is no address, MachineError when nothing answers there within TIMEOUT seconds.
     """
     distributed = _distributed()
-    from distributed.comm.addressing import parse_address
-
-    try:
-        parse_address(scheduler, strict=True)
-    except ValueError as error:
-        raise RequestError(
-            f"--scheduler: {scheduler!r} is not the address of a scheduler",
-            hint="it is what 'dask scheduler' prints, such as tcp://10.0.0.1:8786",
-        ) from error
+    _check_address(scheduler)
     with _quiet():
         client, reason = None, ""
         try:
@@ -183,6 +175,23 @@ def connected(scheduler: str) -> Iterator[Cluster]:
             )
         with client:
             yield Cluster(client, scheduler)
+
+
+def _check_address(scheduler: str) -> None:
+    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.registry import get_backend
+
+    try:
+        scheme, place = parse_address(scheduler, strict=True)
+        get_backend(scheme)
+        host, _ = parse_host_port(place)
+    except ValueError:
+        host = ""
+    if not host:
+        raise RequestError(
+            f"--scheduler: {scheduler!r} is not the address of a scheduler",
+            hint="it is what 'dask scheduler' prints, such as tcp://10.0.0.1:8786",
+        )
 
 
 @contextmanager

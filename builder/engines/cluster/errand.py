@@ -21,12 +21,13 @@ from typing import Any, TextIO
 from rich.table import Table
 
 from builder.build import BuildContext
+from builder.compilation import remote
 from builder.console import Reporter
 from builder.engines.cluster.parcel import Order, failed_outcome, outcome_of, read_order, run_folder, unpack
 from builder.engines.local import LocalRun, Policy
 from builder.environments.leftovers import remove_leftovers
 from builder.environments.live import stop_all
-from builder.errors import BuilderError, FailureKind, MachineError, TargetError
+from builder.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.gather import Gatherer, check_request
 from builder.ledger import BuildLedger, ledger_path
 from builder.lock import Lock
@@ -94,6 +95,9 @@ class OneAttempt(LocalRun):
     def _try_again(self, target: Target, result: TargetResult) -> bool:
         return False
 
+    def _show_failure(self, result: TargetResult) -> None:
+        """The client shows it, with the log where it is then."""
+
 
 class Errand:
     """The building of one target on this machine."""
@@ -120,6 +124,7 @@ class Errand:
         target = parse_target_id(matrix, order.target)
         options = order.options_in(folder)
         _check_places(options)
+        _check_cache()
         check_request([target], options)
         if options.environment != "host":
             for name in remove_leftovers():
@@ -190,6 +195,7 @@ def carry_out(packed: bytes, attempt: str, reporter: Reporter, line: Lifeline) -
     store = None
     try:
         store = open_store(order.store)
+        store.warn = told.warning
         errand.build(packed, store)
     except BuilderError as error:
         errand.result.fail(error)
@@ -248,6 +254,14 @@ def _check_places(options: BuildOptions) -> None:
                 f"this worker has no folder {path} ({option})",
                 hint="such folders are not sent to workers: put it at the same path on each of them",
             )
+
+
+def _check_cache() -> None:
+    """Raise MachineError where this machine's own setting names no remote compile cache."""
+    try:
+        remote.check()
+    except RequestError as error:
+        raise MachineError(f"this worker has {error.message}", hint=error.hint) from None
 
 
 def _run_of(wheel: Path) -> str | None:

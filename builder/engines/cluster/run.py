@@ -139,14 +139,12 @@ class ClusterRun(LocalRun):
                 self._finished(result)
         except KeyboardInterrupt:
             self._interrupt()
-            self._not_started(results, "not started: the run was interrupted")
             raise
         except BuilderError as error:
             self._fetchers.shutdown(wait=True)
             for name in self._begun:
                 if name in self._sent or (results[name].status == "failed" and results[name].error is None):
                     self._broken_off(results[name], TargetError(error.message, kind=FailureKind.ENGINE))
-            self._not_started(results, f"not started: {error.message}")
             raise
         self._not_started(results, "not started: another target failed, and --fail-fast was given")
 
@@ -355,10 +353,11 @@ class ClusterRun(LocalRun):
         """Stop the workers' builds and take what they still say."""
         self._context.stopping.set()
         self._reporter.message("stopping what the workers build")
-        threading.Thread(target=self._cluster.stop, args=(self._context.run.id,), daemon=True).start()
+        # What no worker has begun has nothing to say.
         for sent in list(self._sent.values()):
             if sent.attempt is None and not sent.fetching and sent.ticket is not None:
                 sent.ticket.cancel()
+        threading.Thread(target=self._cluster.stop, args=(self._context.run.id,), daemon=True).start()
         until = time.monotonic() + STOP_WAIT
         while self._sent and (time.monotonic() < until or any(sent.fetching for sent in self._sent.values())):
             with suppress(queue.Empty):

@@ -1,0 +1,298 @@
+"""The command ``cache``: how large the compile caches are, why a build's files were no hits, and clearing them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from builder.compilation import cache, witness
+from builder.compilation.witness import DamagedError, Kept, Witness
+from builder.compilation.witness_compare import Group, Miss, groups_of, misses_of, shortened
+from builder.console import Reporter, print_table, standard_output
+from builder.errors import EXIT_OK, MachineError, RequestError
+from builder.ledger.entries import clean
+from builder.workspace import Workspace, remove_tree
+
+#: Files of a group, and differences of a file, that are shown to people; --json has all of them.
+SHOWN = 5
+#: Characters of a reason on a terminal.
+LONGEST = 300
+
+
+def show_stats(workspace: Workspace, *, as_json: bool = False) -> None:
+    """Print each compile cache with its size, limit and last build. Sizes are bytes on disk."""
+    rows = [_stats_of(workspace, folder) for folder in cache.stores(workspace.cache)]
+    old = cache.flat_layout(workspace.cache)
+    old_bytes = sum(cache.stored_bytes(path) if path.is_dir() else path.lstat().st_size for path in old)
+    if as_json:
+        _print_json({"folder": str(workspace.cache), "caches": rows, "unused": old_bytes})
+        return
+    console = standard_output()
+    if not rows:
+        console.print(f"no compile cache stands in {escape(str(workspace.cache))}", soft_wrap=True)
+    else:
+        print_table(_stats_table(rows), console)
+    if old:
+        console.print(
+            f"{escape(str(workspace.cache))} also holds {_bytes(old_bytes)} of an earlier builder's one cache for "
+            "everything, which nothing uses any more; `cache clear` removes it",
+            soft_wrap=True,
+        )
+
+
+def explain_misses(workspace: Workspace, target: str, file: str | None = None, *, as_json: bool = False) -> None:
+    """Print why files of the last build of ``target`` (an id) were no cache hits; ``file``: of one file, in detail.
+
+    Raises RequestError where no such build is known or no such file was compiled, MachineError where what was kept of
+    it cannot be read.
+    """
+    stores = witness.stores_with(workspace, target)
+    if not stores:
+        raise RequestError(
+            f"no build of {target!r} is known to the compile caches in {workspace.root}",
+            hint=_known_targets(workspace),
+        )
+    everything = witness.kept(witness.folder_of(workspace, stores[0]))
+    last = next(each for each in everything if each.target == target)
+    try:
+        build = last.read()
+    except DamagedError as error:
+        raise MachineError(f"what was kept of the last build cannot be read: {error}", hint="build it again") from error
+    # Builds of one run may have filled the cache together; the one that ended first came first.
+    earlier = [other for other in _readable(everything, skip=last) if other.built <= build.built]
+    earlier.sort(key=lambda other: other.built, reverse=True)
+    misses = misses_of(build, earlier)
+    if file is not None:
+        _explain_file(build, misses, file, as_json=as_json)
+        return
+    groups = groups_of(misses, build)
+    if as_json:
+        _print_json(_explained(stores[0], build, earlier, groups))
+        return
+    _show_groups(stores[0], build, earlier, groups, standard_output())
+
+
+def clear_caches(workspace: Workspace, lines: Sequence[str], reporter: Reporter) -> int:
+    """Remove the compile caches of ``lines`` (release lines or names of caches, also globs), of all of them for none.
+
+    An earlier builder's cache goes with all. Raises RequestError for what names no cache, MachineError while a build
+    uses one of them; then nothing is removed.
+    """
+    found = cache.stores(workspace.cache)
+    known = {folder.name for folder in found} | _witnessed(workspace)
+    chosen = {name for name in known if not lines or any(_names(name, line) for line in lines)}
+    for line in lines:
+        if not any(_names(name, line) for name in known):
+            raise RequestError(
+                f"no compile cache of {line!r} in {workspace.cache}",
+                hint=f"there are: {', '.join(sorted(known)) or 'none'}",
+            )
+    with _nobody_builds(workspace, chosen):
+        for name in sorted(chosen):
+            folder = workspace.cache / name
+            remove_tree(witness.folder_of(workspace, name))
+            if folder.is_dir():
+                # In one step out of the way: what is half removed must not be found.
+                away = workspace.cache / f".cleared.{secrets.token_hex(4)}"
+                folder.rename(away)
+                remove_tree(away)
+                reporter.message(f"removed {folder}")
+        if not lines:
+            for path in [*cache.flat_layout(workspace.cache), *workspace.cache.glob(".cleared.*")]:
+                remove_tree(path)
+                reporter.message(f"removed {path}")
+    return EXIT_OK
+
+
+def _stats_of(workspace: Workspace, folder: Path) -> dict[str, Any]:
+    line, arch, gcc = cache.parse_store(folder.name) or ("", "", "")
+    builds = witness.kept(witness.folder_of(workspace, folder.name))
+    last = next(_readable(builds), None)
+    return {
+        "name": folder.name,
+        "release_line": line,
+        "arch": arch,
+        "gcc": gcc,
+        "size": cache.stored_bytes(folder),
+        "limit": None if last is None else last.limit,
+        "last_build": None
+        if last is None
+        else {"target": last.target, "run": last.run, "built": last.built.isoformat(), **_counts(last)},
+    }
+
+
+def _counts(build: Witness) -> dict[str, int]:
+    hits = sum(each.result.startswith("hit-") for each in build.objects)
+    return {"files": len(build.objects), "hits": hits, "misses": sum(each.result == "miss" for each in build.objects)}
+
+
+def _stats_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("cache", "size", "limit", "last build", "files", "hits"):
+        table.add_column(heading, justify="right" if heading in {"size", "limit", "files", "hits"} else "left")
+    for row in rows:
+        last, limit = row["last_build"] or {}, row["limit"]
+        table.add_row(
+            escape(row["name"]),
+            _bytes(row["size"]),
+            "" if limit is None else _bytes(limit) if limit else "none",
+            escape(clean(f"{last['target']} {last['built'][:16].replace('T', ' ')}")) if last else "",
+            str(last.get("files", "")),
+            str(last.get("hits", "")),
+        )
+    return table
+
+
+def _explained(store: str, build: Witness, earlier: Sequence[Witness], groups: Sequence[Group]) -> dict[str, Any]:
+    return {
+        "cache": store,
+        "target": build.target,
+        "run": build.run,
+        "built": build.built.isoformat(),
+        "tree": build.tree,
+        **_counts(build),
+        "compared_with": [{"target": other.target, "run": other.run} for other in earlier],
+        "groups": [
+            {
+                "reason": group.kind,
+                "text": group.text,
+                "count": len(group.misses),
+                "files": [_miss_json(miss) for miss in group.misses],
+            }
+            for group in groups
+        ],
+    }
+
+
+def _miss_json(miss: Miss) -> dict[str, Any]:
+    against = None if miss.against is None else dict(zip(("target", "run"), miss.against, strict=True))
+    return {
+        "source": miss.source,
+        "object": miss.object,
+        "reason": miss.kind,
+        "against": against,
+        "differences": miss.difference.lines(),
+    }
+
+
+def _show_groups(
+    store: str, build: Witness, earlier: Sequence[Witness], groups: Sequence[Group], console: Console
+) -> None:
+    counts = _counts(build)
+    _say(console, f"{build.target}, run {build.run}: {counts['files']} files, {counts['hits']} from the cache {store}")
+    if earlier:
+        _say(console, "compared with " + ", ".join(f"{other.target} of {other.run}" for other in earlier))
+    if not groups:
+        _say(console, "every file came from the cache" if counts["files"] else "no file was compiled")
+        return
+    for group in groups:
+        _say(console, "")
+        _say(console, f"{len(group.misses):5}  {group.text}")
+        for miss in group.misses[:SHOWN]:
+            _say(console, f"         {shortened(miss.source, build.tree)}")
+        if len(group.misses) > SHOWN:
+            _say(console, f"         and {len(group.misses) - SHOWN} more")
+    if any(group.kind == "evicted" for group in groups) and build.limit:
+        _say(console, f"\nthe cache held {_bytes(build.size)} of {_bytes(build.limit)} after that build (--cache-size)")
+
+
+def _explain_file(build: Witness, misses: Sequence[Miss], file: str, *, as_json: bool) -> None:
+    """One file in detail; ``file`` is its path, or the end of it."""
+    wanted = {
+        each.source for each in build.objects if each.source == file or each.source.endswith(f"/{file.lstrip('/')}")
+    }
+    if not wanted:
+        raise RequestError(
+            f"{file!r} was not compiled in the last build of {build.target}",
+            hint="give a source's path, or the end of it, such as ops/opapi/AbsKernelNpuOpApi.cpp",
+        )
+    of_file = [miss for miss in misses if miss.source in wanted]
+    missed = {(miss.source, miss.object) for miss in of_file}
+    hits = [each for each in build.objects if each.source in wanted and (each.source, each.object) not in missed]
+    if as_json:
+        _print_json(
+            [
+                *({"source": each.source, "object": each.object, "reason": None} for each in hits),
+                *(_miss_json(miss) for miss in of_file),
+            ]
+        )
+        return
+    console = standard_output()
+    for each in hits:
+        _say(console, f"{shortened(each.source, build.tree)}: from the cache")
+    for group in groups_of(of_file, build):
+        for miss in group.misses:
+            against = f", against {miss.against[0]} of {miss.against[1]}" if miss.against else ""
+            _say(console, f"{shortened(miss.source, build.tree)}: {group.text}{against}")
+            for line in miss.difference.lines():
+                _say(console, f"  {line.replace(f'{build.tree}/', '')}")
+
+
+def _readable(builds: Sequence[Kept], *, skip: Kept | None = None) -> Iterator[Witness]:
+    """Those that can be read; an explanation does with the others gone."""
+    for each in builds:
+        if each != skip:
+            try:
+                yield each.read()
+            except DamagedError:
+                continue
+
+
+def _witnessed(workspace: Workspace) -> set[str]:
+    root = workspace.witness
+    return {folder.name for folder in root.iterdir() if folder.is_dir()} if root.is_dir() else set()
+
+
+def _known_targets(workspace: Workspace) -> str:
+    known = {each.target for name in _witnessed(workspace) for each in witness.kept(witness.folder_of(workspace, name))}
+    return f"known are: {', '.join(sorted(known))}" if known else "a build with the compile cache leaves what it takes"
+
+
+def _names(store: str, wanted: str) -> bool:
+    """True where ``wanted`` is the cache's name or its release line, or a glob over either."""
+    parts = cache.parse_store(store)
+    names = (store, parts[0], parts[0].removeprefix("v")) if parts else (store,)
+    return any(fnmatchcase(name, wanted) for name in names)
+
+
+@contextmanager
+def _nobody_builds(workspace: Workspace, stores: set[str]) -> Iterator[None]:
+    """Hold the locks of every target that could use one of the caches. Raises MachineError where one is built."""
+    parts = [parsed for name in stores if (parsed := cache.parse_store(name))]
+    locks = workspace.root / "locks"
+    names = sorted(path.stem for path in locks.glob("target-*.lock")) if locks.is_dir() else []
+    with ExitStack() as held:
+        for name in names:
+            if any(name.startswith(f"target-{line}-py") and name.endswith(f"-{arch}") for line, arch, _ in parts):
+                held.enter_context(workspace.locked(name, wait_seconds=0))
+        yield
+
+
+def _bytes(number: int) -> str:
+    size = float(number)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _say(console: Console, text: str) -> None:
+    """A line of what builds left, which could be anything: no control characters, no markup."""
+    text = clean(text)
+    console.print(text if len(text) <= LONGEST else f"{text[:LONGEST]}...", soft_wrap=True, markup=False)
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")

@@ -1,0 +1,85 @@
+"""What commands make of their options: build options, a workspace, a matrix, a selection, an engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from click.core import ParameterSource
+from click.globals import get_current_context
+
+from builder.console import Reporter
+from builder.errors import MachineError, RequestError
+from builder.options import BuildOptions
+from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from builder.matrix.loader import Matrix
+    from builder.matrix.selection import Query
+
+
+def options_of(values: dict[str, Any]) -> BuildOptions:
+    """The build options that a command was given."""
+    given = {name: values[name] for name in BuildOptions.__dataclass_fields__ if name in values}
+    # What is locked is what will be released: it is built as upstream builds it.
+    given["pch"] = values.get("pch") == "auto" and not values.get("locked")
+    given["cached"] = not values.get("uncached", False)
+    return BuildOptions(**given)
+
+
+def workspace_of(values: dict[str, Any]) -> Workspace:
+    """Where the command works."""
+    return Workspace(root=values["workspace"], output=values["output"])
+
+
+def matrix_of(values: dict[str, Any]) -> Matrix:
+    """The matrix that the command is about."""
+    from dataclasses import replace
+
+    from builder.matrix.loader import load_matrix
+
+    matrix = load_matrix(values["matrix"], values["sources"], values.get("as_of"))
+    for name, url in (("torch_npu", values["torch_npu_url"]), ("op-plugin", values["op_plugin_url"])):
+        if url:
+            matrix = replace(matrix, sources=matrix.sources.with_override(name, url))
+    return matrix
+
+
+def reporter_of(values: dict[str, Any]) -> Reporter:
+    """How the command speaks."""
+    return Reporter(quiet=values["quiet"], json_lines=values.get("json_lines", False))
+
+
+def source_of(name: str) -> ParameterSource | None:
+    """Where the value of the command's parameter is from."""
+    return get_current_context().get_parameter_source(name)
+
+
+def engine_of(values: dict[str, Any]) -> Any:
+    """What builds targets: this machine, or the workers of a cluster."""
+    from functools import partial
+
+    from builder.engines.local import run_targets
+
+    if values["engine"] == "local":
+        for name in ("scheduler", "store"):
+            # In the environment they may stand for all that a machine does.
+            if source_of(name) is ParameterSource.COMMANDLINE:
+                raise RequestError(
+                    f"--{name} is for --engine dask, but this machine builds",
+                    hint="add --engine dask; to which store a night is published stands in nightly.yaml",
+                )
+        return run_targets
+    try:
+        from builder.engines.dask import run_on_cluster
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"--engine dask needs the package {error.name}", hint="pip install 'torch-npu-builder[cluster]'"
+        ) from error
+    return partial(run_on_cluster, scheduler=values["scheduler"], store_url=values["store"])
+
+
+def query_of(values: dict[str, Any]) -> Query:
+    """The selection that the command was given."""
+    from builder.matrix.selection import Query
+
+    return Query(**{name: values[name] for name in Query.__dataclass_fields__ if name in values})

@@ -1,0 +1,42 @@
+"""Folders for the length of a step, which are recognised where a killed builder has left them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from builder.environments.engine import owner, owner_lives
+from builder.workspace import remove_tree
+
+PREFIX = "torch-npu-builder"
+#: Between the parts of a name: in no host's name, and no separator of PATH or of mounts.
+_MARK = "+"
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """A folder of this process, removed after the block; those of killed builders are removed before it."""
+    remove_left()
+    prefix = _MARK.join([PREFIX, *owner().split(":"), ""])
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        yield Path(folder)
+
+
+def remove_left() -> list[Path]:
+    """Remove the temporary folders of this user's builders that run no more; return them."""
+    removed = []
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}{_MARK}*"):
+        _, *parts, _ = folder.name.split(_MARK)
+        if len(parts) != 3 or owner_lives(":".join(parts)):
+            continue
+        # Anybody may make folders here, of any name.
+        with suppress(OSError):
+            state = folder.lstat()
+            if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid():
+                remove_tree(folder)
+                removed.append(folder)
+    return removed
