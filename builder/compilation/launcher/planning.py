@@ -14,10 +14,13 @@ from commands import Command, Names, UnsuitableError, digest, find_program, spli
 from includes import Headers, leading_includes, read
 
 COMMANDS = "compile_commands.json"
-#: What a header costs, in what it saves for one file: 20 s and 7 s were measured on torch_npu 2.5.1 with gcc 12.
-RATIO = 20 / 7
-#: Bytes of headers below which parsing them takes no time worth saving.
+#: What a header costs, in what it saves for one file: 13 to 20 s and 4 to 6 s in most groups of torch_npu 2.5.1, gcc 12.
+RATIO = 3.2
+#: Bytes of headers below which parsing them takes no time worth saving; and what part of the largest header of a build
+#: one must be. A compile with a header looks at each further header more closely, to see that it is not in there: for
+#: short ones before long rests that takes what the header saves (measured: 7 of 20 MB saved nothing).
 LEAST = 200_000
+LEAST_PART = 0.4
 
 
 class Group:
@@ -184,7 +187,8 @@ class Node:
 
     def chosen(self, headers: Headers) -> list[Node]:
         """The nodes that become groups, each with the sources that no deeper one takes."""
-        _, nodes = self._best(headers, None, {})
+        least = max(LEAST, self._largest(headers) * LEAST_PART)
+        _, nodes = self._best(headers, None, least, {})
         for node in sorted(nodes, key=lambda node: -len(node.path)):
             taken = set(node.members)
             for above in nodes:
@@ -192,10 +196,23 @@ class Node:
                     above.members = [member for member in above.members if member not in taken]
         return [node for node in nodes if node.members]
 
+    def _largest(self, headers: Headers) -> int:
+        """The weight of the heaviest node, this or below, that has enough sources."""
+        if len(self.members) <= RATIO:
+            return 0
+        return max([self.weight(headers), *(child._largest(headers) for child in self.children.values())])
+
     def _best(
-        self, headers: Headers, above: Node | None, known: dict[tuple[int, int], tuple[float, list[Node]]]
+        self,
+        headers: Headers,
+        above: Node | None,
+        least: float,
+        known: dict[tuple[int, int], tuple[float, list[Node]]],
     ) -> tuple[float, list[Node]]:
-        """What the best choice among this node and those below saves, in bytes, where ``above`` is already chosen."""
+        """What the best choice among this node and those below saves, in bytes, where ``above`` is already chosen.
+
+        No node of less than ``least`` bytes is chosen.
+        """
         have = above.weight(headers) if above is not None else 0
         if len(self.members) <= RATIO:
             return float(have * len(self.members)), []
@@ -203,14 +220,14 @@ class Node:
         if place not in known:
             choices = []
             for choose in (False, True) if self.path else (False,):
-                if choose and self.weight(headers) < LEAST:
+                if choose and self.weight(headers) < least:
                     continue
                 each = self.weight(headers) if choose else have
                 value, nodes = -RATIO * each if choose else 0.0, [self] if choose else []
                 direct = len(self.members)
                 for child in self.children.values():
                     direct -= len(child.members)
-                    below, more = child._best(headers, self if choose else above, known)
+                    below, more = child._best(headers, self if choose else above, least, known)
                     value, nodes = value + below, nodes + more
                 choices.append((value + direct * each, nodes))
             known[place] = max(choices, key=lambda choice: choice[0])
