@@ -255,6 +255,18 @@ def test_groups_pay(tree: Tree) -> None:
     assert tree.groups() == [(9, ['"big.h"', '"more.h"']), (26, ['"big.h"'])]
 
 
+def test_short_headers_before_long_rests_are_left_alone(tree: Tree) -> None:
+    tree.header("big.h", 10_000_000)
+    tree.header("half.h", 5_000_000)
+    tree.header("third.h", 3_000_000)
+    tree.sources(4, '"big.h"')
+    tree.sources(6, '"half.h"')
+    tree.sources(7, '"half.h"', '"nowhere.h"', flags="-O2")
+    tree.sources(50, '"third.h"')
+    # The six would save less than they cost; among themselves, the seven save three quarters of what they cost each.
+    assert tree.groups() == [(4, ['"big.h"']), (7, ['"half.h"'])]
+
+
 def test_groups_have_one_way_to_be_compiled(tree: Tree) -> None:
     tree.header("big.h", 1_000_000)
     tree.sources(4, '"big.h"', flags="-O1")
@@ -326,9 +338,9 @@ def test_a_dependency_file_without_the_header() -> None:
 def test_the_journal(tmp_path: Path) -> None:
     log, compiled = tmp_path / "headers.log", tmp_path / "compile.log"
     members = [f"/src/my file{number}.cpp" for number in range(12)]
-    group = planning.Group("key", [], [], 1000, members)
+    group = planning.Group("key", [], [], 1000, 3.0, members)
     found = journal.Journal(str(log), str(compiled))
-    assert (found.left(group), found.ratio()) == (12, planning.RATIO)
+    assert (found.left(group), found.ratio(group)) == (12, 3.0)
     found.add("made", "key", members[0], 3.0)
     for number in range(5):
         found.add("plain", "key", members[number], 2.0, "being-made")
@@ -338,19 +350,19 @@ def test_the_journal(tmp_path: Path) -> None:
     again = journal.Journal(str(log), str(compiled))
     assert (again.left(group), again.hits(group), again.compiled(group)) == (1, 1, 10)
     # 3 s for the header, 1.5 s saved for each.
-    assert again.ratio() == 2.0
+    assert again.ratio(group) == 2.0
     assert not again.refused(group)
     for _ in range(6):
         again.add("fallback", "key", members[0], 2.5, "exit-1")
     assert again.refused(group)
     again.add("refused", "other", members[0], 1.0, "warns")
-    assert again.refused(planning.Group("other", [], [], 1, []))
+    assert again.refused(planning.Group("other", [], [], 1, 3.0, []))
 
 
-def test_a_header_that_saves_nothing_is_not_made(tmp_path: Path) -> None:
+def test_a_header_that_saves_nothing_does_not_pay(tmp_path: Path) -> None:
     found = journal.Journal(str(tmp_path / "headers.log"), None)
     found.add("made", "key", "a.cpp", 3.0)
     for number in range(5):
         found.add("plain", "key", f"a{number}.cpp", 0.5)
         found.add("used", "key", f"b{number}.cpp", 0.6)
-    assert found.ratio() == float("inf")
+    assert found.ratio(planning.Group("key", [], [], 1, 3.0, [])) == float("inf")

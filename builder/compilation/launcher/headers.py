@@ -129,7 +129,7 @@ class Compiling:
         are going to be compiled.
         """
         group, journal = stored.group, self.journal
-        ratio = journal.ratio()
+        ratio = journal.ratio(group)
         if journal.left(group) <= ratio:
             return "few-left"
         if journal.compiled(group) + 1 > ratio:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from planning import RATIO, Group
+from planning import Group
 
 NAME = "headers.log"
 
@@ -70,21 +70,17 @@ class Journal:
         """True where an earlier compile found the group's headers to be the same as in a build before."""
         return any(line[4] == "same" for line in self._of(group, "plain"))
 
-    def ratio(self) -> float:
-        """What a header costs, in what it saves for one file: measured in this build, or as measured before."""
-        cost = saved = 0.0
-        for key in {line[1] for line in self._lines if line[0] == "made"}:
-            mean = {}
-            for event in ("plain", "used", "made"):
-                seconds = [float(line[3]) for line in self._lines if line[0] == event and line[1] == key]
-                mean[event] = (sum(seconds) / len(seconds), len(seconds)) if seconds else (0.0, 0)
+    def ratio(self, group: Group) -> float:
+        """What the group's header costs, in what it saves for one file: measured in this build, or as planned."""
+        mean = {}
+        for event in ("plain", "used", "made"):
+            seconds = [float(line[3]) for line in self._of(group, event)]
             # Files differ; a mean over a few says little.
-            if mean["plain"][1] >= 5 and mean["used"][1] >= 5:
-                cost += mean["made"][0]
-                saved += mean["plain"][0] - mean["used"][0]
-        if not cost:
-            return RATIO
-        return cost / saved if saved > 0 else float("inf")
+            if len(seconds) < (1 if event == "made" else 5):
+                return group.ratio
+            mean[event] = sum(seconds) / len(seconds)
+        saved = mean["plain"] - mean["used"]
+        return mean["made"] / saved if saved > 0 else float("inf")
 
     def _of(self, group: Group, *events: str) -> list[list[str]]:
         return [line for line in self._lines if line[1] == group.key and line[0] in events]

@@ -14,25 +14,30 @@ from commands import Command, Names, UnsuitableError, digest, find_program, spli
 from includes import Headers, leading_includes, read
 
 COMMANDS = "compile_commands.json"
-#: What a header costs, in what it saves for one file: 13 to 20 s and 4 to 6 s in most groups of torch_npu 2.5.1, gcc 12.
-RATIO = 3.2
-#: Bytes of headers below which parsing them takes no time worth saving; and what part of the largest header of a build
-#: one must be. A compile with a header looks at each further header more closely, to see that it is not in there: for
-#: short ones before long rests that takes what the header saves (measured: 7 of 20 MB saved nothing).
+#: Bytes of headers below which parsing them takes no time worth saving.
 LEAST = 200_000
-LEAST_PART = 0.4
+#: What a header of so many bytes saves for one file is those bytes without a part of the largest header of the build: a
+#: compile with a header looks more closely at each further header, to see that it is not in there. What it costs is
+#: twice its bytes. Measured on torch_npu 2.5.1 with gcc 12: 20 MB cost 13 to 20 s and saved 4 to 6 s, 12 MB cost 8 s
+#: and saved 2 s, 7 MB cost 3 s and saved nothing.
+OVERHEAD = 0.35
+COST = 2.0
 
 
 class Group:
     """Sources that begin with the same includes and are compiled by the same flags."""
 
-    def __init__(self, key: str, includes: list[str], files: list[str], weight: int, members: list[str]) -> None:
+    def __init__(
+        self, key: str, includes: list[str], files: list[str], weight: int, ratio: float, members: list[str]
+    ) -> None:
         self.key = key
         #: As they are spelt, those beside the source by their absolute path; and where they are.
         self.includes = includes
         self.files = files
         #: Bytes that they bring in, as far as reading them tells.
         self.weight = weight
+        #: What the header costs, in what it saves for one file.
+        self.ratio = ratio
         self.members = members
 
 
@@ -88,12 +93,14 @@ def make_plan(commands: str, names: Names) -> Plan:
         root = Node([], None, {})
         for member in members:
             root.add(member.source, placed_includes(member.source, headers))
-        for node in root.chosen(headers):
+        overhead = OVERHEAD * root.largest(headers)
+        for node in root.chosen(headers, overhead):
             includes, files = [include for include, _ in node.path], [file for _, file in node.path]
             sources = sorted(node.members)
             # The compiler is part of it: what is remembered of a header holds for one compiler.
             key = digest("\0".join([kind, compiler.identity, *includes]))
-            groups.append(Group(key, includes, files, node.weight(headers), sources))
+            weight = node.weight(headers)
+            groups.append(Group(key, includes, files, weight, COST * weight / (weight - overhead), sources))
             places.update((f"{kind} {source}", key) for source in sources)
     return Plan(groups, places)
 
@@ -185,10 +192,18 @@ class Node:
             self._sizes = headers.reach(self.path[-1][1], before) if self.path else {}
         return self._sizes
 
-    def chosen(self, headers: Headers) -> list[Node]:
-        """The nodes that become groups, each with the sources that no deeper one takes."""
-        least = max(LEAST, self._largest(headers) * LEAST_PART)
-        _, nodes = self._best(headers, None, least, {})
+    def largest(self, headers: Headers) -> int:
+        """The weight of the heaviest node, this or below, that several sources share."""
+        if len(self.members) <= COST:
+            return 0
+        return max([self.weight(headers), *(child.largest(headers) for child in self.children.values())])
+
+    def chosen(self, headers: Headers, overhead: float) -> list[Node]:
+        """The nodes that become groups, each with the sources that no deeper one takes.
+
+        ``overhead`` is what each file gives up of the bytes that a header saves it.
+        """
+        _, nodes = self._best(headers, None, overhead, {})
         for node in sorted(nodes, key=lambda node: -len(node.path)):
             taken = set(node.members)
             for above in nodes:
@@ -196,38 +211,30 @@ class Node:
                     above.members = [member for member in above.members if member not in taken]
         return [node for node in nodes if node.members]
 
-    def _largest(self, headers: Headers) -> int:
-        """The weight of the heaviest node, this or below, that has enough sources."""
-        if len(self.members) <= RATIO:
-            return 0
-        return max([self.weight(headers), *(child._largest(headers) for child in self.children.values())])
-
     def _best(
         self,
         headers: Headers,
         above: Node | None,
-        least: float,
+        overhead: float,
         known: dict[tuple[int, int], tuple[float, list[Node]]],
     ) -> tuple[float, list[Node]]:
-        """What the best choice among this node and those below saves, in bytes, where ``above`` is already chosen.
-
-        No node of less than ``least`` bytes is chosen.
-        """
-        have = above.weight(headers) if above is not None else 0
-        if len(self.members) <= RATIO:
-            return float(have * len(self.members)), []
+        """The best choice among this node and those below: bytes saved, and nodes. ``above`` is already chosen."""
+        have = above.weight(headers) - overhead if above is not None else 0.0
+        if len(self.members) <= COST:
+            return have * len(self.members), []
         place = (id(self), id(above))
         if place not in known:
             choices = []
             for choose in (False, True) if self.path else (False,):
-                if choose and self.weight(headers) < least:
+                weight = self.weight(headers)
+                if choose and weight < LEAST:
                     continue
-                each = self.weight(headers) if choose else have
-                value, nodes = -RATIO * each if choose else 0.0, [self] if choose else []
+                each = weight - overhead if choose else have
+                value, nodes = (-COST * weight, [self]) if choose else (0.0, [])
                 direct = len(self.members)
                 for child in self.children.values():
                     direct -= len(child.members)
-                    below, more = child._best(headers, self if choose else above, least, known)
+                    below, more = child._best(headers, self if choose else above, overhead, known)
                     value, nodes = value + below, nodes + more
                 choices.append((value + direct * each, nodes))
             known[place] = max(choices, key=lambda choice: choice[0])
