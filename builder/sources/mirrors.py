@@ -234,10 +234,19 @@ class Mirror(TreeExport):
         try:
             git.run(["cat-file", "-e", f"{commit}^{{commit}}"], git_dir=self.path)
             git.run(["rev-list", "--objects", "--quiet", commit, "--not", "--all"], git_dir=self.path)
-            git.run(["update-ref", f"{KEPT}{commit}", commit], git_dir=self.path)
         except git.GitFailed:
             return False
+        if not any(self._keep(commit) for _ in range(5)):
+            return False
         self._refs.note_kept(commit)
+        return True
+
+    def _keep(self, commit: str) -> bool:
+        """Give the commit a ref. False where somebody else was at that ref, or has just cleared what looked stale."""
+        try:
+            git.run(["update-ref", f"{KEPT}{commit}", commit], git_dir=self.path)
+        except git.GitFailed:
+            return self._resolve(f"{KEPT}{commit}") == commit
         return True
 
     # -- hosts --------------------------------------------------------------------------------------------
