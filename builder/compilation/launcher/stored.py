@@ -71,7 +71,8 @@ class Stored:
         try:
             with open(self._facts, encoding="utf-8") as file:
                 facts = json.load(file)
-            if os.path.getsize(self._gch) != facts["size"]:
+            # Nothing but gcc writes there; what else did has damaged it.
+            if _identity(self._gch) != facts["header"]:
                 return False
             self.inside, self._paths, self._signature = facts["inside"], facts["paths"], facts["signature"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -189,7 +190,7 @@ class Stored:
                 _unlink(path)
         os.replace(new, self._gch)
         facts = {
-            "size": os.path.getsize(self._gch),
+            "header": _identity(self._gch),
             "signature": self._signature,
             "inside": self.inside,
             "paths": self._paths,
@@ -267,6 +268,11 @@ def _signature(paths: list[str], before: int | None) -> str:
             raise RefusedError(f"{path} changed while it was read")
         found.update(b"%d %d %d\n" % (status.st_size, status.st_mtime_ns, status.st_ino))
     return found.hexdigest()
+
+
+def _identity(path: str) -> list[int]:
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _content(paths: list[str]) -> str:
