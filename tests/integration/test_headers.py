@@ -408,6 +408,23 @@ def test_a_disk_that_fills_up(project: Project, mounts: Callable[[Path, str], No
     project.assert_same()
 
 
+def test_a_header_that_is_never_finished(project: Project) -> None:
+    # The compile of a header is killed each time, as by a machine without memory.
+    killing = project.root / "bin"
+    killing.mkdir()
+    (killing / "g++").write_text(
+        '#!/bin/sh\ncase "$*" in *c++-header*) kill -KILL $PPID; exit 1 ;; esac\nexec /usr/bin/g++ "$@"\n'
+    )
+    (killing / "g++").chmod(0o755)
+    project.env["PATH"] = f"{killing}:/usr/bin:/bin"
+    names = project.group(8)
+    project.configure()
+    codes = [code for code, _ in project.compile()]
+    assert codes == [128 + signal.SIGKILL] * 2 + [0] * 6
+    project.assert_same(*names[2:])
+    assert project.counts().reasons == {"refused": 6}
+
+
 def test_few_changes_are_compiled_plainly(project: Project) -> None:
     names = project.group(8)
     project.configure()

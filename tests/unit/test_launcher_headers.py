@@ -355,8 +355,16 @@ def test_the_journal(tmp_path: Path) -> None:
     for _ in range(6):
         again.add("fallback", "key", members[0], 2.5, "exit-1")
     assert again.refused(group)
-    again.add("refused", "other", members[0], 1.0, "warns")
-    assert again.refused(planning.Group("other", [], [], 1, 3.0, []))
+    other = planning.Group("other", [], [], 1, 3.0, [])
+    again.add("making", "other", members[0], 0.0)
+    assert not again.refused(other)
+    # Nothing came of the first time, and it is tried a third time.
+    again.add("making", "other", members[1], 0.0)
+    assert again.refused(other)
+    again.add("made", "other", members[1], 3.0)
+    assert not again.refused(other)
+    again.add("refused", "other", members[2], 1.0, "warns")
+    assert again.refused(other)
 
 
 def test_a_header_that_saves_nothing_does_not_pay(tmp_path: Path) -> None:

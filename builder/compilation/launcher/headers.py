@@ -112,6 +112,8 @@ class Compiling:
         if not make_room(self._folder, useful, stored.group.key, limit):
             return None, "no-room"
         source = self.command.source
+        # Where nothing can be noted, nothing would keep the next compile from the same attempt.
+        self.journal.add("making", stored.group.key, source, 0.0)
         try:
             seconds = stored.make(self.command)
         except RefusedError as error:

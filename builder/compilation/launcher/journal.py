@@ -1,9 +1,10 @@
 """What became of each compile of this build: one line each, written by the compiles, read by those that follow.
 
-    used|plain|fallback|made|refused|removed GROUP SOURCE CPU_SECONDS REASON
+    used|plain|fallback|making|made|refused GROUP SOURCE CPU_SECONDS REASON
 
-``-`` stands for no group, no reason; spaces are written as ``%20``. Runs inside environments, on Python 3.7 and later,
-without packages.
+``used`` with a header, ``plain`` without one, ``fallback`` with one and then again without; ``made`` a header, or
+``refused`` where it cannot serve. ``-`` stands for no group, no reason; spaces are written as ``%20``. Runs inside
+environments, on Python 3.7 and later, without packages.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ class Journal:
 
     def refused(self, group: Group) -> bool:
         """True where the group's header could not be made, or did not serve."""
-        bad = sum(1 for line in self._of(group, "fallback"))
-        good = sum(1 for line in self._of(group, "used"))
-        return bool(self._of(group, "refused")) or (bad >= 3 and bad > good)
+        bad, good = len(self._of(group, "fallback")), len(self._of(group, "used"))
+        # Killed, or out of some quota: the first time may have been an accident.
+        unfinished = len(self._of(group, "making")) - len(self._of(group, "made"))
+        return bool(self._of(group, "refused")) or unfinished >= 2 or (bad >= 3 and bad > good)
 
     def left(self, group: Group) -> int:
         """How many of the group's sources have not been compiled, nor been found in the cache."""
