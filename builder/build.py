@@ -20,7 +20,7 @@ from builder.console import Reporter
 from builder.diagnosis import check_generated, compile_failure
 from builder.environments.base import Folders, Opened, Outcome, Ready
 from builder.environments.probe import probe
-from builder.environments.select import ready_environment
+from builder.environments.select import Machine, ready_environment
 from builder.errors import BuilderError, FailureKind, TargetError
 from builder.fingerprint import fingerprint
 from builder.finish import Compiled, Finish
@@ -57,6 +57,8 @@ class BuildContext:
     shared_slots: str | None = None
     #: Refuses inputs that were not agreed on (a lock).
     accept: Callable[[Target, Mapping[str, Any]], None] | None = None
+    #: What targets before have found out: all are built in the same kind of environment.
+    machine: Machine = field(default_factory=Machine)
 
 
 def build_target(target: Target, context: BuildContext, result: TargetResult) -> None:
@@ -107,7 +109,7 @@ class TargetBuild:
         )
         with self._phase("prepare"), deadline(self.options.timeout):
             tree = self.gatherer.gather(self.target)
-            changes = self._fresh_copy(tree)
+            changes = self.fresh_copy(tree)
             script, setup = self.scratch.scripts()
         with self._phase("image"), deadline(self.options.timeout):
             environment = self.environment()
@@ -115,7 +117,7 @@ class TargetBuild:
             with self._phase("toolchain"):
                 facts = probe(opened, self.target.python)
                 plan = self._recipe(facts, script, setup, int(tree.record["commit_time"]))
-                inputs = self._inputs(tree, changes, environment)
+                inputs = self.inputs(tree, changes, environment)
                 self.result.fingerprint = fingerprint(inputs)
                 if self.context.accept is not None:
                     self.context.accept(self.target, inputs)
@@ -144,18 +146,26 @@ class TargetBuild:
     def shell(self) -> int:
         """Open the target's environment on the terminal, with the tree that a failed build left or a fresh one."""
         if not self.scratch.path.exists():
-            self._fresh_copy(self.gatherer.gather(self.target))
+            self.fresh_copy(self.gatherer.gather(self.target))
         left = load_prepared(self.scratch.path)
         assert left is not None  # noqa: S101  (it exists, and a damaged one raises)
-        script, setup = self.scratch.scripts()
-        with self._opened(self.environment()) as opened:
-            facts = probe(opened, self.target.python)
-            plan = self._recipe(facts, script, setup, int(left.record["commit_time"]), accept_mismatch=True)
-            plan = recipe.prepared(opened, plan, tree=self.scratch.path, out=self.out, warn=self._warn)
+        with self.ready_to_compile(left, self.environment(), accept_mismatch=True) as (opened, plan):
             path = f"{opened.paths.launcher}:{opened.base_env['PATH']}"
             first = f". {opened.paths.cann}/set_env.sh; " if plan.cann else ""
             self.reporter.message(f"the build runs: umask 022; {first}bash ci/build.sh {' '.join(plan.arguments)}")
             return opened.interactive(env={**plan.environment(opened.paths), "PATH": path}, cwd=opened.paths.tree)
+
+    @contextmanager
+    def ready_to_compile(
+        self, tree: PreparedTree, environment: Ready, *, accept_mismatch: bool = False
+    ) -> Iterator[tuple[Opened, Recipe]]:
+        """The environment over the copy of ``tree`` that stands, and how it is compiled there. Raises TargetError."""
+        script, setup = self.scratch.scripts()
+        with self._opened(environment) as opened:
+            facts = probe(opened, self.target.python)
+            epoch = int(tree.record["commit_time"])
+            plan = self._recipe(facts, script, setup, epoch, accept_mismatch=accept_mismatch)
+            yield opened, recipe.prepared(opened, plan, tree=self.scratch.path, out=self.out, warn=self._warn)
 
     def explained(self, error: BuilderError) -> BuilderError:
         """The error, noted in the log, and with the way to look around where a tree was left to look at."""
@@ -169,7 +179,7 @@ class TargetBuild:
         with suppress(OSError), open(self.result.log, "a", encoding="utf-8") as log:
             log.write(text.rstrip() + "\n")
 
-    def _fresh_copy(self, tree: PreparedTree) -> list[str]:
+    def fresh_copy(self, tree: PreparedTree) -> list[str]:
         """Copy the prepared tree to where upstream's scripts may spoil it; returns what a person changed in it."""
         changes = self.scratch.fill(tree, self.options)
         if changes:
@@ -186,6 +196,7 @@ class TargetBuild:
             log=self.result.log.with_suffix(".image.log"),
             reporter=self.reporter,
             offline=self.options.offline,
+            machine=self.context.machine,
         )
         for warning in () if quiet else ready.warnings:
             self._warn(warning)
@@ -286,7 +297,7 @@ class TargetBuild:
             pch=self.options.pch,
         )
 
-    def _inputs(self, tree: PreparedTree, changes: list[str], environment: Ready) -> dict[str, Any]:
+    def inputs(self, tree: PreparedTree, changes: list[str], environment: Ready) -> dict[str, Any]:
         """Everything that can change the wheel: the parts of the fingerprint."""
         identity = {name: environment.facts[name] for name in environment.identity}
         changed_tree = digest_of_folder(self.scratch.path) if changes else None

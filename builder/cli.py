@@ -307,6 +307,24 @@ def cache_clear(lines: tuple[str, ...], **values: Any) -> int:
     return clear_caches(workspace_of(values), lines, reporter_of(values))
 
 
+@cli.command("verify-objects")
+@click.argument("target", shell_complete=complete_target)
+@options(SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
+@option("--sample", type=click.IntRange(min=1), default=20, help="Sources of each group that shares a header.")
+@option("--all", "everything", is_flag=True, help="Every source, instead of a sample.")
+@option("--cached", is_flag=True, help="Compare what the compile cache has of the last build, not headers made anew.")
+@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+def verify_objects(target: str, **values: Any) -> int:
+    """Compile sources of TARGET plainly too, and compare objects byte by byte with those of precompiled headers."""
+    from builder import objects
+    from builder.matrix.selection import parse_target_id
+
+    matrix = matrix_of(values)
+    scope = objects.Scope(None if values["everything"] else values["sample"], values["cached"])
+    places = (matrix, workspace_of(values), options_of(values), reporter_of(values))
+    return objects.verify_objects(parse_target_id(matrix, target), *places, scope, as_json=values["as_json"])
+
+
 @cli.command()
 @click.argument("target", shell_complete=complete_target)
 @options(SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)

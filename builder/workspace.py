@@ -69,6 +69,11 @@ class Workspace:
         return self.root / "witness"
 
     @property
+    def verified(self) -> Path:
+        """What ``verify-objects`` has compared so far, a file for each target."""
+        return self.root / "verified"
+
+    @property
     def environments(self) -> Path:
         """Interpreters and PyTorch installed for builds on this host."""
         return self.root / "environments"

@@ -167,6 +167,15 @@ def read_counts(folder: Path, name: str = COMPILE_LOG) -> CompileCounts:
     return CompileCounts(**known)
 
 
+def stopped(folder: Path, name: str = COMPILE_LOG) -> bool:
+    """True where the launcher ended the build of ``folder`` at its first compile, as it was told to."""
+    try:
+        with open_inside(folder, name) as stream:
+            return any(line.split(None, 1)[:1] == [_STOPPED.encode()] for line in stream)
+    except OSError:
+        return False
+
+
 def stored_bytes(folder: Path) -> int:
     """Bytes on disk of all files below ``folder``; those that vanish meanwhile do not count."""
     total = 0

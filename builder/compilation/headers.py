@@ -52,7 +52,11 @@ class HeaderCounts:
         """One phrase for people; empty where nothing was compiled."""
         fallen = sum((self.fallbacks or {}).values())
         if not self.made and not fallen:
-            return f"{self.plain} compiled without precompiled headers" if self.plain else ""
+            # Sources that share too little to gain anything are nothing to tell of.
+            refused = sum((self.refused or {}).values())
+            return (
+                f"no precompiled header could be made, {refused} failed; all files compiled plainly" if refused else ""
+            )
         again = f", {fallen} compiled again without" if fallen else ""
         return f"{self.made} precompiled headers for {self.used} of {self.used + self.plain + fallen} files{again}"
 

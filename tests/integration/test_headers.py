@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import settle
 
 from builder.compilation import cache
 from builder.compilation.headers import HeaderCounts, read_counts
@@ -52,7 +53,9 @@ class Project:
     def group(self, count: int, start: str = "a", includes: str = '#include "common.h"') -> list[str]:
         names = [f"{start}{number}.cpp" for number in range(count)]
         for number, name in enumerate(names):
-            body = f"static std::map<std::string, int> table{{{{__FILENAME__, {number}}}}};\n"
+            # A map in the first: templates that are instantiated cost as much as all else.
+            what = f"std::map<std::string, int> table{{{{__FILENAME__, {number}}}}}" if number == 0 else ""
+            body = f"static {what or 'std::string table{__FILENAME__}'};\n"
             self.source(name, f"// {name}\n{includes}\n{body}int {start}{number}() {{ return twice(table.size()); }}\n")
         return names
 
@@ -521,7 +524,7 @@ def test_the_cache_does_not_know_of_headers(project: Project, depend: str) -> No
     project.source("warns.cpp", '#include "common.h"\nint f(int value) { int unused; return value; }\n')
     project.configure()
     # A file that is only just written is not trusted by ccache's direct mode.
-    time.sleep(1.1)
+    settle()
     project.env = {"BUILDER_CCACHE": str(shutil.which("ccache")), **({"CCACHE_DEPEND": "1"} if depend else {})}
     first = project.compile()
     assert (project.counts().made, project.counts().used) == (1, 7)
@@ -558,7 +561,7 @@ def test_pythons_share_what_does_not_include_python(project: Project) -> None:
         include = project.root / f"python{version}"
         include.mkdir()
         (include / "Python.h").write_text(f'#pragma once\n#define PY_VERSION "{version}"\n')
-    time.sleep(1.1)
+    settle()
     project.env = {"BUILDER_CCACHE": str(shutil.which("ccache")), "CCACHE_DEPEND": "1"}
     hits = []
     for version in ("3.10", "3.11", "3.10"):
@@ -644,3 +647,43 @@ def test_verify_names_what_differs(project: Project) -> None:
     assert [json.loads(line)["file"] for line in done.stdout.splitlines() if '"same": false' in line] == [
         f"{project.tree}/a2.cpp"
     ]
+
+
+def test_verify_what_the_cache_answers(project: Project) -> None:
+    ccache = shutil.which("ccache")
+    if ccache is None:
+        pytest.skip("needs ccache")
+    # A compiler that another file makes give something else, of which ccache cannot know.
+    strange = project.root / "bin"
+    strange.mkdir()
+    (strange / "g++").write_text(f'#!/bin/sh\nexec /usr/bin/g++ "$@" $(cat {project.root}/secret)\n')
+    (strange / "g++").chmod(0o755)
+    (project.root / "secret").write_text("")
+    # As builds do; else Python sets a locale of its own, which ccache counts among a compile's inputs.
+    project.env = {"LC_ALL": "C.UTF-8", "BUILDER_CCACHE": ccache, "CCACHE_DEPEND": "1"}
+    project.env["PATH"] = f"{strange}:/usr/bin:/bin"
+    names = project.group(6)
+    project.source("other.cpp", "#ifndef SECRET\n#define SECRET 1\n#endif\nint other() { return SECRET; }\n")
+    project.configure()
+    assert project.compile(*names, "other.cpp") == [(0, "")] * 7
+    project.source("new.cpp", "int fresh() { return 0; }\n")
+    project.configure()
+    for name in project.sources:
+        (project.build / f"{name}.o").unlink(missing_ok=True)
+
+    done = verify(project, "--cached", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    files = [line for line in map(json.loads, done.stdout.splitlines()) if "file" in line]
+    assert {line["file"]: line["same"] for line in files} == {
+        **{f"{project.tree}/{name}": True for name in (*names, "other.cpp")},
+        f"{project.tree}/new.cpp": None,
+    }
+    assert {line["group"] == "-" for line in files if "/a" in line["file"].removeprefix(str(project.tree))} == {False}
+    # Nothing was compiled into the cache by asking.
+    assert "new.cpp" not in (project.out / cache.COMPILE_LOG).read_text()
+
+    (project.root / "secret").write_text("-DSECRET=2")
+    done = verify(project, "--cached")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == f"differs: {project.tree}/other.cpp"
+    assert len(done.stderr.splitlines()) == 2

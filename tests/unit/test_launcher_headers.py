@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from builder.compilation import cache
 
 sys.path.insert(0, str(cache.LAUNCHER))
 
+import answers
 import depfiles
 import journal
 import planning
@@ -109,6 +111,35 @@ def test_splitting_is_the_shells(line: str) -> None:
 def test_functions_of_make() -> None:
     text = "'\"$(subst $(realpath /work/../work/pytorch)/,,$(abspath $<))\"' $(notdir $(abspath $<)) $(unknown x)"
     assert expand(text, SOURCE) == "'\"ops/Abs.cpp\"' Abs.cpp $(unknown x)"
+
+
+@pytest.mark.parametrize("timestamp", [True, False])
+def test_the_commands_that_make_runs(tmp_path: Path, timestamp: bool) -> None:
+    """What make's functions give depends on what CMake makes the first prerequisite."""
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("needs cmake")
+    tree, build = tmp_path / "tree", tmp_path / "tree" / "build"
+    (tree / "ops").mkdir(parents=True)
+    (tree / "ops" / "Abs.cpp").write_text("int main() { return 0; }\n")
+    (tree / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.16)\nproject(ops CXX)\nset(CMAKE_EXPORT_COMPILE_COMMANDS ON)\n"
+        'set(CMAKE_CXX_FLAGS "-DNAME=\'\\"$(notdir $(abspath $<))\\"\'")\nadd_executable(ops ops/Abs.cpp)\n'
+    )
+    configure = [cmake, "-S", str(tree), "-B", str(build), "-G", "Unix Makefiles"]
+    if not timestamp:
+        configure.append("-DCMAKE_DEPENDS_USE_COMPILER=OFF")
+    subprocess.run(configure, check=True, capture_output=True)
+    shown = subprocess.run(
+        ["make", "-C", str(build), "VERBOSE=1"], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    (line,) = [text for text in shown if "Abs.cpp.o -c" in text]
+    run = split(line.split("&&", 1)[-1].strip())
+    (asked,) = answers.read_all(str(build), Names({}))
+    assert asked.argv == run
+    (known,) = planning.read_commands(str(build / planning.COMMANDS), Names({}))
+    actual = Command(run, str(build))
+    assert (known.kind, known.flags) == (actual.kind, actual.flags)
 
 
 def test_names_do_what_the_launcher_does(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import hashlib
 import os
 import re
 
+#: In the folder of each target of a build, since CMake 3.20; since then compilers write dependency files, too.
+TIMESTAMP = "compiler_depend.ts"
 #: Sources that a C++ precompiled header can serve.
 CXX = (".cpp", ".cc", ".cxx", ".c++", ".C", ".CPP")
 #: Options whose value is the next argument.
@@ -156,10 +158,25 @@ def split(line: str) -> list[str]:
     return words
 
 
-def expand(text: str, source: str) -> str:
-    """Carry out the functions of make that old release lines have in their compile commands, as make would."""
+def expanded(argv: list[str], folder: str, source: str) -> list[str]:
+    """The arguments as make passes them on: some release lines have functions of make in their compile commands.
+
+    ``folder`` is the working folder. What make calls the first prerequisite (``$<``) is the source with CMake before
+    3.20, and since then a file of CMake's own, the same for all sources of a target (CMake 3.25 does both, the former
+    with CMAKE_DEPENDS_USE_COMPILER=OFF).
+    """
+    if not any("$" in argument for argument in argv):
+        return argv
+    output = next((argv[at + 1] for at, argument in enumerate(argv[:-1]) if argument == "-o"), "")
+    own = os.path.join(folder, output.partition(".dir/")[0] + ".dir", TIMESTAMP)
+    first = own if os.path.exists(own) else source
+    return [expand(argument, first) for argument in argv]
+
+
+def expand(text: str, first: str) -> str:
+    """Carry out make's functions in ``text``; ``first`` is what make calls the first prerequisite."""
     innermost = re.compile(r"\$\((abspath|realpath|notdir|subst) ([^$()]*)\)")
-    text = text.replace("$<", source)
+    text = text.replace("$<", first)
     while True:
         match = innermost.search(text)
         if match is None:

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 
-from commands import Command, Names, UnsuitableError, digest, find_program, split
+from commands import Command, Names, UnsuitableError, digest, expanded, find_program, split
 from includes import Headers, leading_includes, read
 
 COMMANDS = "compile_commands.json"
@@ -126,6 +126,7 @@ def read_commands(path: str, names: Names) -> list[Command]:
         while argv and os.path.basename(argv[0]) == "ccache":
             argv = argv[1:]
         try:
+            argv = expanded(argv, entry["directory"], source)
             found.append(Command(names.apply(argv, source), entry["directory"]))
         except UnsuitableError:
             continue

@@ -1,15 +1,19 @@
-"""Compile the sources of a configured tree with and without precompiled headers, and compare what comes out.
+"""Compile the sources of a configured tree plainly, and compare with what a shortcut gives: a header, or the cache.
 
-    python verify.py BUILD_FOLDER --folder SCRATCH [--sample N] [--results FILE] [--jobs N] [--group KEY]
+    python verify.py BUILD_FOLDER --folder SCRATCH [--cached] [--sample N] [--results FILE] [--jobs N] [--group KEY]
 
-Prints one JSON object a line: for each header ``{group, includes, members, header_cpu, header_bytes}``, for each source
+The shortcut is a precompiled header, made here without any compile cache; or, with --cached, what the compile cache
+answers, whatever way that came into it. Sources that the cache has no answer for are counted and passed over.
+
+Prints one JSON object a line: first ``{sources}``, how many are going to be compared; for each group
+``{group, includes, members, header_cpu, header_bytes}`` or ``{group, members, refused}``; for each source
 ``{file, group, same, fallback, plain_cpu, with_cpu}``. Objects and messages are compared byte by byte, dependency files
 by what they list. ``--results`` appends the lines to a file, and passes over sources that stand there: an interrupted
-run goes on.
+run goes on. Of a source that differs, both objects stay in SCRATCH.
 
 Exit code 1 where a source differs, which is then named; 0 where all are the same; 2 where nothing could be compared.
 
-Runs inside environments, on Python 3.7 and later, without packages; no compile cache has a part in it.
+Runs inside environments, on Python 3.7 and later, without packages.
 """
 
 from __future__ import annotations
@@ -18,12 +22,17 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 
 import depfiles
 import processes
-from commands import Command, Names, digest, expand
-from planning import COMMANDS, Group, make_plan, read_commands
+from answers import Asked, Cache, read_all, said
+from commands import Command, Names, digest
+from planning import COMMANDS, Group, Plan, make_plan, read_commands
 from stored import RefusedError, Stored
+
+#: The group of sources that no header serves.
+ALONE = "-"
 
 
 class Verification:
@@ -33,7 +42,7 @@ class Verification:
         self.folder = folder
         self.jobs = jobs
         self._results = results
-        self._done: dict[str, bool] = {}
+        self._done: dict[str, bool | None] = {}
         try:
             with open(results or "/nonexistent", encoding="utf-8") as file:
                 for line in file:
@@ -43,90 +52,145 @@ class Verification:
         except OSError:
             pass
 
-    def group(self, group: Group, commands: dict[str, Command], sample: int | None) -> tuple[int, list[str]]:
-        """Compare the sources of a group; returns how many were, and those that differ."""
-        chosen = sorted(group.members, key=digest)[:sample]
+    def over(self, chosen: list[str], key: str, compare: Callable[[str], bool | None]) -> tuple[int, list[str]]:
+        """Compare the sources that are not known yet, on several processors.
+
+        ``compare`` gives None where there is nothing to compare. Returns how many were compared, those known before
+        included, and those that differ.
+        """
         todo = [source for source in chosen if source not in self._done]
         different = [source for source in chosen if self._done.get(source) is False]
-        if todo:
-            stored = Stored(group, self.folder, None)
-            if not self._make(stored, commands[todo[0]]):
-                return len(chosen) - len(todo), different
-            # Each worker names those that differ, through a pipe.
-            reading, writing = os.pipe()
-            workers = [
-                self._worker(stored, todo[number :: self.jobs], commands, writing) for number in range(self.jobs)
-            ]
-            os.close(writing)
-            with open(reading, encoding="utf-8", errors="surrogateescape") as named:
-                different += named.read().splitlines()
-            codes = [os.waitpid(worker, 0)[1] for worker in workers]
-            if any(codes):
-                different.append(f"(a worker failed in group {group.key})")
-            stored.remove()
-        return len(chosen), different
+        compared = sum(self._done.get(source) is not None for source in chosen)
+        # Each worker tells of each source, through a pipe.
+        reading, writing = os.pipe()
+        workers = [self._worker(todo[number :: self.jobs], compare, writing) for number in range(self.jobs)]
+        os.close(writing)
+        with open(reading, encoding="utf-8", errors="surrogateescape") as named:
+            told = [line.partition(" ") for line in named.read().splitlines()]
+        compared += len(told)
+        different += [source for same, _, source in told if same == "different"]
+        codes = [os.waitpid(worker, 0)[1] for worker in workers]
+        if any(codes):
+            different.append(f"(a worker failed in group {key})")
+        return compared, different
 
-    def _make(self, stored: Stored, command: Command) -> bool:
-        group = stored.group
-        facts = {"group": group.key, "includes": group.includes, "members": len(group.members)}
-        try:
-            seconds = stored.make(command)
-        except RefusedError as error:
-            self._tell({**facts, "refused": str(error)})
-            return False
-        size = os.path.getsize(stored.header + ".gch")
-        self._tell({**facts, "header_cpu": round(seconds, 2), "header_bytes": size})
-        return True
-
-    def _worker(self, stored: Stored, sources: list[str], commands: dict[str, Command], writing: int) -> int:
+    @staticmethod
+    def _worker(sources: list[str], compare: Callable[[str], bool | None], writing: int) -> int:
         pid = os.fork()
         if pid:
             return pid
         code = 1
         try:
             for source in sources:
-                if not self.compare(stored, commands[source]):
-                    os.write(writing, (source + "\n").encode("utf-8", "surrogateescape"))
+                same = compare(source)
+                if same is not None:
+                    line = f"{'same' if same else 'different'} {source}\n"
+                    os.write(writing, line.encode("utf-8", "surrogateescape"))
             code = 0
         finally:
             os._exit(code)
 
-    def compare(self, stored: Stored, command: Command) -> bool:
-        """Compile one source both ways; true where the results are the same."""
+    def with_header(self, group: Group, commands: dict[str, Command], chosen: list[str]) -> tuple[int, list[str]]:
+        """Compare the sources of a group; returns how many were, and those that differ."""
+        todo = [source for source in chosen if source not in self._done]
+        if not todo:
+            return self.over(chosen, group.key, lambda _: None)
+        stored = Stored(group, self.folder, None)
+        facts = {"group": group.key, "includes": group.includes, "members": len(group.members)}
+        try:
+            seconds = stored.make(commands[todo[0]])
+        except RefusedError as error:
+            self.tell({**facts, "refused": str(error)})
+            return self.over([source for source in chosen if source in self._done], group.key, lambda _: None)
+        size = os.path.getsize(stored.header + ".gch")
+        self.tell({**facts, "header_cpu": round(seconds, 2), "header_bytes": size})
+        found = self.over(chosen, group.key, lambda source: self._compare_header(stored, commands[source]))
+        stored.remove()
+        return found
+
+    def of_cache(self, key: str, asked: dict[str, Asked], chosen: list[str]) -> tuple[int, list[str]]:
+        """Compare what the compile cache answers for some sources; returns how many were, and those that differ."""
+        self.tell({"group": key, "members": len(asked)})
+        cache = Cache(self.folder)
+        return self.over(chosen, key, lambda source: self._compare_answer(cache, key, asked[source]))
+
+    def _compare_header(self, stored: Stored, command: Command) -> bool:
         name = os.path.join(self.folder, "compared." + digest(command.source))
-        plain = _to(command, name + ".plain")
+        plain = _to(command.argv, name + ".plain", command.output)
+        trial = Command(_to(command.argv, name + ".with", command.output), command.cwd)
+        done = self._plain(plain, command.cwd, name)
         entry: dict[str, object] = {"file": command.source, "group": stored.group.key}
-        status, plain_cpu, plain_said = _plain(plain, name)
-        if status != 0:
-            entry.update(same=False, error=f"the plain compile ends with {status}")
-            self._tell(entry)
-            return False
-        trial = _to(command, name + ".with")
-        reason, with_cpu, said = stored.compile(trial)
-        differences = []
-        if reason is None:
-            for what, alike in (
-                ("object", _bytes(plain.output) == _bytes(trial.output)),
-                ("dependencies", _listed(plain) == _listed(trial)),
-                ("messages", plain_said == said),
-            ):
-                differences += [] if alike else [what]
-        # What counts after a fallback is the plain compile.
-        same = not differences
-        entry.update(same=same, fallback=reason, plain_cpu=round(plain_cpu, 2), with_cpu=round(with_cpu, 2))
-        if not same:
-            again = _to(command, name + ".again")
-            _plain(again, name)
-            # Some compiles differ from themselves; that is no fault of a header, but has to be seen.
-            entry.update(differences=differences, plain_again_same=_bytes(plain.output) == _bytes(again.output))
-        else:
-            for end in ("plain.o", "plain.d", "with.o", "with.d"):
-                if os.path.exists(f"{name}.{end}"):
-                    os.unlink(f"{name}.{end}")
-        self._tell(entry)
+        if done is None:
+            return self._plain_failed(entry)
+        reason, seconds, messages = stored.compile(trial)
+        other = None if reason is not None else (f"{name}.with.o", f"{name}.with.d", messages)
+        entry.update(fallback=reason, plain_cpu=round(done[0], 2), with_cpu=round(seconds, 2))
+        return self._judge(entry, name, plain, command.cwd, done[1], other)
+
+    def _compare_answer(self, cache: Cache, key: str, asked: Asked) -> bool | None:
+        name = os.path.join(self.folder, "compared." + digest(asked.source))
+        entry: dict[str, object] = {"file": asked.source, "group": key}
+        found, messages = cache.answer(asked)
+        if not found:
+            self.tell({**entry, "same": None, "fallback": "not in the cache"})
+            return None
+        plain = _to(asked.plain, name + ".plain", asked.output)
+        done = self._plain(plain, asked.cwd, name)
+        if done is None:
+            return self._plain_failed(entry)
+        listing = os.path.join(asked.cwd, asked.depfile) if asked.depfile else None
+        entry.update(fallback=None, plain_cpu=round(done[0], 2))
+        output = os.path.join(asked.cwd, asked.output)
+        same = self._judge(entry, name, plain, asked.cwd, done[1], (output, listing, messages))
+        if same:
+            os.unlink(output)
         return same
 
-    def _tell(self, entry: dict[str, object]) -> None:
+    def _plain(self, argv: list[str], cwd: str, name: str) -> tuple[float, str] | None:
+        """Compile plainly: CPU seconds and messages; None where it fails."""
+        status, seconds, messages = said(lambda errors: processes.run(argv, cwd, errors), name)
+        return (seconds, messages) if status == 0 else None
+
+    def _plain_failed(self, entry: dict[str, object]) -> bool:
+        self.tell({**entry, "same": False, "error": "the plain compile fails"})
+        return False
+
+    def _judge(
+        self,
+        entry: dict[str, object],
+        name: str,
+        plain: list[str],
+        cwd: str,
+        messages: str,
+        other: tuple[str, str | None, str] | None,
+    ) -> bool:
+        """Compare the plain compile with the other one: its object, dependency file and messages.
+
+        After a fallback (None) what counts is the plain compile.
+        """
+        differences = []
+        if other is not None:
+            output, listing, others_messages = other
+            for what, alike in (
+                ("object", _bytes(name + ".plain.o") == _bytes(output)),
+                ("dependencies", listing is None or _listed(name + ".plain.d") == _listed(listing)),
+                ("messages", messages == others_messages),
+            ):
+                differences += [] if alike else [what]
+        entry.update(same=not differences)
+        if differences:
+            # Some compiles differ from themselves; that is no fault of a shortcut, but has to be seen.
+            argv = _to(plain, name + ".again", plain[plain.index("-MT") + 1])
+            same_again = self._plain(argv, cwd, name) and _bytes(name + ".plain.o") == _bytes(name + ".again.o")
+            entry.update(differences=differences, plain_again_same=bool(same_again))
+        else:
+            for path in (f"{name}.{end}" for end in ("plain.o", "plain.d", "with.o", "with.d")):
+                if os.path.exists(path):
+                    os.unlink(path)
+        self.tell(entry)
+        return not differences
+
+    def tell(self, entry: dict[str, object]) -> None:
         line = json.dumps(entry) + "\n"
         sys.stdout.write(line)
         sys.stdout.flush()
@@ -135,28 +199,16 @@ class Verification:
                 file.write(line)
 
 
-def _to(command: Command, name: str) -> Command:
-    """The same compile, to ``name.o`` and ``name.d``; both know the object by its own name."""
-    argv = []
-    rest = iter(command.argv)
+def _to(argv: list[str], name: str, target: str) -> list[str]:
+    """The same compile, to ``name.o`` and ``name.d``; both know the object by its own name, ``target``."""
+    found = []
+    rest = iter(argv)
     for argument in rest:
         if argument in ("-o", "-MF", "-MT", "-MQ"):
             next(rest)
         elif argument != "-MD":
-            argv.append(argument)
-    argv += ["-MD", "-MT", command.output, "-MF", name + ".d", "-o", name + ".o"]
-    return Command(argv, command.cwd)
-
-
-def _plain(command: Command, name: str) -> tuple[int, float, str]:
-    """Compile plainly: exit code, CPU seconds, messages."""
-    path = name + ".errors"
-    with open(path, "w+", encoding="utf-8", errors="surrogateescape") as file:
-        status, seconds = processes.run(command.argv, command.cwd, file.fileno())
-        file.seek(0)
-        messages = file.read()
-    os.unlink(path)
-    return status, seconds, messages
+            found.append(argument)
+    return [*found, "-MD", "-MT", target, "-MF", name + ".d", "-o", name + ".o"]
 
 
 def _bytes(path: str) -> bytes:
@@ -164,8 +216,59 @@ def _bytes(path: str) -> bytes:
         return file.read()
 
 
-def _listed(command: Command) -> list[str]:
-    return depfiles.paths(depfiles.names(command.depfile or "")[1])
+def _listed(path: str) -> list[str]:
+    return depfiles.paths(depfiles.names(path)[1])
+
+
+def _sampled(members: list[str], sample: int | None) -> list[str]:
+    """Which sources are compared: the same ones in each run."""
+    return sorted(members, key=digest)[:sample]
+
+
+def _headers(
+    verification: Verification, folder: str, names: Names, options: argparse.Namespace
+) -> tuple[int, list[str]]:
+    path = os.path.join(folder, COMMANDS)
+    plan = make_plan(path, names)
+    # A source may be compiled more than once; in a group it is under the kind that the plan knows.
+    commands: dict[str, dict[str, Command]] = {}
+    for command in read_commands(path, names):
+        group = plan.group_of(command)
+        if group is not None:
+            commands.setdefault(group.key, {})[command.source] = command
+    groups = [group for group in _by_size(plan) if options.group is None or group.key in options.group]
+    chosen = {group.key: _sampled(group.members, options.sample) for group in groups}
+    verification.tell({"sources": sum(map(len, chosen.values()))})
+    compared = 0
+    different: list[str] = []
+    for group in groups:
+        count, found = verification.with_header(group, commands[group.key], chosen[group.key])
+        compared, different = compared + count, different + found
+    return compared, different
+
+
+def _answers(
+    verification: Verification, folder: str, names: Names, options: argparse.Namespace
+) -> tuple[int, list[str]]:
+    plan = make_plan(os.path.join(folder, COMMANDS), names)
+    places = {source: group.key for group in plan.groups.values() for source in group.members}
+    asked: dict[str, dict[str, Asked]] = {}
+    for one in read_all(folder, names):
+        asked.setdefault(places.get(one.source, ALONE), {})[one.source] = one
+    keys = sorted(asked, key=lambda key: -len(asked[key]))
+    keys = [key for key in keys if options.group is None or key in options.group]
+    chosen = {key: _sampled(list(asked[key]), options.sample) for key in keys}
+    verification.tell({"sources": sum(map(len, chosen.values()))})
+    compared = 0
+    different: list[str] = []
+    for key in keys:
+        count, found = verification.of_cache(key, asked[key], chosen[key])
+        compared, different = compared + count, different + found
+    return compared, different
+
+
+def _by_size(plan: Plan) -> list[Group]:
+    return sorted(plan.groups.values(), key=lambda group: -len(group.members))
 
 
 def main() -> int:
@@ -173,32 +276,19 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("build_folder")
     parser.add_argument("--folder", required=True)
+    parser.add_argument("--cached", action="store_true")
     parser.add_argument("--sample", type=int, default=None, help="sources of each group; without it all")
     parser.add_argument("--results", default=None)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--group", action="append", default=None)
     options = parser.parse_args()
     os.makedirs(options.folder, exist_ok=True)
-    path = os.path.join(options.build_folder, COMMANDS)
-    names = Names(dict(os.environ))
-    plan = make_plan(path, names)
-    # A source may be compiled more than once; in a group it is under the kind that the plan knows.
-    commands: dict[str, dict[str, Command]] = {}
-    for command in read_commands(path, names):
-        group = plan.group_of(command)
-        if group is not None:
-            argv = [expand(argument, command.source) for argument in command.argv]
-            commands.setdefault(group.key, {})[command.source] = Command(argv, command.cwd)
     verification = Verification(os.path.abspath(options.folder), options.results, options.jobs)
-    compared, different = 0, []
-    for group in sorted(plan.groups.values(), key=lambda group: -len(group.members)):
-        if options.group is None or group.key in options.group:
-            count, found = verification.group(group, commands[group.key], options.sample)
-            compared += count
-            different += found
+    run = _answers if options.cached else _headers
+    compared, different = run(verification, options.build_folder, Names(dict(os.environ)), options)
     for source in different:
         sys.stderr.write(f"differs: {source}\n")
-    sys.stderr.write(f"{compared} sources of {len(plan.groups)} groups compared, {len(different)} differ\n")
+    sys.stderr.write(f"{compared} sources compared, {len(different)} differ\n")
     return 1 if different else 0 if compared else 2
 
 
