@@ -52,9 +52,11 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments after -- go to pytest."""
+    """Run the tests in two processes (-- -n0: in this one); arguments after -- go to pytest."""
     _install(session, *_development())
-    session.run("pytest", *session.posargs)
+    # In the order of the files: the tests with an engine come first, and are half of the time.
+    two = ("-n2", "--dist=loadfile", "--no-loadscope-reorder")
+    session.run("pytest", *two, "--durations=25", *session.posargs)
 
 
 @nox.session

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from builder.compilation import cache, witness
+from builder.compilation import cache, codegen, witness
 from builder.compilation.witness import DamagedError, Kept, Witness
 from builder.compilation.witness_compare import Group, Miss, groups_of, misses_of, shortened
 from builder.console import Reporter, print_table, standard_output
@@ -30,22 +30,28 @@ LONGEST = 300
 
 
 def show_stats(workspace: Workspace, *, as_json: bool = False) -> None:
-    """Print each compile cache with its size, limit and last build. Sizes are bytes on disk."""
+    """Print each compile cache with its size, limit and last build, and what is kept of code generation.
+
+    Sizes are bytes on disk.
+    """
     rows = [_stats_of(workspace, folder) for folder in cache.stores(workspace.cache)]
+    generated = [_generated_stats(folder) for folder in codegen.stores(workspace.cache)]
     old = cache.flat_layout(workspace.cache)
     old_bytes = sum(cache.stored_bytes(path) if path.is_dir() else path.lstat().st_size for path in old)
     if as_json:
-        _print_json({"folder": str(workspace.cache), "caches": rows, "unused": old_bytes})
+        _print_json({"folder": str(workspace.cache), "caches": rows, "generated": generated, "unused": old_bytes})
         return
     console = standard_output()
     if not rows:
         console.print(f"no compile cache stands in {escape(str(workspace.cache))}", soft_wrap=True)
     else:
         print_table(_stats_table(rows), console)
+    if generated:
+        print_table(_generated_table(generated), console)
     if old:
         console.print(
             f"{escape(str(workspace.cache))} also holds {_bytes(old_bytes)} of an earlier builder's one cache for "
-            "everything, which nothing uses any more; `cache clear` removes it",
+            "everything, which nothing uses any more; `cache clear` removes it with all others",
             soft_wrap=True,
         )
 
@@ -83,13 +89,14 @@ def explain_misses(workspace: Workspace, target: str, file: str | None = None, *
 
 
 def clear_caches(workspace: Workspace, lines: Sequence[str], reporter: Reporter) -> int:
-    """Remove the compile caches of ``lines`` (release lines or names of caches, also globs), of all of them for none.
+    """Remove the caches of ``lines`` (release lines or names of caches, also globs), of all of them for none.
 
-    An earlier builder's cache goes with all. Raises RequestError for what names no cache, MachineError while a build
-    uses one of them; then nothing is removed.
+    What is kept of a release line's code generation goes with the line. An earlier builder's cache goes with all.
+    Raises RequestError for what names no cache, MachineError while a build uses one of them; then nothing is removed.
     """
-    found = cache.stores(workspace.cache)
-    known = {folder.name for folder in found} | _witnessed(workspace)
+    stores = {folder.name for folder in cache.stores(workspace.cache)} | _witnessed(workspace)
+    generated = {f"{codegen.CACHE}/{folder.name}" for folder in codegen.stores(workspace.cache)}
+    known = stores | generated
     chosen = {name for name in known if not lines or any(_names(name, line) for line in lines)}
     for line in lines:
         if not any(_names(name, line) for name in known):
@@ -100,7 +107,8 @@ def clear_caches(workspace: Workspace, lines: Sequence[str], reporter: Reporter)
     with _nobody_builds(workspace, chosen):
         for name in sorted(chosen):
             folder = workspace.cache / name
-            remove_tree(witness.folder_of(workspace, name))
+            if name in stores:
+                remove_tree(witness.folder_of(workspace, name))
             if folder.is_dir():
                 # In one step out of the way: what is half removed must not be found.
                 away = workspace.cache / f".cleared.{secrets.token_hex(4)}"
@@ -131,6 +139,14 @@ def _stats_of(workspace: Workspace, folder: Path) -> dict[str, Any]:
     }
 
 
+def _generated_stats(folder: Path) -> dict[str, Any]:
+    return {
+        "release_line": folder.name,
+        "entries": sum(path.suffix == ".zip" for path in folder.iterdir()),
+        "size": cache.stored_bytes(folder),
+    }
+
+
 def _counts(build: Witness) -> dict[str, int]:
     hits = sum(each.result.startswith("hit-") for each in build.objects)
     return {"files": len(build.objects), "hits": hits, "misses": sum(each.result == "miss" for each in build.objects)}
@@ -150,6 +166,15 @@ def _stats_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             str(last.get("files", "")),
             str(last.get("hits", "")),
         )
+    return table
+
+
+def _generated_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("generated code", "size", "entries"):
+        table.add_column(heading, justify="left" if heading == "generated code" else "right")
+    for row in rows:
+        table.add_row(escape(clean(row["release_line"])), _bytes(row["size"]), str(row["entries"]))
     return table
 
 
@@ -260,20 +285,32 @@ def _known_targets(workspace: Workspace) -> str:
 
 def _names(store: str, wanted: str) -> bool:
     """True where ``wanted`` is the cache's name or its release line, or a glob over either."""
-    parts = cache.parse_store(store)
-    names = (store, parts[0], parts[0].removeprefix("v")) if parts else (store,)
+    line = _line_of(store)
+    names = (store,) if line is None else (store, line, line.removeprefix("v"))
     return any(fnmatchcase(name, wanted) for name in names)
+
+
+def _line_of(store: str) -> str | None:
+    """The release line of a cache's name; None where it is none of the builder's names."""
+    if store.startswith(f"{codegen.CACHE}/"):
+        return store.removeprefix(f"{codegen.CACHE}/")
+    parts = cache.parse_store(store)
+    return parts[0] if parts else None
 
 
 @contextmanager
 def _nobody_builds(workspace: Workspace, stores: set[str]) -> Iterator[None]:
     """Hold the locks of every target that could use one of the caches. Raises MachineError where one is built."""
-    parts = [parsed for name in stores if (parsed := cache.parse_store(name))]
+    # A compile cache is of one architecture, generated code of all.
+    uses = [
+        (f"target-{_line_of(name)}-py", f"-{parsed[1]}" if (parsed := cache.parse_store(name)) else "")
+        for name in stores
+    ]
     locks = workspace.root / "locks"
     names = sorted(path.stem for path in locks.glob("target-*.lock")) if locks.is_dir() else []
     with ExitStack() as held:
         for name in names:
-            if any(name.startswith(f"target-{line}-py") and name.endswith(f"-{arch}") for line, arch, _ in parts):
+            if any(name.startswith(first) and name.endswith(last) for first, last in uses):
                 held.enter_context(workspace.locked(name, wait_seconds=0))
         yield
 

@@ -279,7 +279,7 @@ def cache_group() -> None:
 @options(PLACES, GENERAL)
 @click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
 def cache_stats(**values: Any) -> None:
-    """Show each compile cache with its size, its limit and its last build."""
+    """Show each compile cache with its size, its limit and its last build, and how much generated code is kept."""
     from builder.caching import show_stats
 
     show_stats(workspace_of(values), as_json=values["as_json"])
@@ -301,7 +301,7 @@ def cache_explain(target: str, file: str | None, **values: Any) -> None:
 @click.argument("lines", nargs=-1)
 @options(PLACES, GENERAL)
 def cache_clear(lines: tuple[str, ...], **values: Any) -> int:
-    """Remove the compile caches of release LINES (names or globs); all of them for none."""
+    """Remove the compile caches and generated code of release LINES (names or globs); all of them for none."""
     from builder.caching import clear_caches
 
     return clear_caches(workspace_of(values), lines, reporter_of(values))

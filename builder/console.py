@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.segment import Segment
+from rich.console import Console
 from rich.table import Table
 
 from builder.errors import BuilderError, FailureKind, MachineError, RequestError
@@ -26,6 +25,7 @@ from builder.progress.jsonlines import JsonLines
 from builder.progress.lines import GitHub, GitLab, Lines
 from builder.progress.screen import Screen
 from builder.progress.state import Event, Sink, State
+from builder.progress.tables import print_table as print_table
 
 #: Columns of a table that goes into a file or a pipe.
 WIDTH_WITHOUT_TERMINAL = 200
@@ -245,31 +245,6 @@ class TargetReporter(Reporter):
     ) -> None:
         """How far the phase is (0 to 100), files compiled and in all, cache hits; None keeps what was there."""
         self.emit("progress", percent=percent, files=files, hits=hits, total_files=total_files, detail=detail)
-
-
-class Unpadded:
-    """A table without the spaces that rich fills each line up with; whatever else stands in a cell stays."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The lines of the table, each without the spaces at its end: no table here colours its background."""
-        for line in console.render_lines(self._table, options, pad=False):
-            while line and line[-1].text.rstrip(" ") == "":
-                line.pop()
-            if line:
-                line[-1] = Segment(line[-1].text.rstrip(" "), line[-1].style, line[-1].control)
-            yield from line
-            yield Segment.line()
-
-
-def print_table(table: Table, console: Console, *, style: str | None = None) -> None:
-    """Print a table, in ``style``, without the spaces that rich fills each line up with.
-
-    They would be in every file and every pipe, and are copied along on terminals.
-    """
-    console.print(Unpadded(table), style=style)
 
 
 def standard_output() -> Console:

@@ -164,6 +164,9 @@ class Gatherer:
         """
         # A plan has no time for hosts that do not answer; a build gives them another chance.
         self._mirrors.ask_again()
+        with self._lock:
+            if getattr(self._found.get(target.release.branch), "kind", None) is FailureKind.TIMEOUT:
+                del self._found[target.release.branch]
         given = _given(target, self._options, _Folders.read(self._options))
         decided = self._decide(target, given, glance=False)
         if isinstance(decided, PreparedTree):

@@ -19,6 +19,7 @@ from builder.environments.select import Machine, environment_identity
 from builder.errors import BuilderError
 from builder.fingerprint import fingerprint
 from builder.gather import OP_PLUGIN, TORCH_NPU, Gatherer, commits_of
+from builder.guards import deadline
 from builder.inputs import differences, environment_request, inputs_of
 from builder.matrix.model import Target
 from builder.options import BuildOptions
@@ -100,11 +101,13 @@ class Planner:
         """The plan by fingerprints: the wheel that it finds to stand has not been read yet."""
         wheel, record = self._records.get(target.id, (None, None))
         try:
-            decided = self._gatherer.decide(target)
-            origin = self._gatherer.origin(decided)
-            changed_tree = None
-            if isinstance(decided, PreparedTree) and decided.changes(at_a_glance=True):
-                changed_tree = digest_of_folder(decided.path)
+            # As the phase of a build that finds the sources: a host may take a request and never answer it.
+            with deadline(self._options.timeout):
+                decided = self._gatherer.decide(target)
+                origin = self._gatherer.origin(decided)
+                changed_tree = None
+                if isinstance(decided, PreparedTree) and decided.changes(at_a_glance=True):
+                    changed_tree = digest_of_folder(decided.path)
         except BuilderError as error:
             return Planned(target, "build", f"cannot be planned: {error.message}", wheel=wheel, record=record)
         commits = {name.replace("_", "-") if name == "op_plugin" else name: c for name, c in commits_of(origin).items()}

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,18 @@ def unavailable(reason: str) -> None:
     if os.environ.get("BUILDER_REQUIRE_ENGINE") == "1":
         pytest.fail(f"BUILDER_REQUIRE_ENGINE=1, but {reason}")
     pytest.skip(reason)
+
+
+def copy_cache(cache: Path, to: Path) -> None:
+    """Give ``to`` what ``cache`` has compiled, if there is anything; its sockets and slots stay behind."""
+    if cache.is_dir():
+        shutil.copytree(cache, to, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+
+
+def settle() -> None:
+    """Wait until ccache trusts what was written: it takes no file of the second in which a compile begins."""
+    # And 4.14 none of the last tenth of a second, which it takes for granular time stamps.
+    time.sleep(1.15 - time.time() % 1)
 
 
 def base_image_for(engine: DockerEngine, arch: str) -> str:

@@ -64,6 +64,14 @@ class Outcome:
         return {name: value for name, value in values.items() if value}
 
 
+def stores(cache: Path) -> list[Path]:
+    """The folders of release lines in the cache folder, by name."""
+    try:
+        return sorted(path for path in (cache / CACHE).iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError:
+        return []
+
+
 def install(out: Path) -> None:
     """Make ``out``/FOLDER: the ``bash`` for PATH, and what it runs. What an earlier build has left there is gone."""
     folder = out / FOLDER

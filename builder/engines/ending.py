@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
+from builder.compilation import cache
 from builder.console import Reporter
 from builder.engines.summary import show_summary
 from builder.engines.timeline import timeline
@@ -51,6 +52,11 @@ def recorded(
     """
     with workspace.locked(lock_of(run.id)), BuildLedger(ledger_path(workspace), reporter) as ledger:
         _note_dead_runs(workspace, ledger, reporter)
+        if cache.flat_layout(workspace.cache):
+            reporter.message(
+                f"{workspace.cache} also holds an earlier builder's one cache for everything, which nothing uses any "
+                "more; `cache stats` tells its size, and `cache clear` removes it with all others"
+            )
         ledger.begin(run.id, run.started, sys.argv)
         broken: BaseException | None = None
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -36,6 +37,9 @@ _API = "1.41"
 #: Platforms of the engine by architecture of a target.
 PLATFORMS = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
 ENGINE_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+#: What an engine says that could not give a container its network: no fault of what was to run in it.
+_NO_NETWORK = re.compile(r"failed to (?:create endpoint|set up container networking)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -256,9 +260,16 @@ def engine(env: Mapping[str, str] | None = None) -> DockerEngine:
     return found
 
 
+def is_own_fault(said: str) -> bool:
+    """True where an engine's message is about the engine itself, whatever it was asked to do."""
+    return _NO_NETWORK.search(said) is not None
+
+
 @contextmanager
 def engine_errors(doing: str, *, kind: FailureKind = FailureKind.ENGINE) -> Iterator[None]:
-    """Turn whatever the SDK raises inside the block into one TargetError."""
+    """Turn whatever the SDK raises inside the block into one TargetError; a refusal for the engine's own reasons is
+    of kind ENGINE, any other one of ``kind``.
+    """
     import requests
     from docker.errors import APIError, DockerException
     from urllib3.exceptions import HTTPError
@@ -274,6 +285,7 @@ def engine_errors(doing: str, *, kind: FailureKind = FailureKind.ENGINE) -> Iter
             ) from error
         if "no space left on device" in text:
             raise TargetError(f"{doing}: the engine's disk is full ({text})", kind=FailureKind.DISK) from error
+        kind = FailureKind.ENGINE if is_own_fault(text) else kind
         raise TargetError(f"{doing}: the container engine refused: {text}", kind=kind) from error
     except (DockerException, requests.RequestException, HTTPError, ConnectionError) as error:
         ask_again()

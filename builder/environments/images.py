@@ -27,6 +27,7 @@ from builder.environments.engine import (
     PLATFORMS,
     DockerEngine,
     engine_errors,
+    is_own_fault,
     labels,
     listening,
     owner,
@@ -298,5 +299,9 @@ def _commit(container: Any, request: EnvironmentRequest, name: str, digest: str,
 def _failed(message: str, detail: str, log: Log) -> TargetError:
     if detail:
         log.line(detail)
-    kind = FailureKind.DISK if any("No space left on device" in line for line in log.tail) else FailureKind.IMAGE
+    kind = FailureKind.IMAGE
+    if any("No space left on device" in line for line in log.tail):
+        kind = FailureKind.DISK
+    elif is_own_fault(detail):
+        kind = FailureKind.ENGINE
     return TargetError(message, kind=kind, details="\n".join(log.tail))

@@ -12,7 +12,7 @@ from builder.environments.base import EnvironmentRequest, Ready
 from builder.environments.engine import NoEngine, find_engine
 from builder.environments.interpreters import Answers, asked_once
 from builder.environments.network import NetworkSettings
-from builder.errors import MachineError
+from builder.errors import FailureKind, MachineError, TargetError
 
 #: PyTorch's own index of CPU builds; upstream's Dockerfiles install torch for x86_64 from it.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -20,9 +20,9 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 @dataclass
 class Machine:
-    """What one plan has found out about this machine: asked once, it says the same for all its targets."""
+    """What one plan, or one run, has found out about this machine, so that it is the same for all its targets."""
 
-    #: The kind of environment that ``auto`` stands for.
+    #: The kind of environment that ``auto`` stands for; of a run, once a container was chosen.
     kind: str | None = None
     interpreters: Answers = field(default_factory=dict)
 
@@ -86,22 +86,30 @@ def ready_environment(
     log: Path,
     reporter: Reporter,
     offline: bool,
+    machine: Machine,
 ) -> Ready:
     """Make the environment of ``request`` unless it stands. ``kind`` is ``docker``, ``host`` or ``auto``.
 
     ``docker`` is the folder of the Dockerfile, ``host`` where environments of this host are kept, ``log``
-    where the output of making one goes. Raises MachineError where the wanted kind cannot be had, TargetError
-    (IMAGE) where it cannot be made.
+    where the output of making one goes, ``machine`` is the run's own. Raises MachineError where the wanted kind cannot
+    be had, TargetError (IMAGE) where it cannot be made, (ENGINE) where ``auto`` has meant containers in this run and
+    the engine is away now: the rest of the run is not built in another way than its beginning.
     """
     settings = network_settings(request.find_links, offline=offline)
     if kind == "auto":
         found = find_engine()
-        if isinstance(found, NoEngine):
+        if not isinstance(found, NoEngine):
+            reporter.message(f"building in a container: engine {found.version} answers")
+            kind = machine.kind = "docker"
+        elif machine.kind == "docker":
+            raise TargetError(
+                f"the container engine that this run builds with is away: {found.reason}",
+                kind=FailureKind.ENGINE,
+                hint=f"{found.hint}; then the same command builds what is left",
+            )
+        else:
             reporter.message(f"building on this host: {found.reason}")
             kind = "host"
-        else:
-            reporter.message(f"building in a container: engine {found.version} answers")
-            kind = "docker"
     if kind == "docker":
         from builder.environments.docker import ready_docker
 

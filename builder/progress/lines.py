@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from builder.progress.state import STYLES, Event, Job, State, TargetState, clean, clock, one_line, short
+from builder.progress.tables import print_table
 
 #: Seconds between two progress lines of one target or task, where no terminal can redraw a bar.
 PLAIN_INTERVAL = 15.0
@@ -68,7 +69,7 @@ class Lines:
 
     def table(self, table: Table) -> None:
         """Print the table."""
-        self.console.print(table)
+        print_table(table, self.console)
 
     def close(self) -> None:
         """Every line has been printed."""
@@ -183,7 +184,7 @@ class Groups(Lines):
     def table(self, table: Table) -> None:
         """Print the table."""
         with self.console.capture() as capture:
-            self.console.print(table)
+            print_table(table, self.console)
         self._put([self.told(Line(line), "", "", None) for line in capture.get().splitlines()])
 
     def handle(self, event: Event, state: State) -> None:

@@ -96,18 +96,18 @@ class Hunk:
 
 
 def find_series(
-    patches_dirs: Sequence[Path], branch: str, repository: str, *, options: Collection[str] | None = None
+    patches_dirs: Sequence[Path], branch: str, repository: str, *, options: Collection[str]
 ) -> tuple[Patch, ...]:
     """The patches for ``repository`` (``torch_npu`` or ``op-plugin``) of the release line ``branch``, in order.
 
     Each folder of ``patches_dirs`` in turn; in it every folder whose name is ``branch`` or a glob that
     matches it, the less specific first, then by name. ``options`` are those of OPTIONS that the build has; patches
-    that need another one are among the result and not ``wanted``. None leaves out all patches under conditions.
+    that need another one are among the result and not ``wanted``.
 
     Raises RequestError for a series that names a missing file, one outside its folder or an unknown condition,
     and for a patch that touches files outside the repository.
     """
-    if repository not in REPOSITORIES or not OPTIONS.issuperset(options or ()):
+    if repository not in REPOSITORIES or not OPTIONS.issuperset(options):
         raise ValueError(repository, options)
     found: list[Patch] = []
     for folder in patches_dirs:
@@ -137,7 +137,7 @@ def _specificity(glob: str) -> tuple[bool, int]:
     return literal == glob, len(literal)
 
 
-def _read_series(folder: Path, repository: str, options: Collection[str] | None) -> Iterator[Patch]:
+def _read_series(folder: Path, repository: str, options: Collection[str]) -> Iterator[Patch]:
     series = folder / SERIES
     if not folder.is_dir():
         return
@@ -161,11 +161,10 @@ def _read_series(folder: Path, repository: str, options: Collection[str] | None)
             raise RequestError(f"{where}: the patch {name!r} cannot be read: {error.strerror}") from error
         patch = Patch(
             path, repository, hashlib.sha256(data).hexdigest(), data,
-            where_it_applies=where_it_applies, option=option, wanted=option is None or option in (options or ()),
+            where_it_applies=where_it_applies, option=option, wanted=option is None or option in options,
         )  # fmt: skip
         check(patch)
-        if options is not None or not (where_it_applies or option):
-            yield patch
+        yield patch
 
 
 def _conditions(text: str, where: str) -> tuple[bool, str | None]:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from nightly_support import commit, git
 from store_support import serve_s3
-from support import MACHINE, CommandLine, Ran
+from support import MACHINE, CommandLine, Ran, copy_cache
 
 from builder.miniature import Miniature, materialise
 from builder.workspace import resource
@@ -107,11 +107,19 @@ class Nights:
         return commit(self.upstream.op_plugin, BRANCH, {KERNEL: f"{whole}\n{text}\n"})
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the nights of one engine have compiled, for those of the next: they are about nights."""
+    return tmp_path_factory.mktemp("compiled") / "cache"
+
+
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [(), ("--engine=dask",)], ids=["local", "dask"])
-def test_nights_one_after_the_other(cli: CommandLine, base_image: str, by: tuple[str, ...]) -> None:
+def test_nights_one_after_the_other(cli: CommandLine, base_image: str, compiled: Path, by: tuple[str, ...]) -> None:
     nights = Nights(cli, base_image, *by)
+    for workspace in [cli.build / "workers" / number for number in ("0", "1")] if by else [cli.build]:
+        copy_cache(compiled, workspace / "cache")
     before = git(nights.upstream.op_plugin, "rev-parse", BRANCH)[:7]
 
     ran = nights("2026-11-20", "--dry-run")
@@ -122,6 +130,7 @@ def test_nights_one_after_the_other(cli: CommandLine, base_image: str, by: tuple
 
     ran = nights("2026-11-20")
     assert ran.code == 0, ran.text
+    copy_cache(cli.build / "cache", compiled)
     named = re.findall(r"wheel: (\S+)", ran.text)
     assert [Path(path).parent for path in named] == [nights.store / "2026-11-20"] * 2
     assert all(Path(path).is_file() for path in named)

@@ -100,6 +100,8 @@ def test_two_pythons_and_the_same_bytes_again(cli: CommandLine, build: Build, up
     head = subprocess.run(
         ["git", "-C", str(upstream.torch_npu), "rev-parse", "v2.5.1-7.1.0"], capture_output=True, text=True, check=True
     ).stdout.strip()
+    # The series has made the order of sets irrelevant, so one Python's generated code is the other's, too.
+    assert sorted(target["generation"]["result"] for target in result["targets"]) == ["hit", "miss"]
     before = {}
     for target, python in zip(result["targets"], ("3.9", "3.11"), strict=True):
         wheel = wheel_of(cli, python)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from codegen_support import Place, state
+import yaml
+from codegen_support import LINE, Place, state
 
+from builder.environments.interpreters import find_interpreter
+from builder.sources.ordering import order_is_fixed
+from builder.sources.patches import apply, find_series
 from builder.workspace import resource
+
+#: Those that the miniature's lines have.
+PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
 
 
 @pytest.fixture
@@ -78,3 +86,49 @@ def test_another_order_of_sets_is_another_generation(place: Place) -> None:
     place.variables["PYTHONHASHSEED"] = "0"
     assert build(place) == "hit"
     assert state(place.tree) == first
+
+
+def patched(place: Place) -> list[str]:
+    """Apply the shipped series, as a build does; the names of the patches that were taken."""
+    shipped = [resource("patches")]
+    assert not order_is_fixed(place.source, LINE, shipped)
+    applied = apply(find_series(shipped, LINE, "torch_npu", options=()), place.source)
+    assert order_is_fixed(place.source, LINE, shipped)
+    return [patch.path.name for patch in applied.taken]
+
+
+def test_patched_it_writes_the_same_with_every_hash_seed(place: Place) -> None:
+    assert patched(place) == ["sorted-exposed-api.patch"]
+    place.order_is_fixed = True
+    assert build(place) == "miss"
+    first = state(place.tree)
+    # The cache would give the first result to all of them.
+    place.cached = False
+    for seed in ("1", "2", "3"):
+        place.variables["PYTHONHASHSEED"] = seed
+        fresh_site(place)
+        place.prepare()
+        assert place.generate().returncode == 0
+        assert state(place.tree) == first
+
+
+def test_patched_all_pythons_write_the_same_and_share_it(place: Place) -> None:
+    found = [each.path for python in PYTHONS if (each := find_interpreter(python)) is not None]
+    if len(found) < 2:
+        pytest.skip("there is one Python here")
+    patched(place)
+    place.order_is_fixed = True
+    site = Path(place.variables["PYTHONPATH"])
+    # Its part in C is of one Python; it does without.
+    shutil.copytree(Path(yaml.__file__).parent, site / "yaml", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    # A ``python3`` on PATH belongs to the inputs unless it is the one that generates.
+    (place.tools / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (place.tools / "python3").chmod(0o755)
+    place.check = True
+    trees = []
+    for number, python in enumerate(found):
+        place.python = str(python)
+        # With checking, generation runs and is held against what the first Python left.
+        assert build(place) == ("same" if number else "miss"), python
+        trees.append(state(place.tree))
+    assert all(tree == trees[0] for tree in trees)

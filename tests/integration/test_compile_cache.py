@@ -12,13 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from support import unavailable
+from support import settle, unavailable
 
 from builder.compilation import cache, witness
 from builder.compilation.cache import CompileCounts
@@ -47,8 +46,6 @@ FILES = {
 }
 #: Files in a cache that are no entries.
 OTHERS = {"stats", "CACHEDIR.TAG", ".cleaned", "ccache.conf"}
-#: ccache does not trust files that are younger than this.
-SETTLE = 1.1
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ def project(tmp_path: Path) -> Project:
         folder.mkdir()
         (folder / "Python.h").write_text(f"#define PYTHON {python.replace('.', '')}\n")
     (tmp_path / "torch").mkdir()
-    time.sleep(SETTLE)
+    settle()
     return Project(tmp_path)
 
 
@@ -250,7 +247,7 @@ def test_the_same_again_is_all_hits_and_another_python_misses_its_own_files(proj
 def test_each_input_is_named_by_the_file_that_missed_for_it(project: Project) -> None:
     first = project.build()
     project.write(common_h="#pragma once\n#define COMMON 3\n")
-    time.sleep(SETTLE)
+    settle()
     header = project.build()
     missed = header.misses(first)
     assert kinds(missed) == {"a.cpp": "header", "b.cpp": "header"}
@@ -258,7 +255,7 @@ def test_each_input_is_named_by_the_file_that_missed_for_it(project: Project) ->
     texts = [group.text for group in groups_of(missed.values(), header.witness)]
     assert texts == ["common.h changed"]
     project.write(a_cpp='#include "common.h"\nint a() { return -COMMON; }\n')
-    time.sleep(SETTLE)
+    settle()
     source = project.build()
     assert kinds(source.misses(header, first)) == {"a.cpp": "source"}
     project.write(CMakeLists_txt=CMAKE + "set_source_files_properties(b.cpp PROPERTIES COMPILE_OPTIONS -DMORE=1)\n")
@@ -293,7 +290,7 @@ def test_a_new_header_that_hides_another_is_seen(project: Project) -> None:
     """No file that the compile read has changed; ccache 4.7 alone would give the old object."""
     first = project.build()
     project.write(first__hidden_h="#pragma once\n#define HIDDEN 40\n")
-    time.sleep(SETTLE)
+    settle()
     again = project.build()
     assert again.objects == project.plain()
     missed = again.misses(first)
@@ -313,11 +310,11 @@ def test_a_header_that_changes_while_a_file_compiles_spoils_nothing(project: Pro
     )
     driver.chmod(0o755)
     project.path = f"{driver.parent}:{project.path}"
-    time.sleep(SETTLE)
+    settle()
     flag.touch()
     project.build()
     assert "COMMON 7" in header.read_text()
-    time.sleep(SETTLE)
+    settle()
     assert project.build().objects == project.plain()
 
 
@@ -336,7 +333,7 @@ def test_another_compiler_behind_the_same_driver_is_another_compiler(project: Pr
     for flag in ("-O0", "-O2"):
         wrapper.write_text(f'#!/bin/sh\nexec {proper.stdout.strip()} "$@" {flag}\n')
         wrapper.chmod(0o755)
-        time.sleep(SETTLE)
+        settle()
         built.append(project.build())
     assert built[1].counts.hits == 0
     assert set(kinds(built[1].misses(built[0])).values()) == {"compiler"}
@@ -368,7 +365,7 @@ def test_damaged_entries_are_compiled_again(project: Project, damage: str) -> No
 def test_a_cache_that_cannot_be_written_is_read(project: Project, kind: str) -> None:
     project.build()
     project.write(a_cpp='#include "common.h"\nint a() { return -COMMON; }\n')
-    time.sleep(SETTLE)
+    settle()
     store = project.root / project.store
     if kind == "read-only":
         mounts = f"mount --bind {store} {store} && mount -o remount,bind,ro {store}"

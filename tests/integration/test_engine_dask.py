@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from cluster_support import Machines, wait_until
 from rich.table import Table
-from support import MACHINE
+from support import MACHINE, copy_cache
 
 from builder.console import Reporter
 from builder.engines.cluster import connection, crew
@@ -132,6 +132,17 @@ def machines(tmp_path_factory: pytest.TempPathFactory, engine: DockerEngine) -> 
         yield made.ready("one", "two", "far")
     finally:
         made.close()
+
+
+@pytest.fixture
+def warmed(machines: Machines) -> Callable[[Path], None]:
+    """Gives a workspace what a worker has compiled, for tests of who builds what, which need no cold compile."""
+
+    def copy(workspace: Path) -> None:
+        for name in ("one", "two"):
+            copy_cache(machines.workspace(name) / "cache", workspace / "cache")
+
+    return copy
 
 
 @pytest.fixture(scope="session")
@@ -432,9 +443,11 @@ def test_certificates_keep_others_out(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_machine_that_dies_with_its_nanny(
-    tmp_path: Path, matrix: Matrix, options: BuildOptions, patches: Callable[..., Path], engine: DockerEngine
-) -> None:
+    tmp_path: Path, matrix: Matrix, options: BuildOptions, patches: Callable[..., Path], engine: DockerEngine,
+    warmed: Callable[[Path], None],
+) -> None:  # fmt: skip
     machines = Machines(tmp_path / "cluster")
+    warmed(machines.workspace("second"))
     try:
         machines.add("first", f"{MACHINE}=1").ready("first")
         client = Client(tmp_path / "client", matrix, options, machines.address)
@@ -453,9 +466,10 @@ def test_a_machine_that_dies_with_its_nanny(
 
 
 def test_a_machine_without_an_engine_gets_no_more_targets(
-    tmp_path: Path, matrix: Matrix, options: BuildOptions
+    tmp_path: Path, matrix: Matrix, options: BuildOptions, warmed: Callable[[Path], None]
 ) -> None:
     machines = Machines(tmp_path / "cluster")
+    warmed(machines.workspace("sound"))
     try:
         machines.add("broken", f"{MACHINE}=1", DOCKER_HOST=f"unix://{tmp_path}/nothing.sock").ready("broken")
         client = Client(tmp_path / "client", matrix, options, machines.address)
@@ -676,8 +690,10 @@ def test_a_client_that_is_killed_leaves_nobody_at_work(
     assert client.run(target(matrix), patches=(slow,)).targets[0].status == "built"
 
 
-def test_a_cluster_of_this_machine(new_client: NewClient, matrix: Matrix) -> None:
+def test_a_cluster_of_this_machine(new_client: NewClient, matrix: Matrix, warmed: Callable[[Path], None]) -> None:
     client = new_client(scheduler=None)
+    for number in range(2):
+        warmed(client.workspace.root / "workers" / str(number))
     run = client.run(target(matrix, "3.9"), target(matrix, "3.11"), parallel=2)
     assert [result.status for result in run.targets] == ["built", "built"], client.recorder.texts("error")
     assert sum(name.endswith(".whl") for name in client.dist) == 2

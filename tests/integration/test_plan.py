@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import subprocess
 import threading
 from collections import Counter
@@ -21,6 +22,7 @@ from builder.console import Reporter
 from builder.engines.local import plan_targets
 from builder.errors import FailureKind, TargetError
 from builder.gather import Gatherer
+from builder.guards import deadline
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
@@ -156,6 +158,25 @@ def test_a_plan_asks_a_dead_host_once_and_a_build_asks_it_again(
             sources.gather(world.targets[0])
         assert caught.value.kind is FailureKind.NETWORK
         assert fetches["op-plugin"] == tries
+
+
+def test_a_host_that_never_answers_costs_a_plan_its_time_limit_once_for_a_line(
+    world: World, fetches: Counter[str]
+) -> None:
+    chosen = [target for target in world.targets if target.release.branch == LINES[0]]
+    world.plan(targets=chosen)
+    fetches.clear()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"git://127.0.0.1:{silent.getsockname()[1]}/x"
+        world.matrix = replace(world.matrix, sources=world.matrix.sources.with_override("op-plugin", url))
+        options = BuildOptions(refresh=True, timeout=3.0)
+        sources = world.gatherer(options)
+        planned = Planner(sources, world.workspace, options, Reporter(quiet=True)).plan(chosen)
+        assert {each.reason for each in planned} == {"cannot be planned: the phase did not end within 3 s"}
+        assert fetches["op-plugin"] == 1
+        with pytest.raises(TargetError, match="did not end within 1 s"), deadline(1):
+            sources.gather(chosen[0])
+        assert fetches["op-plugin"] == 2, "a build asks again"
 
 
 def test_targets_that_are_gathered_at_once_fetch_once(world: World, fetches: Counter[str]) -> None:

@@ -50,7 +50,7 @@ def edit(number: int, new: str, *, old: str | None = None, path: str = "src/a.cp
 
 
 def found(folder: Path, line: str = "v1", repository: str = "torch_npu") -> tuple[Patch, ...]:
-    return find_series([folder], line, repository)
+    return find_series([folder], line, repository, options=())
 
 
 def test_patches_apply_in_the_order_of_their_series(tmp_path: Path, tree: Path) -> None:

@@ -138,6 +138,16 @@ def test_a_whole_run_is_told_to_everybody(setting: Setting) -> None:
     assert setting.code == 0
 
 
+def test_an_earlier_builder_s_cache_is_named_once(setting: Setting) -> None:
+    setting.recorded(build_all)
+    assert not [text for text in setting.recorder.texts("message") if "one cache for everything" in text]
+    (setting.workspace.cache / "0").mkdir(parents=True)
+    setting.recorded(build_all)
+    (text,) = [text for text in setting.recorder.texts("message") if "one cache for everything" in text]
+    assert text.startswith(f"{setting.workspace.cache} also holds")
+    assert "`cache clear` removes it" in text
+
+
 def test_a_part_leaves_the_telling_to_the_whole(setting: Setting) -> None:
     setting.recorded(build_all, part=True)
     assert shown(setting) == [f"{name} built" for name in NAMES]

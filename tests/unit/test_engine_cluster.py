@@ -49,6 +49,7 @@ from builder.options import BuildOptions
 from builder.progress.state import Event, State
 from builder.results import Phase, TargetResult
 from builder.store import open_store, sha256_of
+from builder.wheels.provenance import debug_path, record_path
 from builder.workspace import Workspace
 
 TARGET = "v2.5.1-7.1.0-py3.11-x86_64"
@@ -197,6 +198,7 @@ def test_results_come_back_as_they_were(tmp_path: Path) -> None:
         TARGET, tmp_path / "there.log", status="built", reason="built from source", fingerprint="f" * 64,
         phases=[Phase("prepare", 1.5, started=started), Phase("compile", 9.25, 30.5, 1 << 30, started)],
         files_compiled=16, cache={"hits": 9, "misses": 7}, warnings=["gcc is another"],
+        headers={"made": 2}, generation={"result": "hit"},
     )  # fmt: skip
     here = TargetResult(TARGET, tmp_path / "here.log", attempts=2)
     take_outcome(json.loads(json.dumps(outcome_of(there, {}, 4))), here)
@@ -644,6 +646,75 @@ def test_a_remote_cache_that_is_none_is_this_machines_fault(
     # An error of the machine: another one may be set up better.
     with pytest.raises(MachineError, match="this worker has BUILDER_REMOTE_CACHE: 'nonsense"):
         errand.Errand(wanted, "a1", Reporter(sink=Recorder())).build(packed, store)
+
+
+def keep_wheel(output: Path, name: str, target: str = TARGET) -> Path:
+    """A wheel as a worker keeps it, with record and debug symbols."""
+    output.mkdir(parents=True, exist_ok=True)
+    wheel = output / f"{name}.whl"
+    for path, text in ((wheel, name), (debug_path(wheel), "symbols")):
+        path.write_text(text)
+    record_path(wheel).write_text(json.dumps({"target": target}))
+    return wheel
+
+
+class Returning:
+    """An errand that has come as far as returning a wheel that it has just made."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, output: Path | None = None) -> None:
+        monkeypatch.setenv(errand.WORKSPACE_VARIABLE, str(folder / "build"))
+        if output is not None:
+            monkeypatch.setenv(errand.OUTPUT_VARIABLE, str(output))
+        self.store = open_store(str(folder / "store"))
+        self.store.write("runs/r1/run.json", b"{}")
+        self.output = output or folder / "build" / "dist"
+        keep_wheel(self.output, "last-night")
+        keep_wheel(self.output, "other", TARGET.replace("3.11", "3.10"))
+        (self.output / "damaged.whl.json").write_text("{")
+        self.errand = errand.Errand(replace(order(), store=self.store.url), "a1", Reporter(sink=Recorder()))
+        monkeypatch.setattr(errand, "_check_store", self._stop)
+        with pytest.raises(MachineError, match="far enough"):
+            self.errand.build(b"", self.store)
+        self.wheel = self.errand.result.wheel = keep_wheel(self.output, "tonight")
+
+    def _stop(self, *_: object) -> None:
+        raise MachineError("far enough")
+
+    @property
+    def kept(self) -> list[str]:
+        return sorted(path.stem for path in self.output.glob("*.whl"))
+
+
+def test_a_worker_keeps_the_newest_wheel_of_each_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Returning(tmp_path, monkeypatch)
+    # Made by another errand meanwhile, which has still to return it.
+    keep_wheel(made.output, "meanwhile")
+    files = made.errand.upload(made.store)
+    assert set(files) == {"wheel", "record", "debug"}
+    assert made.kept == ["meanwhile", "other", "tonight"]
+    assert not list(made.output.glob("last-night*"))
+
+
+def test_a_worker_removes_nothing_that_was_not_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Returning(tmp_path, monkeypatch)
+
+    def full(*_: object) -> None:
+        raise TargetError("full", kind=FailureKind.STORE)
+
+    monkeypatch.setattr(made.store, "put", full)
+    with pytest.raises(TargetError, match="full"):
+        made.errand.upload(made.store)
+    made.errand.result.wheel = None
+    made.errand.upload(made.store)
+    assert made.kept == ["last-night", "other", "tonight"]
+
+
+def test_a_worker_removes_nothing_from_a_folder_that_somebody_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Returning(tmp_path, monkeypatch, tmp_path / "collection")
+    made.errand.upload(made.store)
+    assert made.kept == ["last-night", "other", "tonight"]
 
 
 # -- what the pages say -----------------------------------------------------------------------------------

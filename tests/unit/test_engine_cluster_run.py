@@ -204,6 +204,26 @@ def test_no_more_at_once_than_the_workers_take_and_none_waits_for_another_archit
     assert cluster.order.index(OTHER_LINE) < max(cluster.order.index(ONE), cluster.order.index(TWO))
 
 
+@pytest.mark.parametrize("fingerprint", ["f" * 64, "e" * 64])
+def test_a_target_that_a_worker_skips_has_the_wheel_that_stands_here(setting: Make, fingerprint: str) -> None:
+    def stands(order: Order, before: int) -> Answer:
+        result = TargetResult(order.target, Path("x.log"), fingerprint=fingerprint)
+        result.skip("its wheel of the same inputs stands")
+        return {**outcome_of(result, {}, 4), "worker": A.address, "name": A.name}
+
+    made = setting(FakeCluster(stands))
+    wheel = made.workspace.output / "torch_npu-1.whl"
+    record = {"target": ONE, "finished": "2026-01-01", "fingerprint": "f" * 64, "sha256": "5" * 64, "size": 0}
+    wheel.touch()
+    made.work._standing[ONE] = (wheel, record)
+    (result,) = made.over(ONE)
+    assert (result.status, result.reason) == ("skipped", "its wheel of the same inputs stands (the worker a)")
+    # One that was built from other inputs is not meant.
+    same = fingerprint == record["fingerprint"]
+    assert (result.wheel, result.sha256) == ((wheel, "5" * 64) if same else (None, None))
+    assert "the workers of the cluster tcp://scheduler:8786 take 1 target at once" in made.recorder.texts("message")
+
+
 def test_every_order_says_what_to_build(setting: Make) -> None:
     cluster = FakeCluster(lambda order, before: said(order))
     made = setting(cluster)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from builder.environments import select
-from builder.environments.engine import NoEngine
+from builder.console import Reporter
+from builder.environments import docker, host, select
+from builder.environments.base import EnvironmentRequest
+from builder.environments.engine import DockerEngine, NoEngine
 from builder.environments.interpreters import Answers, asked_once, find_interpreter, search
-from builder.environments.select import Machine
+from builder.environments.select import Machine, ready_environment
+from builder.errors import EXIT_MACHINE_LACKS, FailureKind, TargetError
 
 
 class Programs:
@@ -75,3 +79,36 @@ def test_what_auto_means_does_not_change_in_the_middle_of_a_plan(monkeypatch: py
     assert machine.chosen("docker") == "docker"
     monkeypatch.setattr(select, "find_engine", lambda: object())
     assert (machine.chosen("auto"), Machine().chosen("auto")) == ("host", "docker")
+
+
+def test_a_run_that_began_in_containers_does_not_go_on_on_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = DockerEngine(None, "unix:///x", {"ServerVersion": "7.7"})  # type: ignore[arg-type]
+    away = NoEngine("nothing listens", "start it")
+    answers: list[DockerEngine | NoEngine] = []
+    monkeypatch.setattr(select, "find_engine", lambda: answers.pop(0))
+    monkeypatch.setattr(docker, "ready_docker", lambda *_, **__: "container")
+    monkeypatch.setattr(host, "ready_host", lambda *_, **__: "host")
+
+    def ready(machine: Machine, kind: str = "auto") -> Any:
+        request = EnvironmentRequest("x86_64", "3.11", "2.5.1", "pypi", (), "base", ())
+        return ready_environment(
+            kind, request, docker=tmp_path, host=tmp_path, log=tmp_path / "log", reporter=Reporter(quiet=True),
+            offline=True, machine=machine,
+        )  # fmt: skip
+
+    run = Machine()
+    answers[:] = [away, there, away, there]
+    # Before there was one, a host is what auto means.
+    assert [ready(run), ready(run)] == ["host", "container"]
+    with pytest.raises(TargetError, match="is away: nothing listens") as raised:
+        ready(run)
+    assert raised.value.kind is FailureKind.ENGINE
+    assert raised.value.kind.passing
+    assert raised.value.exit_code == EXIT_MACHINE_LACKS
+    assert raised.value.hint == "start it; then the same command builds what is left"
+    assert ready(run) == "container", "it is back"
+    assert ready(run, "host") == "host", "who asks for the host gets it"
+    answers[:] = [away]
+    assert ready(Machine()) == "host", "another run asks anew"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from support import settle
 
 from builder.compilation import cache
 
@@ -75,7 +75,7 @@ def test_slots_hold_compilers_back(tmp_path: Path) -> None:
 def test_hits_and_misses_of_a_real_ccache(tmp_path: Path, report: str) -> None:
     (tmp_path / "a.cpp").write_text("int answer() { return 42; }\n")
     # A file that is only just written is not trusted by ccache's direct mode.
-    time.sleep(1.1)
+    settle()
     env = {**variables(tmp_path, ccache=shutil.which("ccache")), "BUILDER_CCACHE_REPORT": report}
     for _ in range(2):
         subprocess.run([LAUNCHER, "g++", "-c", "a.cpp", "-o", "a.o"], env=env, cwd=tmp_path, check=True)

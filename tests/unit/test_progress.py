@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -355,6 +355,18 @@ def test_warnings_are_annotations_and_long_silence_is_broken() -> None:
     play.compile("a", 43.0)
     (line,) = text(sink).splitlines()[1:]
     assert line.endswith("2 left; at work: a compile 41%; 1:00"), line
+
+
+@pytest.mark.parametrize("make", [lambda made: Lines(made, stamped=True), GitHub, GitLab])
+def test_the_lines_of_a_table_end_with_their_text(make: Callable[[Console], Lines]) -> None:
+    sink = make(console())
+    table = Table(box=None, pad_edge=False)
+    for heading in ("target", "reason"):
+        table.add_column(heading)
+    table.add_row("a", "its wheel stands")
+    table.add_row("b", "")
+    sink.table(table)
+    assert text(sink).splitlines() == ["target  reason", "a       its wheel stands", "b"]
 
 
 @pytest.mark.parametrize("ci", [GitHub, GitLab])

@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from builder import caching
-from builder.compilation import cache, witness
+from builder.compilation import cache, codegen, witness
 from builder.compilation.witness import DamagedError, Witness
 from builder.compilation.witness_compare import groups_of, misses_of
 from builder.console import Reporter
@@ -459,6 +459,63 @@ def test_caches_are_shown_with_size_limit_and_last_build(workspace: Workspace, s
     (told,) = json.loads(said())["caches"]
     assert (told["release_line"], told["arch"], told["gcc"], told["limit"]) == ("v1.0-7.1.0", "x86_64", "12.2", 5 << 30)
     assert told["last_build"]["hits"] == 2
+
+
+def keep_generated(workspace: Workspace, line: str, entries: int = 2) -> Path:
+    folder = workspace.cache / codegen.CACHE / line
+    folder.mkdir(parents=True)
+    for number in range(entries):
+        (folder / f"{number}.zip").write_bytes(b"x" * 50_000)
+    # Half of an entry, of a builder that was killed.
+    (folder / ".part").touch()
+    return folder
+
+
+def test_generated_code_is_counted_by_release_line(workspace: Workspace, said: Callable[[], str]) -> None:
+    keep_generated(workspace, "v1.0-7.1.0")
+    keep_generated(workspace, "v2.0-7.1.0", entries=0)
+    caching.show_stats(workspace)
+    text = said()
+    assert "no compile cache stands in" in text
+    assert [line.split() for line in text.splitlines() if line.startswith("v")] == [
+        ["v1.0-7.1.0", "104", "KiB", "2"],
+        ["v2.0-7.1.0", "0", "B", "0"],
+    ]
+    caching.show_stats(workspace, as_json=True)
+    told = json.loads(said())
+    assert (told["caches"], told["unused"]) == ([], 0)
+    assert told["generated"][0] == {"release_line": "v1.0-7.1.0", "entries": 2, "size": 104 << 10}
+
+
+@pytest.mark.parametrize("line", ["v1.0-7.1.0", "1.0-7.1.0", "v1.*", "generated/v1.0-7.1.0"])
+def test_generated_code_is_cleared_with_its_line(workspace: Workspace, line: str) -> None:
+    fill(workspace)
+    keep_generated(workspace, "v1.0-7.1.0")
+    keep_generated(workspace, "v2.0-7.1.0")
+    assert caching.clear_caches(workspace, [line], Reporter(quiet=True)) == 0
+    assert os.listdir(workspace.cache / codegen.CACHE) == ["v2.0-7.1.0"]
+    assert (workspace.cache / STORE).exists() is line.startswith("generated/")
+    assert caching.clear_caches(workspace, [], Reporter(quiet=True)) == 0
+    assert [os.listdir(folder) for folder in workspace.cache.iterdir()] == [[]]
+
+
+def test_a_full_name_clears_the_compile_cache_alone(workspace: Workspace) -> None:
+    fill(workspace)
+    kept = keep_generated(workspace, "v1.0-7.1.0")
+    assert caching.clear_caches(workspace, [STORE], Reporter(quiet=True)) == 0
+    assert not (workspace.cache / STORE).exists()
+    assert kept.exists()
+
+
+def test_generated_code_in_use_is_not_cleared(workspace: Workspace) -> None:
+    kept = keep_generated(workspace, "v1.0-7.1.0")
+    (workspace.root / "locks").mkdir()
+    with FileLock(workspace.root / "locks" / "target-v1.0-7.1.0-py3.11-aarch64.lock"):
+        with pytest.raises(MachineError, match="another builder holds target-v1"):
+            caching.clear_caches(workspace, ["v1.0-7.1.0"], Reporter(quiet=True))
+        assert len(list(kept.glob("*.zip"))) == 2
+    assert caching.clear_caches(workspace, ["v1.0-7.1.0"], Reporter(quiet=True)) == 0
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize("line", ["v1.0-7.1.0", "1.0-7.1.0", STORE, "v1.*"])

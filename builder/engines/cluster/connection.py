@@ -198,7 +198,7 @@ def _check_address(scheduler: str) -> None:
 def local_cluster(folder: Path, arch: str, workers: int) -> Iterator[Cluster]:
     """A cluster of ``workers`` processes on this machine, each with a workspace of its own below ``folder``."""
     distributed = _distributed()
-    from builder.engines.cluster.errand import OUTPUT_VARIABLE, WORKSPACE_VARIABLE
+    from builder.engines.cluster.errand import OUTPUT_VARIABLE, OWN_OUTPUT, WORKSPACE_VARIABLE
 
     try:
         # Whoever reaches a scheduler may run anything as its user: certificates of this run keep other users out.
@@ -227,7 +227,7 @@ def local_cluster(folder: Path, arch: str, workers: int) -> Iterator[Cluster]:
             **shared,
             "local_directory": str(place),
             "silence_logs": logging.CRITICAL,
-            "env": {WORKSPACE_VARIABLE: str(place), OUTPUT_VARIABLE: str(place / "dist")},
+            "env": {WORKSPACE_VARIABLE: str(place), OUTPUT_VARIABLE: str(place / OWN_OUTPUT)},
         }
 
     with (

@@ -14,6 +14,8 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -47,6 +49,8 @@ STOP = b"stop"
 LENGTH = struct.Struct(">Q")
 #: Where a worker machine keeps everything, and where its own copies of the wheels go.
 WORKSPACE_VARIABLE, OUTPUT_VARIABLE = "BUILDER_WORKSPACE", "BUILDER_OUTPUT"
+#: Below that workspace, where nothing else is named.
+OWN_OUTPUT = "dist"
 #: The file of a run in its store by which a worker sees that it looks at the same place.
 MARKER = "run.json"
 #: All targets of a machine share the compiler slots of one folder in its cache.
@@ -109,11 +113,14 @@ class Errand:
         self.workspace = workspace_here()
         self.result = TargetResult(id=order.target, log=Path())
         self.jobs: int | None = None
+        #: Wheels of the target that stood here before.
+        self._older: Sequence[Path] = ()
 
     def build(self, packed: bytes, store: Store) -> None:
         """Build the target and fill in the result. Raises BuilderError for what this machine or the request lacks."""
         order = self.order
         self.workspace.create()
+        self._older = _wheels_of(order.target, self.workspace)
         run = Run(self.workspace.runs)
         # The wheel's record names the run that asked for it.
         run.id = order.run
@@ -172,7 +179,21 @@ class Errand:
         return True
 
     def upload(self, store: Store) -> dict[str, dict[str, str]]:
-        """Put wheel, record, debug symbols and logs into the store; returns what is where."""
+        """Put wheel, record, debug symbols and logs into the store; returns what is where.
+
+        The wheel stays here too, for a client that is killed before it has fetched it, or another one; older wheels of
+        the target go.
+        """
+        # Another errand for the target may just put one of those into its store.
+        with self.workspace.locked(f"return-{self.order.target}"):
+            files = self._put(store)
+            if self.result.wheel is not None:
+                for wheel in self._older:
+                    if wheel != self.result.wheel:
+                        _drop(wheel)
+        return files
+
+    def _put(self, store: Store) -> dict[str, dict[str, str]]:
         result = self.result
         found = {"log": result.log, "image-log": result.log.with_suffix(".image.log")}
         if result.wheel is not None:
@@ -219,7 +240,7 @@ def carry_out(packed: bytes, attempt: str, reporter: Reporter, line: Lifeline) -
 def workspace_here() -> Workspace:
     """The folders of this worker: those that the environment names, else ``./build``."""
     root = Path(os.environ.get(WORKSPACE_VARIABLE) or "build").absolute()
-    return Workspace(root, Path(os.environ.get(OUTPUT_VARIABLE) or root / "dist").absolute())
+    return Workspace(root, Path(os.environ.get(OUTPUT_VARIABLE) or root / OWN_OUTPUT).absolute())
 
 
 def _not_returned(problem: BuilderError) -> TargetError:
@@ -270,6 +291,25 @@ def _run_of(wheel: Path) -> str | None:
         return str(json.loads(record_path(wheel).read_text(encoding="utf-8"))["run"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _wheels_of(target: str, workspace: Workspace) -> Sequence[Path]:
+    """The worker's own copies of a target's wheels; none where they go to a folder that somebody has named."""
+    if workspace.output != workspace.root / OWN_OUTPUT:
+        return ()
+    found = []
+    for record in sorted(workspace.output.glob("*.whl.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads(record.read_text(encoding="utf-8"))["target"] == target:
+                found.append(record.with_name(record.name.removesuffix(".json")))
+    return found
+
+
+def _drop(wheel: Path) -> None:
+    """Remove a wheel with what belongs to it, the record first: without it nobody takes the wheel for whole."""
+    with suppress(OSError):
+        for path in (record_path(wheel), debug_path(wheel), wheel):
+            path.unlink(missing_ok=True)
 
 
 class Lifeline(threading.Thread):

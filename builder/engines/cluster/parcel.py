@@ -169,7 +169,7 @@ def take_outcome(outcome: Mapping[str, Any], result: TargetResult) -> None:
     result.status, result.reason = values["status"], values["reason"]
     result.fingerprint = values["fingerprint"]
     result.files_compiled, result.cache = values["files_compiled"], values["cache"]
-    result.headers = values.get("headers")
+    result.headers, result.generation = values.get("headers"), values.get("generation")
     result.warnings = list(values["warnings"])
     result.phases = [_phase(phase) for phase in values["phases"]]
     if outcome["error"] is not None:

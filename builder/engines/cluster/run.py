@@ -99,7 +99,9 @@ class ClusterRun(LocalRun):
         self._crew.look(architectures)
         places = sum(self._crew.capacity(arch) for arch in architectures)
         self._policy = replace(self._policy, parallel=max(1, places))
-        self._reporter.message(f"the workers of {self._cluster.place} take {places} targets at once")
+        self._reporter.message(
+            f"the workers of the cluster {self._cluster.place} take {places} target{'' if places == 1 else 's'} at once"
+        )
         try:
             super().over(targets)
         finally:
@@ -299,6 +301,7 @@ class ClusterRun(LocalRun):
             )
             if result.status == "skipped":
                 result.reason = f"{result.reason} (the worker {sent.name})"
+                self._take_standing(result)
         except BuilderError as error:
             sent.hopeless = sent.hopeless or isinstance(error, WorkersLostError)
             result.fail(self._explained(sent, error))
@@ -307,6 +310,12 @@ class ClusterRun(LocalRun):
         if isinstance(result.error, TargetError) and result.log.exists():
             result.error.log = result.log
         self._ended.put((sent.target, result))
+
+    def _take_standing(self, result: TargetResult) -> None:
+        """A worker that builds nothing because the wheel stands here sends none: that is the result's."""
+        wheel, record = self._standing.get(result.id, (None, None))
+        if result.wheel is None and record is not None and record.get("fingerprint") == result.fingerprint:
+            result.wheel, result.sha256 = wheel, record.get("sha256")
 
     def _explained(self, sent: Sent, error: BuilderError) -> BuilderError:
         """Why nothing came back, in the words of this run."""

@@ -7,7 +7,14 @@ import torch  # noqa: F401  (as upstream's: code generation needs a PyTorch that
 from torchgen.gen import FileManager
 from torchgen.model import FunctionSchema
 
-from codegen.utils import add_header_to_template_file, merge_custom_yaml, read_yaml, torchgen_dir, write_read_only
+from codegen.utils import (
+    add_header_to_template_file,
+    distinct,
+    merge_custom_yaml,
+    read_yaml,
+    torchgen_dir,
+    write_read_only,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -43,15 +50,14 @@ def run(options):
 
     check_supported(official, os.path.join(packaged, "native/native_functions.yaml"))
 
-    # The order of a set of texts differs from one hash seed to the next, and so do the files.
     files.write_with_template(
         "RegisterNPU.cpp",
         "RegisterDispatchKey.cpp",
         lambda: {
-            "headers": set(['#include "op_plugin/OpInterface.h"', "#include <ATen/ATen.h>", "#include <string>"]),
+            "headers": distinct(['#include "op_plugin/OpInterface.h"', "#include <ATen/ATen.h>", "#include <string>"]),
             "definitions": "constexpr int registered_operators = %d;\nstatic_assert(registered_operators >= 0, \"\");"
             % len(official),
-            "registrations": set(registration(schema) for schema in official),
+            "registrations": distinct(registration(schema) for schema in official),
         },
     )
 
@@ -62,7 +68,7 @@ def run(options):
         "CustomRegisterSchema.cpp",
         lambda: {
             "custom_schema_registrations": ['  m.def("%s");' % schema.text for schema in custom],
-            "custom_impl_registrations": set(registration(schema) for schema in custom),
+            "custom_impl_registrations": distinct(registration(schema) for schema in custom),
         },
     )
 
@@ -73,12 +79,12 @@ def run(options):
         lambda: {
             "custom_ops": [
                 "torch_npu.%s = torch.ops.npu.%s" % (name, name)
-                for name in set(schema.base for schema in custom if not schema.base.startswith("_"))
+                for name in distinct(schema.base for schema in custom if not schema.base.startswith("_"))
             ]
         },
     )
-    exposed = set(item["func"].split("(")[0].split(".")[0] for item in merged["custom"] if item.get("exposed"))
-    write_read_only(str(ROOT / "torch_npu/utils/exposed_api.py"), "public_npu_functions = %s\n" % list(exposed))
+    exposed = distinct(item["func"].split("(")[0].split(".")[0] for item in merged["custom"] if item.get("exposed"))
+    write_read_only(str(ROOT / "torch_npu/utils/exposed_api.py"), "public_npu_functions = %s\n" % exposed)
 
 
 def main():

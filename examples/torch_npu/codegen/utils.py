@@ -58,6 +58,12 @@ def merge_custom_yaml(own_path, op_plugin_path):
     return merged
 
 
+def distinct(texts):
+    """Each text once. The order of a set differs from one hash seed to the next, and so do the files."""
+    exposed_set = set(texts)
+    return list(exposed_set)
+
+
 def torchgen_dir():
     """Where torchgen is installed."""
     import torchgen
