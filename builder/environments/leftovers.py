@@ -29,7 +29,9 @@ def remove_leftovers(engine: DockerEngine | None = None, *, images: bool = False
     removed = []
     with engine_errors("removing leftovers"):
         for container in engine.client.containers.list(all=True, filters={"label": f"{LABEL}=1"}, ignore_removed=True):
-            if not owner_lives(container.labels.get(OWNER_LABEL, "")):
+            owner = container.labels.get(OWNER_LABEL, "")
+            # Without an owner it has its labels from its image: somebody started it by hand.
+            if owner and not owner_lives(owner):
                 remove_container(container)
                 removed.append(f"container {container.name}")
         for image in engine.client.images.list(filters={"label": f"{LABEL}=1", "dangling": True}):

@@ -369,13 +369,16 @@ def test_leftovers_of_a_killed_builder_go_and_those_of_a_live_one_stay(engine: D
     host, _, started = owner().split(":")
     dead = engine.client.containers.create(image, labels={LABEL: "1", OWNER_LABEL: f"{host}:999999999:{started}"})
     live = engine.client.containers.create(image, labels={LABEL: "1", OWNER_LABEL: owner()})
+    somebodys = engine.client.containers.create(image)
     try:
         assert f"container {dead.name}" in remove_leftovers(engine)
         names = {item.name for item in engine.client.containers.list(all=True, ignore_removed=True)}
         assert dead.name not in names
         assert live.name in names
+        assert somebodys.name in names
     finally:
         live.remove(force=True)
+        somebodys.remove(force=True)
 
 
 def test_the_other_architecture_runs_under_emulation(
