@@ -31,7 +31,8 @@ from builder.workspace import atomic_write
 COMPILER_MEMORY = 2 << 30
 
 #: Sources the CANN toolkit where one is mounted, finds the real ccache where one is wanted, puts the compiler launcher
-#: before it, then becomes upstream's script.
+#: before it, then becomes upstream's script. The extension module is compiled by setuptools, past CMake and its
+#: launcher, with the compiler that the interpreter names; a file of that name ($4 is the folder for it) asks ccache.
 _COMMAND = """
 umask 022
 if [ -n "$1" ]; then . "$1" || exit 1; fi
@@ -39,10 +40,21 @@ BUILDER_CCACHE=
 [ -z "$3" ] || BUILDER_CCACHE=$(command -v ccache || true)
 BUILDER_CCACHE_REPORT=stats
 [ -z "$BUILDER_CCACHE" ] || "$BUILDER_CCACHE" -p | grep -q stats_log || BUILDER_CCACHE_REPORT=log
+if [ -n "$BUILDER_CCACHE" ] && [ -n "${BUILDER_PYTHON:-}" ] && mkdir -p "$4"; then
+    name=$("$BUILDER_PYTHON" -S -E -c 'import sysconfig; print((sysconfig.get_config_var("CC") or "").split(" ")[0])')
+    real=$(command -v "$name" || true)
+    case $name in
+        "" | */* | cc | ccache) ;;
+        *) [ ! -x "$real" ] || { printf '#!/bin/sh\\nexec "%s" "%s" "$@"\\n' "$BUILDER_CCACHE" "$real" >"$4/$name" &&
+            chmod 755 "$4/$name" && PATH="$4:$PATH"; } ;;
+    esac
+fi
 export BUILDER_CCACHE BUILDER_CCACHE_REPORT PATH="$2:$PATH"
-shift 3
+shift 4
 exec bash ci/build.sh "$@"
 """
+#: Below the results folder: that file.
+_COMPILERS = "compilers"
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ class Recipe:
         set_env = f"{paths.cann}/set_env.sh" if self.cann else ""
         cached = "cached" if self.cached else ""
         first = f"{codegen.path(paths.out)}:{paths.launcher}"
-        return ("bash", "-c", _COMMAND, "build", set_env, first, cached, *self.arguments)
+        return ("bash", "-c", _COMMAND, "build", set_env, first, cached, f"{paths.out}/{_COMPILERS}", *self.arguments)
 
     def variables(self) -> dict[str, str]:
         """Variables that can change the wheel; they are part of the fingerprint."""

@@ -187,6 +187,35 @@ def test_without_a_cache_the_command_finds_no_ccache(tmp_path: Path, cached: boo
     assert done.stdout == f"ccache={found} arguments=--python=3.11 first=/out/codegen\n"
 
 
+def test_what_setuptools_compiles_goes_through_ccache(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in {
+        "python": "echo odd-gcc",
+        "odd-gcc": 'echo "compiled $*"',
+        "ccache": 'if [ "$1" = -p ]; then echo stats_log; else echo "asked $*"; exec "$@"; fi',
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "ci").mkdir()
+    (tmp_path / "ci" / "build.sh").write_text("odd-gcc -pthread -c module.cpp\n")
+    paths = Paths(out=str(tmp_path / "out"))
+    env = {"PATH": f"{programs}:/usr/bin:/bin", "BUILDER_PYTHON": str(programs / "python")}
+
+    def run(*, cached: bool) -> list[str]:
+        command = plan(cached=cached).command(paths)
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    compiled = "compiled -pthread -c module.cpp"
+    assert run(cached=True) == [f"asked {programs}/odd-gcc -pthread -c module.cpp", compiled]
+    assert run(cached=False) == [compiled]
+    # A name that says nothing of a file on PATH is left as it is.
+    for name in ("", "/usr/bin/odd-gcc", "no-such-compiler"):
+        (programs / "python").write_text(f"#!/bin/sh\necho {name}\n")
+        assert run(cached=True) == [compiled]
+
+
 def test_a_plan_learns_of_its_tree_and_its_cache(tmp_path: Path) -> None:
     here = Here(tmp_path, str(cache.LAUNCHER))
     (tmp_path / "tree" / "CMakeLists.txt").write_text('add_definitions(-DA_NPU_VERSION="${TORCH_VERSION}")\n')
