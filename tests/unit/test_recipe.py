@@ -187,6 +187,20 @@ def test_without_a_cache_the_command_finds_no_ccache(tmp_path: Path, cached: boo
     assert done.stdout == f"ccache={found} arguments=--python=3.11 first=/out/codegen\n"
 
 
+@pytest.mark.parametrize(
+    ("version", "told"), [("3.7.12", ""), ("4.7.3", ""), ("4.7.4", "1"), ("4.7.5", "1"), ("4.10", "1")]
+)
+def test_digests_are_remembered_by_inode_where_that_is_right(tmp_path: Path, version: str, told: str) -> None:
+    (tmp_path / "ci").mkdir()
+    (tmp_path / "ci" / "build.sh").write_text('echo "$CCACHE_INODECACHE"\n')
+    ccache = tmp_path / "ccache"
+    ccache.write_text(f"#!/bin/sh\necho ccache version {version}\necho and more\n")
+    ccache.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(plan().command(Paths()), env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{told}\n"
+
+
 def test_what_setuptools_compiles_goes_through_ccache(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
