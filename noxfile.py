@@ -99,8 +99,8 @@ def bench(session: nox.Session) -> None:
     """Run the benchmarks, which print ratios; arguments after -- name files of benchmarks/."""
     _install(session)
     for script in session.posargs or sorted(str(path) for path in Path("benchmarks").glob("*.py")):
-        # One that needs a container engine ends with 3 where there is none, and says so.
-        session.run("python", script, success_codes=[0, 3])
+        # This one needs a container engine: it says so where there is none, and ends with 3.
+        session.run("python", script, success_codes=[0, 3] if Path(script).name == "compile.py" else [0])
 
 
 @nox.session(default=False)

@@ -57,7 +57,7 @@ class BuildContext:
     shared_slots: str | None = None
     #: Refuses inputs that were not agreed on (a lock).
     accept: Callable[[Target, Mapping[str, Any]], None] | None = None
-    #: What targets before have found out: all are built in the same kind of environment.
+    #: What targets before have found out: after one in a container none is built on the host.
     machine: Machine = field(default_factory=Machine)
 
 

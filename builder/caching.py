@@ -142,7 +142,8 @@ def _stats_of(workspace: Workspace, folder: Path) -> dict[str, Any]:
 def _generated_stats(folder: Path) -> dict[str, Any]:
     return {
         "release_line": folder.name,
-        "entries": sum(path.suffix == ".zip" for path in folder.iterdir()),
+        # Another builder may clear it right now; a glob of what is gone is empty.
+        "entries": sum(1 for _ in folder.glob("*.zip")),
         "size": cache.stored_bytes(folder),
     }
 

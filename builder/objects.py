@@ -6,6 +6,7 @@ The tree is prepared, and configured by upstream's own script, as for a build; t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -26,7 +27,7 @@ from builder.diagnosis import compile_failure
 from builder.engines.local import gatherer
 from builder.environments.base import Opened
 from builder.environments.leftovers import remove_leftovers
-from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, FailureKind, TargetError
+from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, FailureKind, RequestError, TargetError
 from builder.fingerprint import fingerprint
 from builder.gather import check_request
 from builder.ledger.entries import clean
@@ -59,6 +60,7 @@ class Line(BaseModel):
     header_cpu: NonNegativeFloat = 0.0
     refused: str | None = None
     sources: NonNegativeInt | None = None
+    finished: bool = False
     same: bool | None = None
     fallback: str | None = None
     plain_cpu: NonNegativeFloat = 0.0
@@ -148,6 +150,8 @@ def verify_objects(
     Raises BuilderError where the tree cannot be configured, TargetError (VERIFY) where nothing could be compared.
     """
     # What the cache answers was compiled as the user's options say; headers are what the other comparison is about.
+    if scope.cached and not options.cached:
+        raise RequestError("--cached compares what the compile cache has, and --no-cache leaves it out")
     options = options if scope.cached else replace(options, pch=True)
     check_request([target], options)
     workspace.create()
@@ -164,6 +168,13 @@ def verify_objects(
         if not any(group.different for group in groups):
             verification.clean()
     compared = sum(group.compared for group in groups)
+    refused = {group.refused for group in groups if group.refused is not None}
+    if refused and not compared:
+        raise TargetError(
+            f"{target.id}: no precompiled header can be made: {clean('; '.join(sorted(refused)))}",
+            kind=FailureKind.VERIFY,
+            hint="a build compiles such sources plainly; the log has what the compiler says",
+        )
     if not compared and (scope.cached or not any(group.fallbacks for group in groups)):
         raise TargetError(
             f"{target.id}: there is nothing to compare"
@@ -187,6 +198,7 @@ class Verification:
         self._scope = scope
         #: Where both objects of a difference are.
         self.kept = build.out / FOLDER
+        self._known = 0
 
     def run(self) -> list[Group]:
         """Compare; the groups with the most sources come first."""
@@ -198,12 +210,17 @@ class Verification:
             environment = build.environment()
             opened, plan = stack.enter_context(build.ready_to_compile(tree, environment))
             inputs = fingerprint(build.inputs(tree, changes, environment))
+            if self._scope.cached and not plan.cached:
+                raise TargetError("the compile cache cannot be used (see above)", kind=FailureKind.VERIFY, hint="")
             results = self._results(inputs)
             with self._reporter.phase("configure"):
                 self._configure(opened, plan)
             with self._reporter.phase("compare"):
                 self._compare(opened, plan, results)
-        return _groups(_read(results))
+        groups = _groups(_read(results))
+        # What is known of a comparison that has ended says nothing of the next one: caches change.
+        results.unlink()
+        return groups
 
     def clean(self) -> None:
         """Remove what only a difference would need."""
@@ -211,16 +228,17 @@ class Verification:
         remove_tree(self._build.out)
 
     def _results(self, inputs: str) -> Path:
-        """The file of what was compared so far; a new one where the inputs are others."""
+        """The file of what was compared before a comparison was interrupted; a new one where the inputs are others."""
         folder = self._build.workspace.verified
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self._build.target.id}.{'cached' if self._scope.cached else 'headers'}.jsonl"
-        first = json.dumps({"inputs": inputs}) + "\n"
+        first = json.dumps({"inputs": inputs, "launcher": _launcher()}) + "\n"
         lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
         # What differed is compared again: that is why somebody asks again. So is what the cache did not have.
         kept = [text for text in lines[1:] if text.endswith("\n") and _settled(text)] if lines[:1] == [first] else []
-        if known := sum(_line(text).file is not None for text in kept):
-            self._reporter.message(f"{known} sources were compared before")
+        self._known = sum(_line(text).file is not None for text in kept)
+        if self._known:
+            self._reporter.message(f"{self._known} sources were compared before")
         atomic_write(path, "".join([first, *kept]))
         return path
 
@@ -259,7 +277,7 @@ class Verification:
         command += ["--folder", f"{out}/{FOLDER}", "--results", f"{out}/verified.jsonl", "--jobs", str(plan.jobs)]
         command += ["--cached"] if self._scope.cached else []
         command += [] if self._scope.sample is None else ["--sample", str(self._scope.sample)]
-        done, differ = 0, False
+        done, finished = self._known, False
         problems: list[str] = []
         with (
             open(results, "a", encoding="utf-8", buffering=1) as kept,
@@ -267,28 +285,28 @@ class Verification:
         ):
 
             def on_line(text: str) -> None:
-                nonlocal done, differ
+                nonlocal done, finished
                 self._build.note(text)
                 line = _line(text) if text.startswith("{") and len(text) < _LONGEST else None
                 if line is None:
                     problems.append(text)
                     return
                 kept.write(text + "\n")
+                finished = finished or line.finished
                 if line.sources is not None:
                     task.update(total=line.sources)
                 if line.file is not None:
-                    done, differ = done + 1, differ or line.same is False
+                    done += 1
                     task.update(completed=done, detail=PurePosixPath(line.file).name)
 
             outcome = opened.run(
-                command,
-                # Compilers must be found as the build finds them; the launcher is called by its path.
-                env=plan.environment(opened.paths),
+                plan.among_compilers(opened.paths, *command),
+                env={**plan.environment(opened.paths), **self._build.remote_cache.variables(opened.paths.cache)},
                 cwd=opened.paths.tree,
                 on_line=on_line,
                 limits=plan.limits,
             )
-        if outcome.exit_code not in (0, 2) and not (outcome.exit_code == 1 and differ):
+        if not finished:
             raise TargetError(
                 f"the comparison ended with {outcome.exit_code}" + (": out of time" if outcome.timed_out else ""),
                 kind=FailureKind.TIMEOUT if outcome.timed_out else FailureKind.VERIFY,
@@ -296,6 +314,14 @@ class Verification:
                 details="\n".join(problems[-20:]),
                 hint="the same command goes on where this one ended",
             )
+
+
+def _launcher() -> str:
+    """A digest of what compares, and of what makes headers."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in cache.LAUNCHER.iterdir() if path.is_file()):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _line(text: str) -> Line:

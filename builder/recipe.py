@@ -31,8 +31,9 @@ from builder.workspace import atomic_write
 COMPILER_MEMORY = 2 << 30
 
 #: Sources the CANN toolkit where one is mounted, finds the real ccache where one is wanted, puts the compiler launcher
-#: before it, then becomes upstream's script. The extension module is compiled by setuptools, past CMake and its
-#: launcher, with the compiler that the interpreter names; a file of that name ($4 is the folder for it) asks ccache.
+#: before it, then becomes the command that follows. The extension module is compiled by setuptools, past CMake and its
+#: launcher, with the compiler that the interpreter names; a file of that name ($4 is its folder) asks ccache, and the
+#: compiler itself where ccache fails.
 #: Since 4.7.4 ccache may remember digests of files by inode and times (before that a change could be missed: its issue
 #: 1215); a hit, which needs those of thousands of headers, then costs a third less.
 _COMMAND = """
@@ -49,14 +50,18 @@ if [ -n "$BUILDER_CCACHE" ] && [ -n "${BUILDER_PYTHON:-}" ] && mkdir -p "$4"; th
     name=$("$BUILDER_PYTHON" -S -E -c 'import sysconfig; print((sysconfig.get_config_var("CC") or "").split(" ")[0])')
     real=$(command -v "$name" || true)
     case $name in
-        "" | */* | cc | ccache) ;;
-        *) [ ! -x "$real" ] || { printf '#!/bin/sh\\nexec "%s" "%s" "$@"\\n' "$BUILDER_CCACHE" "$real" >"$4/$name" &&
-            chmod 755 "$4/$name" && PATH="$4:$PATH"; } ;;
+        */* | *"'"*) ;;
+        *gcc | *gcc-[0-9]* | *g++ | *g++-[0-9]* | *clang | *clang-[0-9]*)
+            case $BUILDER_CCACHE$real in *"'"*) real= ;; esac
+            if [ -x "$real" ]; then
+                printf "#!/bin/sh\\n'%s' '%s' \\"\\$@\\" || exec '%s' \\"\\$@\\"\\n" \\
+                    "$BUILDER_CCACHE" "$real" "$real" >"$4/$name" && chmod 755 "$4/$name" && PATH="$4:$PATH"
+            fi ;;
     esac
 fi
 export BUILDER_CCACHE BUILDER_CCACHE_REPORT PATH="$2:$PATH"
 shift 4
-exec bash ci/build.sh "$@"
+exec "$@"
 """
 #: Below the results folder: that file.
 _COMPILERS = "compilers"
@@ -103,10 +108,14 @@ class Recipe:
 
     def command(self, paths: Paths) -> tuple[str, ...]:
         """The command that runs upstream's own ci/build.sh."""
+        return self.among_compilers(paths, "bash", "ci/build.sh", *self.arguments)
+
+    def among_compilers(self, paths: Paths, *argv: str) -> tuple[str, ...]:
+        """``argv`` as it runs in a build: with CANN's variables, and the launcher before the compilers."""
         set_env = f"{paths.cann}/set_env.sh" if self.cann else ""
         cached = "cached" if self.cached else ""
         first = f"{codegen.path(paths.out)}:{paths.launcher}"
-        return ("bash", "-c", _COMMAND, "build", set_env, first, cached, f"{paths.out}/{_COMPILERS}", *self.arguments)
+        return ("bash", "-c", _COMMAND, "build", set_env, first, cached, f"{paths.out}/{_COMPILERS}", *argv)
 
     def variables(self) -> dict[str, str]:
         """Variables that can change the wheel; they are part of the fingerprint."""

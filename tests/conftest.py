@@ -47,7 +47,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.split("::", 1)[0]
             return "engine" if _uses_engine(config.rootpath / file) else file
 
-    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+    # Also for plain `-n2`, whose own way would deal the tests of a file over both.
+    return ByFile(config, log) if config.getoption("dist") in {"load", "loadfile", "worksteal"} else None
 
 
 @pytest.fixture(scope="session", autouse=True)

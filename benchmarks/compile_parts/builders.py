@@ -34,6 +34,9 @@ umask 022
 BUILDER_CCACHE=$(command -v ccache || true)
 BUILDER_CCACHE_REPORT=stats
 [ -z "$BUILDER_CCACHE" ] || "$BUILDER_CCACHE" -p | grep -q stats_log || BUILDER_CCACHE_REPORT=log
+if [ -n "$BUILDER_CCACHE" ] && "$BUILDER_CCACHE" --version | sed -n '1s/.* //p;1s/.*/4.7.4/p' | sort -V -C -r; then
+    export CCACHE_INODECACHE=1
+fi
 export BUILDER_CCACHE BUILDER_CCACHE_REPORT
 exec "$@"
 """

@@ -19,6 +19,8 @@ HEADERS_LOG = "headers.log"
 #: Folder of the headers of one build below its results folder, and of what is remembered below the compile cache.
 FOLDER = "headers"
 KNOWN = "known-headers"
+#: Reasons for a plain compile that are no news.
+_USUAL = {"no-group", "few-left", "same", "being-made", "source-changed", "not-a-compile"}
 #: Different reasons that are kept of each kind.
 _REASONS = 30
 
@@ -53,9 +55,10 @@ class HeaderCounts:
         fallen = sum((self.fallbacks or {}).values())
         if not self.made and not fallen:
             # Sources that share too little to gain anything are nothing to tell of.
-            refused = sum((self.refused or {}).values())
+            odd = {why for why in self.reasons or {} if why not in _USUAL and not why.startswith("option:")}
+            odd |= set(self.refused or {})
             return (
-                f"no precompiled header could be made, {refused} failed; all files compiled plainly" if refused else ""
+                f"no precompiled header, {self.plain} files compiled plainly: {', '.join(sorted(odd))}" if odd else ""
             )
         again = f", {fallen} compiled again without" if fallen else ""
         return f"{self.made} precompiled headers for {self.used} of {self.used + self.plain + fallen} files{again}"

@@ -20,9 +20,9 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 @dataclass
 class Machine:
-    """What one plan, or one run, has found out about this machine, so that it is the same for all its targets."""
+    """What one plan, or one run, has found out about this machine."""
 
-    #: The kind of environment that ``auto`` stands for; of a run, once a container was chosen.
+    #: The kind of environment that ``auto`` stands for: in a plan for all targets, in a run once it was a container.
     kind: str | None = None
     interpreters: Answers = field(default_factory=dict)
 

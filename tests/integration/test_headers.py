@@ -628,6 +628,31 @@ def test_verify(project: Project) -> None:
     )
 
 
+def test_verify_that_breaks_off_says_why(project: Project) -> None:
+    project.group(4)
+    project.configure()
+    folder = project.root / "out"
+    (folder / "results").mkdir()
+    done = verify(project, "--results", str(folder / "results"))
+    assert done.returncode not in (0, 2)
+    assert "IsADirectoryError" in done.stderr
+    assert "finished" not in done.stdout
+    # In a worker, too: here an object disappears.
+    wrapper = project.root / "bin"
+    wrapper.mkdir()
+    (wrapper / "g++").write_text(
+        '#!/bin/sh\n/usr/bin/g++ "$@" || exit\n'
+        f'case "$*" in *a1.cpp*plain*) rm -f {folder}/compared.*.plain.o ;; esac\n'
+    )
+    (wrapper / "g++").chmod(0o755)
+    project.env["PATH"] = f"{wrapper}:/usr/bin:/bin"
+    done = verify(project)
+    assert done.returncode == 1
+    assert "FileNotFoundError" in done.stderr
+    assert "a worker failed in group" in done.stderr
+    assert "finished" not in done.stdout
+
+
 def test_verify_names_what_differs(project: Project) -> None:
     # A compiler that makes something else where a header is used.
     strange = project.root / "bin"
@@ -687,3 +712,5 @@ def test_verify_what_the_cache_answers(project: Project) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[0] == f"differs: {project.tree}/other.cpp"
     assert len(done.stderr.splitlines()) == 2
+    (kept,) = (project.root / "out").glob("compared.*.cached.o")
+    assert kept.read_bytes() != kept.with_name(kept.name.replace("cached", "plain")).read_bytes()

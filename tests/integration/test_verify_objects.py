@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from difflib import unified_diff
 from pathlib import Path
@@ -55,6 +58,8 @@ def new_file(name: str, lines: list[str]) -> str:
 
 
 def test_objects_are_identical(cli: CommandLine, options: list[str]) -> None:
+    contrary = cli("verify-objects", TARGET, *options, "--cached", "--no-cache")
+    assert (contrary.code, "--no-cache leaves it out" in contrary.text) == (2, True)
     nothing = cli("verify-objects", TARGET, *options, "--cached")
     assert nothing.code == 1
     assert "the cache has none of its objects" in nothing.text
@@ -62,7 +67,19 @@ def test_objects_are_identical(cli: CommandLine, options: list[str]) -> None:
     done = cli("verify-objects", TARGET, *options, "--all")
     assert done.code == 0, done.text
     assert "objects with precompiled headers are identical to plain ones" in done.text
-    # What was compared is not compared again, and nothing else of the run stays.
+    # A comparison that has ended says nothing of the next one; nothing of it stays.
+    results = cli.build / "verified" / f"{TARGET}.headers.jsonl"
+    assert not results.exists()
+    # One that was interrupted goes on.
+    command = [sys.executable, "-m", "builder", "verify-objects", TARGET, *options, "--all", "--jobs=1"]
+    with subprocess.Popen(command, cwd=cli.folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 120
+        while not (results.exists() and '"file"' in results.read_text()):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
     again = cli("verify-objects", TARGET, *options, "--all", "--json")
     assert "sources were compared before" in again.text
     (group,) = json.loads(again.out.splitlines()[-1])["groups"]

@@ -224,8 +224,13 @@ def test_what_setuptools_compiles_goes_through_ccache(tmp_path: Path) -> None:
     compiled = "compiled -pthread -c module.cpp"
     assert run(cached=True) == [f"asked {programs}/odd-gcc -pthread -c module.cpp", compiled]
     assert run(cached=False) == [compiled]
-    # A name that says nothing of a file on PATH is left as it is.
-    for name in ("", "/usr/bin/odd-gcc", "no-such-compiler"):
+    # A ccache that fails costs the build nothing but speed.
+    working = (programs / "ccache").read_text()
+    (programs / "ccache").write_text('#!/bin/sh\n[ "$1" = -p ] && echo stats_log || exit 1\n')
+    assert run(cached=True) == [compiled]
+    (programs / "ccache").write_text(working)
+    # A name that says nothing of a compiler on PATH is left as it is.
+    for name in ("", "/usr/bin/odd-gcc", "no-such-gcc", "env", "ccache"):
         (programs / "python").write_text(f"#!/bin/sh\necho {name}\n")
         assert run(cached=True) == [compiled]
 

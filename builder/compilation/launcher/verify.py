@@ -7,9 +7,9 @@ answers, whatever way that came into it. Sources that the cache has no answer fo
 
 Prints one JSON object a line: first ``{sources}``, how many are going to be compared; for each group
 ``{group, includes, members, header_cpu, header_bytes}`` or ``{group, members, refused}``; for each source
-``{file, group, same, fallback, plain_cpu, with_cpu}``. Objects and messages are compared byte by byte, dependency files
-by what they list. ``--results`` appends the lines to a file, and passes over sources that stand there: an interrupted
-run goes on. Of a source that differs, both objects stay in SCRATCH.
+``{file, group, same, fallback, plain_cpu, with_cpu}``; last ``{finished}``. Objects and messages are compared byte by
+byte, dependency files by what they list. ``--results`` appends the lines to a file, and passes over sources that stand
+there: an interrupted run goes on. Of a source that differs, both objects stay in SCRATCH.
 
 Exit code 1 where a source differs, which is then named; 0 where all are the same; 2 where nothing could be compared.
 
@@ -21,8 +21,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 import depfiles
 import processes
@@ -46,9 +49,11 @@ class Verification:
         try:
             with open(results or "/nonexistent", encoding="utf-8") as file:
                 for line in file:
-                    entry = json.loads(line)
-                    if "file" in entry:
-                        self._done[entry["file"]] = entry["same"]
+                    # A line that was cut off is of a source that has to be compared again.
+                    with suppress(ValueError):
+                        entry = json.loads(line)
+                        if "file" in entry:
+                            self._done[entry["file"]] = entry["same"]
         except OSError:
             pass
 
@@ -71,7 +76,7 @@ class Verification:
         different += [source for same, _, source in told if same == "different"]
         codes = [os.waitpid(worker, 0)[1] for worker in workers]
         if any(codes):
-            different.append(f"(a worker failed in group {key})")
+            raise RuntimeError(f"a worker failed in group {key}")
         return compared, different
 
     @staticmethod
@@ -87,6 +92,9 @@ class Verification:
                     line = f"{'same' if same else 'different'} {source}\n"
                     os.write(writing, line.encode("utf-8", "surrogateescape"))
             code = 0
+        except BaseException:
+            sys.stderr.write(traceback.format_exc())
+            sys.stderr.flush()
         finally:
             os._exit(code)
 
@@ -179,6 +187,9 @@ class Verification:
                 differences += [] if alike else [what]
         entry.update(same=not differences)
         if differences:
+            if other is not None and os.path.dirname(other[0]) != self.folder:
+                # The build tree, where the cache has put it, goes.
+                shutil.copyfile(other[0], name + ".cached.o")
             # Some compiles differ from themselves; that is no fault of a shortcut, but has to be seen.
             argv = _to(plain, name + ".again", plain[plain.index("-MT") + 1])
             same_again = self._plain(argv, cwd, name) and _bytes(name + ".plain.o") == _bytes(name + ".again.o")
@@ -286,6 +297,7 @@ def main() -> int:
     verification = Verification(os.path.abspath(options.folder), options.results, options.jobs)
     run = _answers if options.cached else _headers
     compared, different = run(verification, options.build_folder, Names(dict(os.environ)), options)
+    verification.tell({"finished": True})
     for source in different:
         sys.stderr.write(f"differs: {source}\n")
     sys.stderr.write(f"{compared} sources compared, {len(different)} differ\n")

@@ -195,6 +195,8 @@ class Errand:
 
     def _put(self, store: Store) -> dict[str, dict[str, str]]:
         result = self.result
+        if result.wheel is not None and not result.wheel.is_file():
+            raise MachineError(f"{result.wheel.name} is gone: another builder of this workspace has replaced it")
         found = {"log": result.log, "image-log": result.log.with_suffix(".image.log")}
         if result.wheel is not None:
             found |= {"debug": debug_path(result.wheel), "wheel": result.wheel, "record": record_path(result.wheel)}
