@@ -187,15 +187,8 @@ def prepared(opened: Opened, plan: Recipe, *, tree: Path, out: Path, warn: Calla
     command = witness.before_command(
         plan.python, paths.launcher, tree=paths.tree, torch=paths.torch, out=paths.out, cache=folder
     )
-    lines: list[str] = []
-    outcome = opened.run(
-        command,
-        env=plan.environment(paths),
-        cwd=paths.out,
-        on_line=lines.append,
-        limits=replace(plan.limits, timeout=witness.TIMEOUT),
-    )
-    found = witness.parse_before(lines) if outcome.exit_code == 0 else None
+    exit_code, lines = _beside_the_compile(opened, plan, command)
+    found = witness.parse_before(lines) if exit_code == 0 else None
     state, why = found or ("unusable", f"its inputs cannot be listed ({(lines or ['no output'])[-1]})")
     plan = replace(plan, inputs=found is not None)
     if plan.cached and state == "unusable":
@@ -218,22 +211,28 @@ def keep_witness(
     command = witness.after_command(
         plan.python, paths.launcher, tree=paths.tree, out=paths.out, log=f"{paths.out}/{cache.COMPILE_LOG}"
     )
-    lines: list[str] = []
-    outcome = opened.run(
-        command,
-        env=plan.environment(paths),
-        cwd=paths.out,
-        on_line=lines.append,
-        limits=replace(plan.limits, timeout=witness.TIMEOUT),
-    )
-    if outcome.exit_code != 0:
-        return (lines or [f"exit code {outcome.exit_code}"])[-1]
+    exit_code, lines = _beside_the_compile(opened, plan, command)
+    if exit_code != 0:
+        return (lines or [f"exit code {exit_code}"])[-1]
     built = datetime.now(timezone.utc)
     try:
         witness.keep(out, folder, target=target, run=run, built=built, size=size, limit=plan.cache_size)
     except (witness.DamagedError, OSError) as error:
         return str(error)
     return None
+
+
+def _beside_the_compile(opened: Opened, plan: Recipe, command: Sequence[str]) -> tuple[int, list[str]]:
+    """Run a short command with the variables of the compile; its exit code and its lines."""
+    lines: list[str] = []
+    outcome = opened.run(
+        command,
+        env=plan.environment(opened.paths),
+        cwd=opened.paths.out,
+        on_line=lines.append,
+        limits=replace(plan.limits, timeout=witness.TIMEOUT),
+    )
+    return outcome.exit_code, lines
 
 
 def default_jobs(memory: int) -> int:

@@ -8,7 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,18 +28,6 @@ from .subject import Subject
 ROOT = Path(__file__).resolve().parents[2]
 #: Variables of the builder that say where this machine gets things; the others would change what is measured.
 _KEPT = ("BUILDER_CA_BUNDLE", "BUILDER_TORCH_INDEX_URL")
-#: Finds ccache as the builder's own command does before it runs ``ci/build.sh``.
-_WITH_CCACHE = """
-umask 022
-BUILDER_CCACHE=$(command -v ccache || true)
-BUILDER_CCACHE_REPORT=stats
-[ -z "$BUILDER_CCACHE" ] || "$BUILDER_CCACHE" -p | grep -q stats_log || BUILDER_CCACHE_REPORT=log
-if [ -n "$BUILDER_CCACHE" ] && "$BUILDER_CCACHE" --version | sed -n '1s/.* //p;1s/.*/4.7.4/p' | sort -V -C -r; then
-    export CCACHE_INODECACHE=1
-fi
-export BUILDER_CCACHE BUILDER_CCACHE_REPORT
-exec "$@"
-"""
 
 
 class Builder(Protocol):
@@ -156,7 +144,7 @@ class SampleBuilder:
             with peak.watching():
                 outcome, seconds = compile_sample(
                     opened,
-                    ["bash", "-c", _WITH_CCACHE, "sample", plan.python],
+                    plan.among_compilers(opened.paths, plan.python),
                     sources,
                     folder,
                     build.out,
@@ -208,7 +196,7 @@ def shared_seconds(out: Path) -> float:
         groups = json.loads(path.read_text(encoding="utf-8"))["plan"]["groups"]
         sizes.update((group["key"], len(group["members"])) for group in groups)
     used: Counter[str] = Counter()
-    cost: Counter[str] = Counter()
+    cost: defaultdict[str, float] = defaultdict(float)
     log = out / headers.HEADERS_LOG
     for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
         event, group, _, seconds, _ = line.split()

@@ -11,7 +11,7 @@ from pathlib import Path
 from builder import recipe
 from builder.build import BuildContext, TargetBuild
 from builder.compilation.cache import stored_bytes
-from builder.environments.base import Folders, Opened, Outcome
+from builder.environments.base import Folders, Limits, Opened, Outcome
 from builder.environments.probe import probe
 from builder.errors import FailureKind, TargetError
 from builder.gather import Gatherer
@@ -182,7 +182,7 @@ class UpstreamTree:
     def _arguments(self) -> tuple[str, ...]:
         return self._script.arguments(self._build.target.python, self._build.options.components)
 
-    def _limits(self) -> recipe.Limits:
+    def _limits(self) -> Limits:
         return recipe.limits(self._build.options)
 
     def _variables(self, opened: Opened) -> dict[str, str]:

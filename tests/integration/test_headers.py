@@ -92,6 +92,14 @@ class Project:
             **self.env,
         }
 
+    def instead_of_the_compiler(self, script: str) -> None:
+        """Put a shell script where a compile finds ``g++``; the real one is /usr/bin/g++."""
+        folder = self.root / "bin"
+        folder.mkdir()
+        (folder / "g++").write_text(f"#!/bin/sh\n{script}")
+        (folder / "g++").chmod(0o755)
+        self.env["PATH"] = f"{folder}:/usr/bin:/bin"
+
     def start(self, name: str) -> subprocess.Popen[str]:
         command = [str(self.launcher / "ccache"), *self.command(name)]
         return subprocess.Popen(command, cwd=self.build, env=self.variables(), stderr=subprocess.PIPE, text=True)
@@ -332,13 +340,7 @@ def test_a_source_that_changes_after_the_plan(project: Project) -> None:
 
 
 def test_a_compiler_that_crashes(project: Project) -> None:
-    crashing = project.root / "bin"
-    crashing.mkdir()
-    (crashing / "g++").write_text(
-        '#!/bin/sh\ncase "$*" in *-Winvalid-pch*) kill -SEGV $$ ;; esac\nexec /usr/bin/g++ "$@"\n'
-    )
-    (crashing / "g++").chmod(0o755)
-    project.env["PATH"] = f"{crashing}:/usr/bin:/bin"
+    project.instead_of_the_compiler('case "$*" in *-Winvalid-pch*) kill -SEGV $$ ;; esac\nexec /usr/bin/g++ "$@"\n')
     names = project.group(8)
     project.configure()
     assert project.compile() == [(0, "")] * 8
@@ -413,13 +415,9 @@ def test_a_disk_that_fills_up(project: Project, mounts: Callable[[Path, str], No
 
 def test_a_header_that_is_never_finished(project: Project) -> None:
     # The compile of a header is killed each time, as by a machine without memory.
-    killing = project.root / "bin"
-    killing.mkdir()
-    (killing / "g++").write_text(
-        '#!/bin/sh\ncase "$*" in *c++-header*) kill -KILL $PPID; exit 1 ;; esac\nexec /usr/bin/g++ "$@"\n'
+    project.instead_of_the_compiler(
+        'case "$*" in *c++-header*) kill -KILL $PPID; exit 1 ;; esac\nexec /usr/bin/g++ "$@"\n'
     )
-    (killing / "g++").chmod(0o755)
-    project.env["PATH"] = f"{killing}:/usr/bin:/bin"
     names = project.group(8)
     project.configure()
     codes = [code for code, _ in project.compile()]
@@ -638,14 +636,9 @@ def test_verify_that_breaks_off_says_why(project: Project) -> None:
     assert "IsADirectoryError" in done.stderr
     assert "finished" not in done.stdout
     # In a worker, too: here an object disappears.
-    wrapper = project.root / "bin"
-    wrapper.mkdir()
-    (wrapper / "g++").write_text(
-        '#!/bin/sh\n/usr/bin/g++ "$@" || exit\n'
-        f'case "$*" in *a1.cpp*plain*) rm -f {folder}/compared.*.plain.o ;; esac\n'
+    project.instead_of_the_compiler(
+        f'/usr/bin/g++ "$@" || exit\ncase "$*" in *a1.cpp*plain*) rm -f {folder}/compared.*.plain.o ;; esac\n'
     )
-    (wrapper / "g++").chmod(0o755)
-    project.env["PATH"] = f"{wrapper}:/usr/bin:/bin"
     done = verify(project)
     assert done.returncode == 1
     assert "FileNotFoundError" in done.stderr
@@ -655,13 +648,9 @@ def test_verify_that_breaks_off_says_why(project: Project) -> None:
 
 def test_verify_names_what_differs(project: Project) -> None:
     # A compiler that makes something else where a header is used.
-    strange = project.root / "bin"
-    strange.mkdir()
-    (strange / "g++").write_text(
-        '#!/bin/sh\ncase "$*" in *a2.cpp*-Winvalid-pch*) set -- "$@" -Dnaming=other; esac\nexec /usr/bin/g++ "$@"\n'
+    project.instead_of_the_compiler(
+        'case "$*" in *a2.cpp*-Winvalid-pch*) set -- "$@" -Dnaming=other; esac\nexec /usr/bin/g++ "$@"\n'
     )
-    (strange / "g++").chmod(0o755)
-    project.env["PATH"] = f"{strange}:/usr/bin:/bin"
     project.group(4)
     with open(project.tree / "a2.cpp", "a") as file:
         file.write("\n#define NAME(x) #x\n#define TEXT(x) NAME(x)\nconst char* text() { return TEXT(naming); }\n")
@@ -679,14 +668,10 @@ def test_verify_what_the_cache_answers(project: Project) -> None:
     if ccache is None:
         pytest.skip("needs ccache")
     # A compiler that another file makes give something else, of which ccache cannot know.
-    strange = project.root / "bin"
-    strange.mkdir()
-    (strange / "g++").write_text(f'#!/bin/sh\nexec /usr/bin/g++ "$@" $(cat {project.root}/secret)\n')
-    (strange / "g++").chmod(0o755)
+    project.instead_of_the_compiler(f'exec /usr/bin/g++ "$@" $(cat {project.root}/secret)\n')
     (project.root / "secret").write_text("")
     # As builds do; else Python sets a locale of its own, which ccache counts among a compile's inputs.
-    project.env = {"LC_ALL": "C.UTF-8", "BUILDER_CCACHE": ccache, "CCACHE_DEPEND": "1"}
-    project.env["PATH"] = f"{strange}:/usr/bin:/bin"
+    project.env |= {"LC_ALL": "C.UTF-8", "BUILDER_CCACHE": ccache, "CCACHE_DEPEND": "1"}
     names = project.group(6)
     project.source("other.cpp", "#ifndef SECRET\n#define SECRET 1\n#endif\nint other() { return SECRET; }\n")
     project.configure()

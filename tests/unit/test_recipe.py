@@ -141,7 +141,7 @@ class Here:
         return Outcome(done.returncode, 0.0)
 
     def interactive(self, *, env: Mapping[str, str], cwd: str) -> int:
-        raise NotImplementedError
+        raise AssertionError("a recipe opens no shell")
 
 
 def test_all_pythons_of_a_line_get_one_cache_and_one_name_of_their_headers() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import processes
-from commands import CXX, TIMESTAMP, Names, expanded, split
+from commands import CXX, Names, expanded, split, timestamp_of, value_of
 from planning import COMMANDS
 
 #: Sources that the launcher takes for those of a project (see the file ``ccache``).
@@ -27,8 +27,8 @@ class Asked:
         self.plain = names.apply(argv, source)
         self.cwd = cwd
         self.source = source
-        self.output = _value(argv, "-o")
-        self.depfile = _value(argv, "-MF") or None
+        self.output = value_of(argv, "-o")
+        self.depfile = value_of(argv, "-MF") or None
 
 
 def read_all(folder: str, names: Names) -> list[Asked]:
@@ -42,15 +42,15 @@ def read_all(folder: str, names: Names) -> list[Asked]:
         while argv and os.path.basename(argv[0]) == "ccache":
             argv = argv[1:]
         argv = _with_dependencies(expanded(argv, entry["directory"], source), entry["directory"])
-        if source.endswith(_SOURCES) and _value(argv, "-o"):
+        if source.endswith(_SOURCES) and value_of(argv, "-o"):
             found.append(Asked(argv, entry["directory"], source, names))
     return found
 
 
 def _with_dependencies(argv: list[str], folder: str) -> list[str]:
     """With the dependency file, as CMake's makefiles have it and ``compile_commands.json`` has not."""
-    output = _value(argv, "-o")
-    if "-MD" in argv or not os.path.exists(os.path.join(folder, output.partition(".dir/")[0] + ".dir", TIMESTAMP)):
+    output = value_of(argv, "-o")
+    if "-MD" in argv or timestamp_of(argv, folder) is None:
         return argv
     at = argv.index("-o")
     return [*argv[:at], "-MD", "-MT", output, "-MF", output + ".d", *argv[at:]]
@@ -98,7 +98,3 @@ def said(run: Callable[[int], tuple[int, float]], name: str) -> tuple[int, float
         messages = file.read()
     os.unlink(path)
     return status, seconds, messages
-
-
-def _value(argv: list[str], option: str) -> str:
-    return next((argv[at + 1] for at, argument in enumerate(argv[:-1]) if argument == option), "")

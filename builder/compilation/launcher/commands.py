@@ -167,10 +167,19 @@ def expanded(argv: list[str], folder: str, source: str) -> list[str]:
     """
     if not any("$" in argument for argument in argv):
         return argv
-    output = next((argv[at + 1] for at, argument in enumerate(argv[:-1]) if argument == "-o"), "")
-    own = os.path.join(folder, output.partition(".dir/")[0] + ".dir", TIMESTAMP)
-    first = own if os.path.exists(own) else source
+    first = timestamp_of(argv, folder) or source
     return [expand(argument, first) for argument in argv]
+
+
+def timestamp_of(argv: list[str], folder: str) -> str | None:
+    """CMake's own file for the target that ``argv`` compiles for; None where this CMake makes none."""
+    path = os.path.join(folder, value_of(argv, "-o").partition(".dir/")[0] + ".dir", TIMESTAMP)
+    return path if os.path.exists(path) else None
+
+
+def value_of(argv: list[str], option: str) -> str:
+    """The argument that follows ``option``; empty where there is none."""
+    return next((argv[at + 1] for at, argument in enumerate(argv[:-1]) if argument == option), "")
 
 
 def expand(text: str, first: str) -> str:
