@@ -26,6 +26,19 @@ class Paths:
 
 
 @dataclass(frozen=True)
+class Toolset:
+    """Which package of a distribution holds the wanted gcc; ``os_version`` may be its first parts only."""
+
+    os_id: str
+    os_version: str
+    package: str
+
+    def matches(self, os_id: str, os_version: str) -> bool:
+        """Whether it is of the distribution that /etc/os-release names so."""
+        return os_id == self.os_id and f"{os_version}.".startswith(f"{self.os_version}.")
+
+
+@dataclass(frozen=True)
 class EnvironmentRequest:
     """All that decides what an environment holds: the same request gives the same environment.
 
@@ -47,6 +60,7 @@ class EnvironmentRequest:
     find_links: tuple[Path, ...] = ()
     torch_hashes: tuple[str, ...] = ()
     torch_local: str = ""
+    toolsets: tuple[Toolset, ...] = ()
 
 
 @dataclass(frozen=True)
