@@ -35,7 +35,6 @@ def environment_request(target: Target, options: BuildOptions) -> EnvironmentReq
         base_image=options.base_image or toolchain.base_image,
         base_image_digest=None if options.base_image else toolchain.base_image_digest,
         gcc=toolchain.gcc,
-        gcc_toolset=toolchain.gcc_toolset,
         find_links=options.find_links,
         torch_local=target.torch_local if source == "cpu-index" else "",
         # Each index has wheels of its own; who brings one means another than either.

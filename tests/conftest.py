@@ -52,17 +52,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _plain_environment() -> Iterator[None]:
-    """Settings of the person who runs the tests do not reach them."""
+def _plain_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Settings of the person who runs the tests do not reach them, nor do tests reach that person's folders."""
     # On a CI system the output of commands looks different, and summaries would go to the system's own file.
     theirs = ("BUILDER_", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITLAB_CI")
     kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(theirs)}
     for name in ("BUILDER_CA_BUNDLE", "BUILDER_REQUIRE_ENGINE"):
         if name in kept:
             os.environ[name] = kept[name]
+    os.environ["BUILDER_PACKAGES"] = str(tmp_path_factory.mktemp("packages"))
     # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    del os.environ["BUILDER_PACKAGES"]
     os.environ.update(kept)
 
 

@@ -44,7 +44,8 @@ class EnvironmentRequest:
 
     ``torch`` is the requirement without local version (``2.5.1``), ``torch_local`` that version where the index wants
     one (``+cpu``); ``requirements`` are pinned
-    requirement lines for the interpreter's own site-packages; ``cxx11_abi`` is torch's C++ ABI.
+    requirement lines for the interpreter's own site-packages; ``toolsets`` say which package holds ``gcc`` on which
+    distribution; ``image_mirrors`` are other places of ``base_image``, asked first (``base_images``).
     """
 
     arch: str
@@ -55,12 +56,11 @@ class EnvironmentRequest:
     base_image: str
     base_image_digest: str | None = None
     gcc: str = ""
-    gcc_toolset: str | None = None
-    cmake: str = ">=3.18"
+    toolsets: tuple[Toolset, ...] = ()
     find_links: tuple[Path, ...] = ()
     torch_hashes: tuple[str, ...] = ()
     torch_local: str = ""
-    toolsets: tuple[Toolset, ...] = ()
+    image_mirrors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

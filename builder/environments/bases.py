@@ -1,106 +1,140 @@
-"""Base images: found in the engine or pulled, and looked into once before anything is built on them."""
+"""Base images: found in the engine or pulled, and looked into once before anything is built on them.
+
+A registry may be down, slow or throttle: what fails because of the network is tried again, with pauses, in each place
+that has the image (``EnvironmentRequest.image_mirrors``, then the registry that its name says).
+"""
 
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest
-from builder.environments.engine import ENGINE_ARCHITECTURES, PLATFORMS, DockerEngine, engine_errors, labels
+from builder.environments.engine import (
+    ENGINE_ARCHITECTURES,
+    LABEL,
+    PLATFORMS,
+    DockerEngine,
+    engine_errors,
+    labels,
+    listening,
+)
+from builder.environments.inventory import Inventory
 from builder.errors import FailureKind, MachineError, TargetError
+from builder.live import patience
+
+#: How often each place is asked for an image, the first time included, and the seconds before the second attempt;
+#: each further wait is three times as long.
+ATTEMPTS, FIRST_WAIT = 3, 4.0
+
+#: What registries and engines say of an image that is not there, not for everyone, or not for this architecture.
+_FINAL = re.compile(
+    r"manifest unknown|not found|denied|does not exist|no matching manifest|does not match the specified platform"
+    r"|unauthorized|authentication required|invalid reference format|no basic auth credentials",
+    re.IGNORECASE,
+)
+_THROTTLED = re.compile(r"toomanyrequests|\b429\b|too many requests", re.IGNORECASE)
+#: What they say of a network or a server that may do better a little later.
+_PASSING = re.compile(
+    r"connection refused|connection reset|timeout|timed out|no such host|EOF|unexpected HTTP status: 5|HTTP 5\d\d"
+    r"|\b50[0234]\b|server misbehaving|deadline exceeded|network is unreachable|temporary failure|no route to host",
+    re.IGNORECASE,
+)
+_HELPER = re.compile(r"docker-credential-[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base image as the engine has it, and what a look inside showed."""
+    """A base image as the engine has it, and what a look inside showed. ``place`` is where it was found or pulled."""
 
     name: str
+    place: str
     identity: str
     digests: tuple[str, ...]
-    pythons: tuple[str, ...]
+    inventory: Inventory
+
+
+#: What was found inside images of this process's engines, by the engine's place and the image's identity.
+_inventories: dict[tuple[str, str], Inventory] = {}
+_looking = threading.Lock()
 
 
 def standing_base(engine: DockerEngine, request: EnvironmentRequest) -> str | None:
     """The identity of the base image of ``request`` where the engine has it; nothing is pulled or run."""
-    from docker.errors import ImageNotFound
-
-    name = _reference(request)
-    with engine_errors(f"looking for the base image {name}"):
-        try:
-            image = engine.client.images.get(name)
-        except ImageNotFound:
-            return None
-    return str(image.id) if image.attrs.get("Architecture") == ENGINE_ARCHITECTURES[request.arch] else None
+    found = _standing(engine, request)
+    return None if found is None else str(found[1].id)
 
 
 def registry_digest(engine: DockerEngine, request: EnvironmentRequest) -> str | None:
     """The digest under which a registry has the base image that the engine has; None for one of no registry."""
-    identity = standing_base(engine, request)
-    if identity is None:
-        return None
-    with engine_errors(f"looking into the base image {request.base_image}"):
-        digests = engine.client.images.get(identity).attrs.get("RepoDigests") or ()
-    return next((digest.partition("@")[2] for digest in digests), None)
+    found = _standing(engine, request)
+    digests = () if found is None else found[1].attrs.get("RepoDigests") or ()
+    # The containerd image store gives an image that was made here a digest under its own name, too.
+    return next((digest.partition("@")[2] for digest in digests if not digest.startswith(f"{LABEL}/")), None)
 
 
-def _reference(request: EnvironmentRequest) -> str:
-    if not request.base_image_digest or "@" in request.base_image:
-        return request.base_image
+def places(request: EnvironmentRequest) -> tuple[str, ...]:
+    """The names under which the base image may be pulled, in the order in which they are asked."""
+    return tuple(dict.fromkeys(_reference(name, request) for name in (*request.image_mirrors, request.base_image)))
+
+
+def _reference(name: str, request: EnvironmentRequest) -> str:
+    if not request.base_image_digest or "@" in name:
+        return name
     # With a digest the tag says nothing any more; a port's colon is not a tag's.
-    return re.sub(r":[^/:]+$", "", request.base_image) + "@" + request.base_image_digest
+    return re.sub(r":[^/:]+$", "", name) + "@" + request.base_image_digest
+
+
+def _standing(engine: DockerEngine, request: EnvironmentRequest) -> tuple[str, Any] | None:
+    """The first of the places whose image the engine has, for the right architecture: its own name first."""
+    from docker.errors import ImageNotFound
+
+    for name in reversed(places(request)):
+        with engine_errors(f"looking for the base image {name}"):
+            try:
+                image = engine.client.images.get(name)
+            except ImageNotFound:
+                continue
+        if image.attrs.get("Architecture") == ENGINE_ARCHITECTURES[request.arch]:
+            return name, image
+    return None
 
 
 def ensure_base(
-    engine: DockerEngine, request: EnvironmentRequest, reporter: Reporter, *, offline: bool = False
+    engine: DockerEngine, request: EnvironmentRequest, reporter: Reporter, *, resources: Path, offline: bool = False
 ) -> Base:
-    """The base image in the engine, pulled only when absent, and checked by running it once.
+    """The base image in the engine, pulled only when absent, and looked into by running it once.
 
-    Raises TargetError (IMAGE) when it cannot be had, is of another architecture or lacks the wanted
-    Python, and MachineError when this machine cannot run programs of its architecture.
+    ``resources`` is the shipped folder ``docker``. Raises TargetError (IMAGE) when the image cannot be had, is of
+    another architecture or lacks the wanted Python, (NETWORK) when no registry gives it now, and MachineError when this
+    machine cannot run programs of its architecture.
     """
-    from docker.errors import APIError, ImageNotFound
-
-    name = _reference(request)
-    wanted = ENGINE_ARCHITECTURES[request.arch]
-    with engine_errors(f"looking for the base image {name}"):
-        try:
-            image = engine.client.images.get(name)
-        except ImageNotFound:
-            image = None
-    if image is None or image.attrs.get("Architecture") != wanted:
+    name = _reference(request.base_image, request)
+    found = _standing(engine, request)
+    if found is None:
         if offline:
             raise TargetError(
                 f"the base image {name} for {request.arch} is not in the engine, and --offline forbids pulling it",
                 kind=FailureKind.IMAGE,
-                hint="pull it first, or name one that the engine has with --base-image",
+                hint="pull it first ('pull' does, or 'docker pull'), or name one that the engine has with --base-image",
             )
-        reporter.message(f"pulling the base image {name} ({PLATFORMS[request.arch]})")
-        try:
-            with engine_errors(f"pulling {name}"):
-                try:
-                    engine.client.api.pull(name, platform=PLATFORMS[request.arch])
-                    image = engine.client.images.get(name)
-                except (APIError, ImageNotFound) as error:
-                    there = f" (a local image of that name is for {image.attrs.get('Architecture')})" if image else ""
-                    raise TargetError(
-                        f"the base image {name} for {request.arch} is not in the engine and cannot be pulled{there}",
-                        kind=FailureKind.IMAGE,
-                        details=str(error.explanation if isinstance(error, APIError) else error),
-                        hint="docker/bases/debian.sh makes one from Debian's packages alone; --base-image names it",
-                    ) from error
-        except TargetError as error:
-            if error.kind is FailureKind.ENGINE and "refused" in error.message:
-                error.kind = FailureKind.IMAGE
-            raise
-    if image.attrs.get("Architecture") != wanted:
+        _pull(engine, request, reporter)
+        found = _standing(engine, request)
+    if found is None:
         raise TargetError(
-            f"the base image {name} is for {image.attrs.get('Architecture')}, the target for {request.arch}",
+            f"{name} was pulled, but is not for {request.arch}",
             kind=FailureKind.IMAGE,
             hint="name an image of that architecture with --base-image",
         )
-    pythons = _look_inside(engine, request, name, str(image.id))
+    place, image = found
+    inventory = _look_inside(engine, request, name, str(image.id), resources)
     short = interpreter_folder(request.python)
+    pythons = sorted(inventory.interpreters)
     if short not in pythons and f"{short}m" not in pythons:
         raise TargetError(
             f"the base image {name} has no Python {request.python} (/opt/python/{short}); "
@@ -108,11 +142,139 @@ def ensure_base(
             kind=FailureKind.IMAGE,
             hint="name a base that has it with --base-image, or another --python; docker/bases/debian.sh adds some",
         )
-    return Base(name, str(image.id), tuple(image.attrs.get("RepoDigests") or ()), pythons)
+    return Base(name, place, str(image.id), tuple(image.attrs.get("RepoDigests") or ()), inventory)
 
 
-def _look_inside(engine: DockerEngine, request: EnvironmentRequest, name: str, identity: str) -> tuple[str, ...]:
-    """Run the base once: tells whether this machine can, and which interpreters it has."""
+def _pull(engine: DockerEngine, request: EnvironmentRequest, reporter: Reporter) -> None:
+    """Pull the base image from the first of its places that gives it. Raises TargetError where none does."""
+    errors = []
+    for place in places(request):
+        try:
+            _pull_from(engine, place, request, reporter)
+            return
+        except TargetError as error:
+            if error.kind is FailureKind.ENGINE or error.kind is FailureKind.DISK:
+                raise
+            errors.append((place, error))
+    passing = [error for _, error in errors if error.kind is FailureKind.NETWORK]
+    first = (passing or [error for _, error in errors])[0]
+    name = _reference(request.base_image, request)
+    if len(errors) > 1:
+        raise TargetError(
+            f"none of the {len(errors)} places of the base image {name} gives it for {request.arch}",
+            kind=first.kind,
+            details="\n".join(f"{place}: {error.details or error.message}" for place, error in errors),
+            hint=first.hint,
+        ) from first
+    raise first
+
+
+def _pull_from(engine: DockerEngine, place: str, request: EnvironmentRequest, reporter: Reporter) -> None:
+    from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+    def may_pass(error: BaseException) -> bool:
+        return isinstance(error, TargetError) and error.kind is FailureKind.NETWORK
+
+    with reporter.task(f"pulling {place}") as task, patience() as rest:
+        reporter.message(f"pulling the base image {place} ({PLATFORMS[request.arch]})")
+
+        def count_down(seconds: float) -> None:
+            for left in range(round(seconds), 0, -1):
+                task.update(detail=f"trying again in {left} s")
+                rest(1.0)
+
+        def tell(state: RetryCallState) -> None:
+            said = state.outcome.exception() if state.outcome is not None else None
+            wait = state.next_action.sleep if state.next_action is not None else 0.0
+            # The last words are the engine's own; those before repeat the name.
+            text = getattr(said, "details", None) or said
+            reporter.warning(f"pulling {place}: {text}; trying again in {wait:.0f} s")
+
+        Retrying(
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_exponential(multiplier=FIRST_WAIT, exp_base=3),
+            retry=retry_if_exception(may_pass),
+            sleep=count_down,
+            before_sleep=tell,
+            reraise=True,
+        )(_pull_once, engine, place, request, task)
+
+
+def _pull_once(engine: DockerEngine, place: str, request: EnvironmentRequest, task: Any) -> None:
+    from docker.errors import APIError, DockerException
+
+    try:
+        with engine_errors(f"pulling {place}"):
+            try:
+                stream = engine.client.api.pull(place, platform=PLATFORMS[request.arch], stream=True, decode=True)
+                with listening():
+                    for event in stream:
+                        if "error" in event:
+                            raise _refused(place, request, str(event["error"]))
+                        task.update(detail=" ".join(str(event.get(key, "")) for key in ("status", "progress")).strip())
+            except APIError as error:
+                raise _refused(place, request, str(error.explanation or error)) from error
+            except DockerException as error:
+                if helper := _HELPER.search(str(error)):
+                    raise TargetError(
+                        f"{place} cannot be pulled: the credential helper {helper[0]} that Docker's config.json names "
+                        "cannot be run",
+                        kind=FailureKind.IMAGE,
+                        details=str(error),
+                        hint="install it, or remove credsStore or credHelpers from config.json; --base-image takes an "
+                        "image that the engine has",
+                    ) from error
+                raise
+    except TargetError as error:
+        if error.kind is FailureKind.ENGINE and "refused" in error.message:
+            error.kind = FailureKind.IMAGE
+        raise
+
+
+def _refused(place: str, request: EnvironmentRequest, said: str) -> TargetError:
+    """The error for what a registry, or the engine about one, said."""
+    if "no space left on device" in said.lower():
+        return TargetError(f"pulling {place}: the engine's disk is full", kind=FailureKind.DISK, details=said)
+    what = f"the base image {place} for {request.arch} is not in the engine and cannot be pulled"
+    if _THROTTLED.search(said):
+        return TargetError(
+            f"{what}: the registry allows no more pulls for now",
+            kind=FailureKind.NETWORK,
+            details=said,
+            hint="wait, log in ('docker login'), or name a mirror of the registry with --image-mirror; "
+            "docs/environments.md says how",
+        )
+    if _PASSING.search(said) and not _FINAL.search(said):
+        return TargetError(
+            what,
+            kind=FailureKind.NETWORK,
+            details=said,
+            hint="check the network and the registry, or name a mirror of it with --image-mirror; "
+            "docker/bases/debian.sh makes a base from Debian's packages alone, --base-image names it",
+        )
+    return TargetError(
+        what,
+        kind=FailureKind.IMAGE,
+        details=said,
+        hint="docker/bases/debian.sh makes one from Debian's packages alone; --base-image names it",
+    )
+
+
+def _look_inside(
+    engine: DockerEngine, request: EnvironmentRequest, name: str, identity: str, resources: Path
+) -> Inventory:
+    """Run the base once for each process: tells whether this machine can, and what is in it."""
+    with _looking:
+        key = (engine.url, identity)
+        if key not in _inventories:
+            lines = _run_inventory(engine, request, name, identity, resources)
+            _inventories[key] = Inventory.parse(lines)
+        return _inventories[key]
+
+
+def _run_inventory(
+    engine: DockerEngine, request: EnvironmentRequest, name: str, identity: str, resources: Path
+) -> Sequence[str]:
     from docker.errors import APIError, ContainerError
 
     foreign = MachineError(
@@ -124,7 +286,7 @@ def _look_inside(engine: DockerEngine, request: EnvironmentRequest, name: str, i
         try:
             output = engine.client.containers.run(
                 identity,
-                ["-c", "for p in /opt/python/cp*/bin/python; do [ -x $p ] && echo $p; done; exit 0"],
+                ["-c", (resources / "inventory.sh").read_text(encoding="utf-8")],
                 entrypoint=["/bin/sh"],
                 platform=PLATFORMS[request.arch],
                 network_mode="none",
@@ -141,8 +303,7 @@ def _look_inside(engine: DockerEngine, request: EnvironmentRequest, name: str, i
             if engine.arch != request.arch and re.search(r"exec format error|no such file", str(error)):
                 raise foreign from error
             raise
-    lines = output.decode(errors="replace").split()
-    return tuple(sorted(line.split("/")[3] for line in lines if line.count("/") == 5))
+    return output.decode(errors="replace").splitlines()
 
 
 def interpreter_folder(python: str) -> str:

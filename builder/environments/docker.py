@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +29,12 @@ from builder.environments.engine import (
     remove_container,
     streamed,
 )
-from builder.environments.images import Image, ensure_image, image_digests
+from builder.environments.images import Image, Maker, ensure_image, image_digests
 from builder.environments.leftovers import remove_leftovers as remove_leftovers
 from builder.environments.lines import LineSplitter
 from builder.environments.network import NetworkSettings
-from builder.environments.recipe import folders_of_wheels
+from builder.environments.pytorch import WRITTEN, PyTorch, ensure_pytorch
+from builder.environments.recipe import Log, folders_of_wheels, pytorch_digest
 from builder.environments.temporary import temporary
 from builder.errors import FailureKind, TargetError
 from builder.live import registered
@@ -81,21 +83,48 @@ def ready_docker(
     found = engine(env)
     image = ensure_image(found, request, settings=settings, resources=resources, log=log, reporter=reporter)
     user = build_user(found)
+    folders_ = folders_of_wheels(request, settings)
+
+    @contextmanager
+    def run() -> Iterator[Any]:
+        writer = Log(log, settings, lambda _: None)
+        try:
+            maker = Maker(found, request, settings, resources, folders_, writer)
+            with maker.pytorch_run(image.name, user) as step:
+                yield step
+        finally:
+            writer.close()
+
+    inventory = image.base.inventory
+    pytorch = ensure_pytorch(
+        request,
+        resources=resources,
+        folders=folders_,
+        libc=f"{inventory.libc} {inventory.libc_version}",
+        owner_of_files=user if os.getuid() == 0 and not found.rootless else None,
+        offline=settings.offline,
+        reporter=reporter,
+        run=run,
+    )
 
     @contextmanager
     def open_docker(folders: Folders) -> Iterator[Opened]:
-        with temporary() as scratch:
-            yield Container(found, image, request, folders, user, scratch)
+        with temporary() as scratch, pytorch.used():
+            yield Container(found, image, request, folders, user, scratch, pytorch)
 
     facts = {
         "environment": "docker",
         "image": image.name,
         "image_id": image.identity,
         "image_digest": image.digest,
-        "base_image": image.base,
-        "base_image_id": image.base_identity,
-        "base_image_digests": list(image.base_digests),
+        "base_image": image.base.name,
+        "base_image_place": image.base.place,
+        "base_image_id": image.base.identity,
+        "base_image_digests": list(image.base.digests),
+        "base": inventory.describe(),
         "torch_source": request.torch_source,
+        "pytorch": pytorch_digest(request, resources, folders_),
+        "pytorch_wheels": dict(sorted(pytorch.wheels.items())),
         "requirements": list(request.requirements),
         "engine": found.version,
         "emulated": found.arch != request.arch,
@@ -106,8 +135,8 @@ def ready_docker(
         open_docker,
         fixed_paths=True,
         build_user=user,
-        # The digest covers the base image, PyTorch, the requirements and the recipe.
-        identity=("environment", "image_digest"),
+        # The digests cover the base image, the requirements and the scripts; and what decides PyTorch.
+        identity=("environment", "image_digest", "pytorch"),
         warnings=image.warnings,
     )
 
@@ -119,8 +148,9 @@ def docker_identity(
     base = standing_base(engine(env), request)
     if base is None:
         return None
-    _, digest = image_digests(request, base, resources, folders_of_wheels(request, settings))
-    return {"environment": "docker", "image_digest": digest}
+    _, digest = image_digests(request, base, resources)
+    pytorch = pytorch_digest(request, resources, folders_of_wheels(request, settings))
+    return {"environment": "docker", "image_digest": digest, "pytorch": pytorch}
 
 
 def build_user(found: DockerEngine) -> tuple[int, int]:
@@ -160,6 +190,7 @@ class Container:
         folders: Folders,
         user: tuple[int, int],
         scratch: Path,
+        pytorch: PyTorch,
     ) -> None:
         self.paths = Paths()
         self.base_env: Mapping[str, str] = {
@@ -188,6 +219,12 @@ class Container:
             (scratch / name).write_text(text)
             (scratch / name).chmod(0o644)
         self._scratch = scratch
+        self._pytorch = pytorch
+        # Upstream's code generation changes a file inside torchgen: each build gets a copy of its own.
+        if (pytorch.site / WRITTEN).is_dir():
+            shutil.copytree(pytorch.site / WRITTEN, scratch / WRITTEN, symlinks=True)
+            if os.getuid() == 0 and not found.rootless:
+                give(scratch / WRITTEN, user)
         for folder in (folders.tree, folders.cache, folders.out):
             folder.mkdir(parents=True, exist_ok=True)
             if os.getuid() == 0 and not found.rootless:
@@ -201,9 +238,12 @@ class Container:
             (self._folders.out, self.paths.out, False),
             (self._folders.mirrors, self.paths.mirrors, True),
             (self._folders.launcher, self.paths.launcher, True),
+            (self._pytorch.site, self.paths.torch, True),
             (self._scratch / "passwd", "/etc/passwd", True),
             (self._scratch / "group", "/etc/group", True),
         ]
+        if (self._scratch / WRITTEN).is_dir():
+            mounts.append((self._scratch / WRITTEN, f"{self.paths.torch}/{WRITTEN}", False))
         if self._folders.cann is not None:
             mounts.append((self._folders.cann, self.paths.cann, True))
         return mounts

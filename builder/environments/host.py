@@ -8,6 +8,7 @@ the builder does), and limits of memory and processes are not enforced here.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,19 +22,24 @@ from builder.environments.base import EnvironmentRequest, Folders, Limits, Opene
 from builder.environments.bases import interpreter_folder
 from builder.environments.docker import merged
 from builder.environments.interpreters import Interpreter, need_interpreter
+from builder.environments.inventory import Inventory, additions, tools_needed
 from builder.environments.namespace import Bind, Namespaces, find_namespaces
 from builder.environments.network import NetworkSettings
 from builder.environments.process import run_process
+from builder.environments.pytorch import WRITTEN, PyTorch, ensure_pytorch
 from builder.environments.recipe import (
     Log,
     folders_of_wheels,
     inputs_digest,
-    install_variables,
     python_inputs,
+    pytorch_digest,
+    script_failure,
+    script_variables,
     stage_files,
+    system_inputs,
 )
 from builder.environments.temporary import temporary
-from builder.errors import FailureKind, MachineError, TargetError
+from builder.errors import MachineError
 from builder.live import file_lock
 from builder.workspace import atomic_json, remove_tree, resource
 
@@ -68,39 +74,54 @@ def ready_host(
             hint="build it in a container with --environment docker",
         )
     interpreter = need_interpreter(request.python, env)
-    path = _path(env, request, workspace_environments)
+    path = env.get("PATH") or os.defpath
     _need_programs(path)
+    found = _inventory(resources, path)
+    path = _with_toolset(path, found, request, workspace_environments)
     wheels = folders_of_wheels(request, settings)
-    digest = _digest(request, resources, wheels, interpreter)
+    digest = _digest(request, resources, interpreter)
     home = workspace_environments.resolve() / digest[:20]
     workspace_environments.mkdir(parents=True, exist_ok=True)
-    with file_lock(workspace_environments / f"{digest[:20]}.lock"):
-        if not (home / MARKER).is_file():
-            remove_tree(home)
-            with reporter.task(f"environment for Python {request.python} on this host") as task:
-                writer = Log(log, settings, lambda line: task.update(detail=line))
-                try:
-                    _install(request, interpreter, settings, resources, wheels, home, path, env, writer)
-                    atomic_json(home / MARKER, {"digest": digest, "interpreter": str(interpreter.path)})
-                except BaseException:
-                    remove_tree(home)
-                    raise
-                finally:
-                    writer.close()
+    with _Maker(request, interpreter, settings, resources, wheels, home, path, env, log) as maker:
+        with file_lock(workspace_environments / f"{digest[:20]}.lock"):
+            if not (home / MARKER).is_file():
+                remove_tree(home)
+                with reporter.task(f"environment for Python {request.python} on this host") as task:
+                    maker.show = lambda line: task.update(detail=line)
+                    try:
+                        maker.install(found)
+                        told = {"digest": digest, "interpreter": str(interpreter.path), "warnings": maker.warnings}
+                        atomic_json(home / MARKER, told)
+                    except BaseException:
+                        remove_tree(home)
+                        raise
+        pytorch = ensure_pytorch(
+            request,
+            resources=resources,
+            folders=wheels,
+            libc=f"{found.libc} {found.libc_version}",
+            owner_of_files=None,
+            offline=settings.offline,
+            reporter=reporter,
+            run=maker.pytorch_run,
+        )
     namespaces = find_namespaces() if fixed_paths else None
     path = os.pathsep.join([str(home / "tools" / "bin"), path])
 
     @contextmanager
     def open_host(folders: Folders) -> Iterator[Opened]:
-        with temporary() as scratch:
-            yield Host(home, interpreter, request.python, folders, path, env, namespaces, scratch)
+        with temporary() as scratch, pytorch.used():
+            yield Host(home, interpreter, request.python, folders, path, env, namespaces, scratch, pytorch)
 
     facts = {
         "environment": "host",
         "environment_digest": digest,
         "interpreter": str(interpreter.path),
         "interpreter_version": interpreter.version,
+        "base": found.describe(),
         "torch_source": request.torch_source,
+        "pytorch": pytorch_digest(request, resources, wheels),
+        "pytorch_wheels": dict(sorted(pytorch.wheels.items())),
         "requirements": list(request.requirements),
         "fixed_paths": namespaces is not None,
         "network": namespaces is None or not namespaces.network,
@@ -108,7 +129,8 @@ def ready_host(
         "eu_strip": shutil.which("eu-strip", path=path),
         "ccache": shutil.which("ccache", path=path),
     }
-    warnings = []
+    made = json.loads((home / MARKER).read_text(encoding="utf-8"))
+    warnings = list(made.get("warnings", ()))
     if namespaces is None:
         warnings.append("no namespaces on this machine: compile commands hold real paths, so Pythons share little")
     elif not namespaces.network:
@@ -119,7 +141,7 @@ def ready_host(
         open_host,
         fixed_paths=namespaces is not None,
         build_user=(os.getuid(), os.getgid()),
-        identity=("environment", "environment_digest", "fixed_paths", "folder"),
+        identity=("environment", "environment_digest", "pytorch", "fixed_paths", "folder"),
         warnings=tuple(warnings),
     )
 
@@ -137,38 +159,43 @@ def host_identity(
     namespaces = find_namespaces()
     return {
         "environment": "host",
-        "environment_digest": _digest(request, resources, folders_of_wheels(request, settings), interpreter),
+        "environment_digest": _digest(request, resources, interpreter),
+        "pytorch": pytorch_digest(request, resources, folders_of_wheels(request, settings)),
         "fixed_paths": namespaces is not None,
         "folder": None if namespaces else str(workspace_environments.resolve()),
     }
 
 
-def _digest(request: EnvironmentRequest, resources: Path, wheels: tuple[Path, ...], interpreter: Interpreter) -> str:
-    return inputs_digest(
-        [python_inputs(request, resources, wheels), str(interpreter.path.resolve()), interpreter.version]
+def _digest(request: EnvironmentRequest, resources: Path, interpreter: Interpreter) -> str:
+    parts = [system_inputs(request, resources), python_inputs(request, resources)]
+    return inputs_digest([*parts, str(interpreter.path.resolve()), interpreter.version])
+
+
+def _inventory(resources: Path, path: str) -> Inventory:
+    lines: list[str] = []
+    run_process(
+        ["sh", str(resources / "inventory.sh")], env={"PATH": path}, cwd="/", on_line=lines.append, limits=Limits()
     )
+    return Inventory.parse(lines)
 
 
-def _path(env: Mapping[str, str], request: EnvironmentRequest, folder: Path) -> str:
-    """PATH for builds: the wanted toolset first, then what the user has."""
-    path = env.get("PATH") or os.defpath
-    toolset = request.gcc_toolset
-    if not toolset:
+def _with_toolset(path: str, found: Inventory, request: EnvironmentRequest, folder: Path) -> str:
+    """PATH for builds: the wanted gcc first, where this machine has it, then what the user has."""
+    compiler = additions(found, request, "this machine").compiler
+    if not any(there == compiler for _, there in found.compilers):
+        # Nothing is installed on somebody's machine. The version is compared with the matrix before the compile.
         return path
-    software = Path("/opt/rh") / toolset / "root" / "usr" / "bin"
-    if software.is_dir():
-        return f"{software}{os.pathsep}{path}"
-    suffix = toolset.removeprefix("gcc")
-    if toolset.startswith("gcc-") and shutil.which(f"g++{suffix}", path=path):
-        links = folder.resolve() / toolset / "bin"
-        links.mkdir(parents=True, exist_ok=True)
-        for name in ("gcc", "g++", "gcov", "cc", "c++"):
-            target = shutil.which({"cc": "gcc", "c++": "g++"}.get(name, name) + suffix, path=path)
-            if target and not (links / name).is_symlink():
-                (links / name).symlink_to(target)
-        return f"{links}{os.pathsep}{path}"
-    # The compiler's version is compared with the matrix before the compile; nothing to refuse here.
-    return path
+    place = Path(compiler)
+    version = place.name.partition("-")[2]
+    if not version:
+        return path if shutil.which("g++", path=path) == compiler else f"{place.parent}{os.pathsep}{path}"
+    links = folder.resolve() / f"gcc-{version}" / "bin"
+    links.mkdir(parents=True, exist_ok=True)
+    for name in ("gcc", "g++", "gcov", "cc", "c++"):
+        target = shutil.which(f"{ {'cc': 'gcc', 'c++': 'g++'}.get(name, name) }-{version}", path=str(place.parent))
+        if target and not (links / name).is_symlink():
+            (links / name).symlink_to(target)
+    return f"{links}{os.pathsep}{path}"
 
 
 def _need_programs(path: str) -> None:
@@ -181,56 +208,97 @@ def _need_programs(path: str) -> None:
         )
 
 
-def _install(
-    request: EnvironmentRequest,
-    interpreter: Interpreter,
-    settings: NetworkSettings,
-    resources: Path,
-    wheels: tuple[Path, ...],
-    home: Path,
-    path: str,
-    env: Mapping[str, str],
-    log: Log,
-) -> None:
-    log.line(f"== {home} with {interpreter.path} ({interpreter.version})")
-    with temporary() as stage:
-        stage_files(stage, request, resources)
-        inside = []
-        for number, folder in enumerate(wheels):
-            # A name without spaces, whatever the folder's own.
-            inside.append(str(stage / f"wheels{number}"))
-            Path(inside[-1]).symlink_to(folder)
-        variables = {
-            **{name: env[name] for name in ("LD_LIBRARY_PATH", "TMPDIR") if name in env},
-            **settings.environment(
-                ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
-                pip_config=str(settings.pip_config) if settings.pip_config else None,
-            ),
-            **install_variables(request, settings, inside),
-            "PATH": path,
-            "HOME": str(stage),
-            "INTERPRETER": str(home / "venv"),
-            "TOOLS_PYTHON": sys.executable,
-            "TORCH_FOLDER": str(home / "torch"),
-            "TOOLS_FOLDER": str(home / "tools"),
-        }
-        home.mkdir(parents=True)
-        for argv in (
-            [str(interpreter.path), "-m", "venv", str(home / "venv")],
-            ["sh", str(stage / "install.sh")],
-        ):
-            outcome = run_process(argv, env=variables, cwd="/", on_line=log.line, limits=Limits())
-            if outcome.exit_code != 0:
-                raise TargetError(
-                    f"PyTorch {request.torch} for Python {request.python} cannot be installed on this host",
-                    kind=FailureKind.IMAGE,
-                    details="\n".join(log.tail),
-                    log=log.path,
-                    hint="read the log named above; docs/environments.md lists index, proxy and CA settings",
-                )
-    torchgen = home / "torch" / "torchgen"
-    if torchgen.is_dir():
-        shutil.copytree(torchgen, home / "torchgen", symlinks=True)
+class _Maker:
+    """Makes one environment and its PyTorch by the scripts of ``docker/``; a context in which its log is open."""
+
+    def __init__(
+        self,
+        request: EnvironmentRequest,
+        interpreter: Interpreter,
+        settings: NetworkSettings,
+        resources: Path,
+        wheels: tuple[Path, ...],
+        home: Path,
+        path: str,
+        env: Mapping[str, str],
+        log: Path,
+    ) -> None:
+        self.show: Callable[[str], None] = lambda _: None
+        self._request = request
+        self._interpreter = interpreter
+        self._settings = settings
+        self._resources = resources
+        self._wheels = wheels
+        self._home = home
+        self._path = path
+        self._env = env
+        self._log_path = log
+
+    def __enter__(self) -> _Maker:
+        self._log = Log(self._log_path, self._settings, lambda line: self.show(line))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.close()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the scripts said is lost."""
+        return self._log.warnings
+
+    def install(self, found: Inventory) -> None:
+        """Make the interpreter's environment with its build requirements, and the tools that ``found`` lacks."""
+        self._log.line(f"== {self._home} with {self._interpreter.path} ({self._interpreter.version})")
+        self._home.mkdir(parents=True)
+        self._script([str(self._interpreter.path), "-m", "venv", str(self._home / "venv")], {}, "the environment")
+        self._script(["requirements.sh"], {}, "the build requirements")
+        eu_strip = "1" if "eu-strip" not in found.programs and "objcopy" in found.programs else ""
+        self._script(["tools.sh", *tools_needed(found)], {"EU_STRIP": eu_strip}, "the tools")
+
+    @contextmanager
+    def pytorch_run(self) -> Iterator[Callable[[str, Path, Path], None]]:
+        """What runs ``docker/pytorch.sh`` here (see ``pytorch.Run``)."""
+
+        def run(step: str, place: Path, kept: Path) -> None:
+            places = {"PLACE": str(place), "KEPT": str(kept)}
+            self._script(["pytorch.sh", step], places, f"PyTorch {self._request.torch}")
+
+        yield run
+
+    def _script(self, argv: list[str], more: Mapping[str, str], what: str) -> None:
+        """Run one of the scripts, or another command. Raises TargetError where it fails."""
+        with temporary() as stage:
+            stage_files(stage, self._request, self._resources)
+            inside = []
+            for number, folder in enumerate(self._wheels):
+                # A name without spaces, whatever the folder's own.
+                inside.append(str(stage / f"wheels{number}"))
+                Path(inside[-1]).symlink_to(folder)
+            settings, env = self._settings, self._env
+            variables = {
+                **{name: env[name] for name in ("LD_LIBRARY_PATH", "TMPDIR") if name in env},
+                **settings.environment(
+                    ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
+                    pip_config=str(settings.pip_config) if settings.pip_config else None,
+                ),
+                **script_variables(self._request, settings, inside),
+                "PATH": self._path,
+                "HOME": str(stage),
+                "INTERPRETER": str(self._home / "venv"),
+                "TOOLS_PYTHON": sys.executable,
+                "TOOLS_FOLDER": str(self._home / "tools"),
+                **more,
+            }
+            if argv[0].endswith(".sh"):
+                argv = ["sh", str(stage / argv[0]), *argv[1:]]
+            self._log.error = ""
+            outcome = run_process(argv, env=variables, cwd="/", on_line=self._log.line, limits=Limits())
+        if outcome.exit_code != 0:
+            raise script_failure(
+                f"{what} for Python {self._request.python} cannot be installed on this host",
+                self._log,
+                hint="read the log named above; docs/environments.md lists index, proxy and CA settings",
+            )
 
 
 class Host:
@@ -246,6 +314,7 @@ class Host:
         env: Mapping[str, str],
         namespaces: Namespaces | None,
         scratch: Path,
+        pytorch: PyTorch,
     ) -> None:
         for folder in (folders.tree, folders.cache, folders.out):
             folder.mkdir(parents=True, exist_ok=True)
@@ -256,14 +325,14 @@ class Host:
         # Upstream's code generation changes a file inside torchgen: each build gets a copy of its own.
         modules = scratch / "modules"
         modules.mkdir()
-        if (home / "torchgen").is_dir():
-            shutil.copytree(home / "torchgen", modules / "torchgen", symlinks=True)
+        if (pytorch.site / WRITTEN).is_dir():
+            shutil.copytree(pytorch.site / WRITTEN, modules / WRITTEN, symlinks=True)
         place = f"/opt/python/{interpreter_folder(python)}"
         if namespaces is None:
             self.paths = Paths(
                 tree=str(folders.tree.resolve()),
                 mirrors=str(folders.mirrors.resolve()),
-                torch=str(home / "torch"),
+                torch=str(pytorch.site),
                 cache=str(folders.cache.resolve()),
                 out=str(folders.out.resolve()),
                 launcher=str(folders.launcher.resolve()),
@@ -279,10 +348,10 @@ class Host:
                 Bind(folders.out, self.paths.out),
                 Bind(folders.mirrors, self.paths.mirrors, read_only=True),
                 Bind(folders.launcher, self.paths.launcher, read_only=True),
-                Bind(home / "torch", self.paths.torch),
+                Bind(pytorch.site, self.paths.torch, read_only=True),
             ]
-            if (modules / "torchgen").is_dir():
-                self._binds.append(Bind(modules / "torchgen", f"{self.paths.torch}/torchgen"))
+            if (modules / WRITTEN).is_dir():
+                self._binds.append(Bind(modules / WRITTEN, f"{self.paths.torch}/{WRITTEN}"))
             if folders.cann is not None:
                 self._binds.append(Bind(folders.cann, self.paths.cann, read_only=True))
             program, modules_path = f"{place}/bin", self.paths.torch

@@ -1,18 +1,16 @@
 """Build images: named by a digest of their inputs, made only when absent, whole or not there at all.
 
-Two steps. The system part is an ordinary image build of ``docker/Dockerfile`` (packages of the base's
-distribution). The Python part runs ``docker/install.sh`` in a container of it and commits the result:
-credentials come as environment of that one process and files as mounts, so that neither a layer nor
-the history ever holds them, and an image exists only after its PyTorch has been imported.
+Two images, both made in one way: a container of the one before, scripts of ``docker/`` run in it, and what they left
+committed. The system part holds what the base lacks and is shared by all Pythons; the Python part adds the build
+requirements of one interpreter. PyTorch is in neither (see ``pytorch``). Credentials come as environment of one process
+and files as mounts, so that neither a layer nor the history ever holds them.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,38 +25,37 @@ from builder.environments.engine import (
     PLATFORMS,
     DockerEngine,
     engine_errors,
-    is_own_fault,
     labels,
-    listening,
-    owner,
     remove_container,
     streamed,
 )
+from builder.environments.inventory import additions
 from builder.environments.lines import LineSplitter
 from builder.environments.network import NetworkSettings
 from builder.environments.recipe import (
-    RECIPE,
     Log,
-    files_digest,
     folders_of_wheels,
     inputs_digest,
-    install_variables,
     python_inputs,
+    script_failure,
+    script_variables,
     stage_files,
+    system_inputs,
 )
 from builder.environments.temporary import temporary
 from builder.errors import FailureKind, TargetError
 from builder.live import abandonable, file_lock, registered
 
-#: PATH of the Dockerfile; the target's interpreter goes before it.
+#: PATH of every build, after the target's interpreter. Set in the image and not in a shell's profile, which upstream's
+#: scripts would not read.
 SYSTEM_PATH = "/opt/builder/toolset/bin:/opt/builder/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-SYSTEM_FILES = ("Dockerfile", "system.sh")
 REPOSITORY = "torch-npu-builder/env"
 SYSTEM_REPOSITORY = "torch-npu-builder/system"
-#: The folder that the Python part sees its files in; it exists in every distribution.
+#: The folder that scripts see their files in; it exists in every distribution.
 STAGE = "/mnt"
-#: Exit code of install.sh for a base without the wanted interpreter.
-NO_INTERPRETER = 64
+#: Exit codes: of requirements.sh for a base without the wanted interpreter; of packages.sh for packages that nobody
+#: has or gives, and for one with a wrong signature.
+NO_INTERPRETER, NO_PACKAGES, WRONG_SIGNATURE = 64, 66, 67
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,7 @@ class Image:
     name: str
     identity: str
     digest: str
-    base: str
-    base_identity: str
-    base_digests: tuple[str, ...]
+    base: Base
     path: str
     warnings: tuple[str, ...]
     created: bool
@@ -99,26 +94,25 @@ def ensure_image(
 ) -> Image:
     """The build image for ``request``, made when the engine does not have it.
 
-    Raises TargetError (IMAGE) with the last lines of the log when it cannot be made.
+    Raises TargetError (IMAGE, NETWORK, DISK) with the last lines of the log when it cannot be made.
     """
     folders = folders_of_wheels(request, settings)
-    base = abandonable(lambda: ensure_base(engine, request, reporter, offline=settings.offline))
-    system, digest = image_digests(request, base.identity, resources, folders)
+    base = abandonable(lambda: ensure_base(engine, request, reporter, resources=resources, offline=settings.offline))
+    system, digest = image_digests(request, base.identity, resources)
     system_name, name = f"{SYSTEM_REPOSITORY}:{system[:20]}", f"{REPOSITORY}:{digest[:20]}"
-    image, created = _get(engine, name), False
+    image, created = get_image(engine, name), False
     if image is None:
         with lock(system[:20]), reporter.task(f"image for Python {request.python} on {request.arch}") as task:
             writer = Log(log, settings, lambda line: task.update(detail=line))
+            maker = Maker(engine, request, settings, resources, folders, writer)
             try:
                 # Another builder may have made it while this one waited for the lock.
-                image = _get(engine, name)
+                image = get_image(engine, name)
                 if image is None:
-                    if _get(engine, system_name) is None:
-                        abandonable(
-                            lambda: build_system(engine, request, base, settings, resources, system_name, writer)
-                        )
-                    install_python(engine, request, settings, resources, folders, system_name, name, digest, writer)
-                    image, created = _get(engine, name), True
+                    if get_image(engine, system_name) is None:
+                        maker.make_system(base, system_name, system)
+                    maker.make_python(system_name, name, digest)
+                    image, created = get_image(engine, name), True
             except TargetError as error:
                 error.log = log
                 raise
@@ -129,24 +123,22 @@ def ensure_image(
     config = image.attrs.get("Config") or {}
     env = dict(item.partition("=")[::2] for item in config.get("Env") or ())
     warnings = json.loads((config.get("Labels") or {}).get(f"{LABEL}.warnings", "[]"))
-    path = env.get("PATH", "")
-    return Image(name, str(image.id), digest, base.name, base.identity, base.digests, path, tuple(warnings), created)
+    return Image(name, str(image.id), digest, base, env.get("PATH", ""), tuple(warnings), created)
 
 
-def image_digests(
-    request: EnvironmentRequest, base: str, resources: Path, folders: tuple[Path, ...]
-) -> tuple[str, str]:
+def image_digests(request: EnvironmentRequest, base: str, resources: Path) -> tuple[str, str]:
     """Digests of all that the system part and the whole image are made from; ``base`` is the base's identity."""
-    system = inputs_digest([RECIPE, base, request.gcc_toolset, files_digest(resources, SYSTEM_FILES)])
-    return system, inputs_digest([system, *python_inputs(request, resources, folders)])
+    system = inputs_digest([base, system_inputs(request, resources)])
+    return system, inputs_digest([system, python_inputs(request, resources)])
 
 
 def has_image(engine: DockerEngine, name: str) -> bool:
     """Whether the engine has an image of that name."""
-    return _get(engine, name) is not None
+    return get_image(engine, name) is not None
 
 
-def _get(engine: DockerEngine, name: str) -> Any | None:
+def get_image(engine: DockerEngine, name: str) -> Any | None:
+    """The engine's image of that name or identity; None where it has none."""
     from docker.errors import ImageNotFound
 
     with engine_errors(f"looking for the image {name}"):
@@ -156,152 +148,173 @@ def _get(engine: DockerEngine, name: str) -> Any | None:
             return None
 
 
-def build_system(
-    engine: DockerEngine,
-    request: EnvironmentRequest,
-    base: Base,
-    settings: NetworkSettings,
-    resources: Path,
-    name: str,
-    log: Log,
-) -> None:
-    """Build docker/Dockerfile on ``base`` and give the result its name."""
-    log.line(f"== system part {name} on {base.name} ({base.identity})")
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        entries = {file: (resources / file).read_bytes() for file in SYSTEM_FILES}
-        if settings.ca_bundle is not None:
-            entries["ca-bundle.crt"] = settings.ca_bundle.read_bytes()
-        for entry, data in entries.items():
-            info = tarfile.TarInfo(entry)
-            info.size, info.mode = len(data), 0o644
-            tar.addfile(info, io.BytesIO(data))
-    context.seek(0)
-    arguments = {"BASE": base.identity, "OWNER": owner(), "GCC_TOOLSET": request.gcc_toolset or ""}
-    with engine_errors(f"building {name}", kind=FailureKind.IMAGE):
-        stream = engine.client.api.build(
-            fileobj=context,
-            custom_context=True,
-            tag=name,
-            buildargs={**arguments, **settings.proxy_environment()},
-            platform=PLATFORMS[request.arch],
-            rm=True,
-            forcerm=True,
-            decode=True,
-        )
-        splitter = LineSplitter(log.line)
-        failed = f"the system part of the image cannot be built on {base.name}"
-        with listening():
-            for event in stream:
-                if "error" in event:
-                    splitter.close()
-                    raise _failed(failed, str(event["error"]), log)
-                splitter.feed(str(event.get("stream", "")).encode())
-        splitter.close()
+@dataclass(frozen=True)
+class Maker:
+    """Makes images for one request."""
 
+    engine: DockerEngine
+    request: EnvironmentRequest
+    settings: NetworkSettings
+    resources: Path
+    folders: tuple[Path, ...]
+    log: Log
 
-def install_python(
-    engine: DockerEngine,
-    request: EnvironmentRequest,
-    settings: NetworkSettings,
-    resources: Path,
-    folders: tuple[Path, ...],
-    system_name: str,
-    name: str,
-    digest: str,
-    log: Log,
-) -> None:
-    """Run docker/install.sh on the system part and commit what it left as ``name``."""
-    from docker.types import Mount
+    def make_system(self, base: Base, name: str, digest: str) -> None:
+        """Add to ``base`` what it lacks, and call the result ``name``."""
+        added = additions(base.inventory, self.request, f"the base image {base.name}")
+        for warning in added.warnings:
+            self.log.warnings.append(warning)
+        self.log.line(f"== system part {name} on {base.name} ({base.identity})")
+        with self.workshop(base.identity) as shop:
+            if added.packages:
+                code = shop.run(["sh", f"{STAGE}/packages.sh", *added.packages])
+                if code != 0:
+                    raise script_failure(
+                        f"{base.name} lacks {', '.join(added.packages)}",
+                        self.log,
+                        hint="use a base that has them (--base-image; docker/bases/debian.sh --gcc N adds a compiler), "
+                        "or name a server of its distribution's packages with the variable BUILDER_PACKAGE_MIRROR; "
+                        "docs/environments.md says how",
+                        network=code == NO_PACKAGES,
+                    )
+            variables = {"COMPILER": added.compiler, "EU_STRIP": "1" if added.eu_strip else ""}
+            if shop.run(["sh", f"{STAGE}/tools.sh", *added.tools], variables) != 0:
+                raise script_failure(f"the tools that {base.name} lacks cannot be installed", self.log)
+            shop.commit(name, self._changes(digest, SYSTEM_PATH))
 
-    log.line(f"== Python part {name} on {system_name}")
-    with temporary() as stage:
-        stage.chmod(0o755)
-        mounts = [Mount(STAGE, str(stage), type="bind", read_only=True)]
-        stage_files(stage, request, resources)
-        inside = []
-        for number, folder in enumerate(folders):
-            # The mount points exist in the stage, so that the image gets none.
-            (stage / f"wheels{number}").mkdir()
-            inside.append(f"{STAGE}/wheels{number}")
-            mounts.append(Mount(inside[-1], str(folder), type="bind", read_only=True))
-        files = {"ca-bundle.crt": settings.ca_bundle, "pip.conf": settings.pip_config}
-        for file, source in files.items():
-            if source is not None:
-                (stage / file).touch()
-                mounts.append(Mount(f"{STAGE}/{file}", str(source), type="bind", read_only=True))
-        env = settings.environment(
-            ca_bundle=f"{STAGE}/ca-bundle.crt" if settings.ca_bundle else None,
-            pip_config=f"{STAGE}/pip.conf" if settings.pip_config else None,
-        )
-        env.update(install_variables(request, settings, inside))
-        env["HOME"] = "/tmp"  # noqa: S108 - inside the container, which only this process uses
-        with engine_errors(f"making {name}", kind=FailureKind.IMAGE):
-            container = engine.client.containers.create(
-                system_name,
-                ["/bin/sh", "-c", "while :; do sleep 3600; done"],
-                # Committed with the rest: a base's entry point would wrap every command of a build.
-                entrypoint=[],
-                platform=PLATFORMS[request.arch],
-                labels=labels(),
-                mounts=mounts,
-                user="0:0",
-                security_opt=["no-new-privileges"],
+    def make_python(self, system_name: str, name: str, digest: str) -> None:
+        """Add the build requirements of the request's interpreter to the system part, and call the result ``name``."""
+        self.log.line(f"== Python part {name} on {system_name}")
+        system = get_image(self.engine, system_name)
+        if system is not None:
+            known = (system.attrs.get("Config") or {}).get("Labels") or {}
+            for warning in json.loads(known.get(f"{LABEL}.warnings", "[]")):
+                if warning not in self.log.warnings:
+                    self.log.warnings.append(warning)
+        with self.workshop(system_name) as shop:
+            code = shop.run(["sh", f"{STAGE}/requirements.sh"])
+            if code == NO_INTERPRETER:
+                raise script_failure(
+                    f"the base image {self.request.base_image} has no Python {self.request.python}", self.log
+                )
+            if code != 0:
+                raise script_failure(
+                    f"the build requirements of Python {self.request.python} cannot be installed", self.log
+                )
+            path = f"/opt/python/{interpreter_folder(self.request.python)}/bin:{SYSTEM_PATH}"
+            shop.commit(name, self._changes(digest, path))
+        self.log.line(f"== {name} is ready")
+
+    @contextmanager
+    def pytorch_run(self, image: str, user: tuple[int, int]) -> Iterator[Callable[[str, Path, Path], None]]:
+        """What runs ``docker/pytorch.sh`` in containers of ``image``, as ``user`` (see ``pytorch.Run``)."""
+
+        def run(step: str, place: Path, kept: Path) -> None:
+            mounts = [(place, "/packages", False), (kept, "/media", True)]
+            with self.workshop(image, mounts=mounts, user=user) as shop:
+                variables = {"PLACE": "/packages", "KEPT": "/media"}
+                if shop.run(["sh", f"{STAGE}/pytorch.sh", step], variables) != 0:
+                    what = f"PyTorch {self.request.torch}{self.request.torch_local} for Python {self.request.python}"
+                    raise script_failure(f"{what} cannot be {'fetched' if step == 'collect' else 'unpacked'}", self.log)
+
+        try:
+            yield run
+        except TargetError as error:
+            error.log = self.log.path
+            raise
+
+    @contextmanager
+    def workshop(
+        self, image: str, *, mounts: Sequence[tuple[Path, str, bool]] = (), user: tuple[int, int] = (0, 0)
+    ) -> Iterator[Workshop]:
+        """A container of ``image`` that waits for scripts, with the staged files at STAGE and a network."""
+        from docker.types import Mount
+
+        with temporary() as stage:
+            stage.chmod(0o755)
+            stage_files(stage, self.request, self.resources)
+            bound = [(stage, STAGE, True), *mounts]
+            inside = []
+            for number, folder in enumerate(self.folders):
+                # The mount points exist in the stage, so that the image gets none.
+                (stage / f"wheels{number}").mkdir()
+                inside.append(f"{STAGE}/wheels{number}")
+                bound.append((folder, inside[-1], True))
+            files = {"ca-bundle.crt": self.settings.ca_bundle, "pip.conf": self.settings.pip_config}
+            for file, source in files.items():
+                if source is not None:
+                    (stage / file).touch()
+                    bound.append((source, f"{STAGE}/{file}", True))
+            env = self.settings.environment(
+                ca_bundle=f"{STAGE}/ca-bundle.crt" if self.settings.ca_bundle else None,
+                pip_config=f"{STAGE}/pip.conf" if self.settings.pip_config else None,
             )
+            env.update(script_variables(self.request, self.settings, inside))
+            env["HOME"] = "/tmp"  # noqa: S108 - inside the container, which only this process uses
+            with engine_errors("making an environment", kind=FailureKind.IMAGE):
+                container = self.engine.client.containers.create(
+                    image,
+                    ["/bin/sh", "-c", "while :; do sleep 3600; done"],
+                    # Committed with the rest: a base's entry point would wrap every command of a build.
+                    entrypoint=[],
+                    platform=PLATFORMS[self.request.arch],
+                    labels=labels(),
+                    mounts=[Mount(to, str(here), type="bind", read_only=fixed) for here, to, fixed in bound],
+                    user="0:0",
+                    security_opt=["no-new-privileges"],
+                )
 
             def stop() -> None:
                 remove_container(container)
 
             try:
-                with registered(stop):
+                with registered(stop), engine_errors("making an environment", kind=FailureKind.IMAGE):
                     container.start()
-                    code = _execute(engine, container, ["sh", f"{STAGE}/install.sh"], env, log)
-                if code == NO_INTERPRETER:
-                    raise _failed(f"the base image {request.base_image} has no Python {request.python}", "", log)
-                if code != 0:
-                    raise _failed(f"PyTorch {request.torch} for Python {request.python} cannot be installed", "", log)
-                _commit(container, request, name, digest, log)
+                    yield Workshop(self.engine, container, env, user, self.log)
             finally:
                 stop()
-    log.line(f"== {name} is ready")
 
-
-def _execute(engine: DockerEngine, container: Any, argv: list[str], env: dict[str, str], log: Log) -> int:
-    # Environment of an exec enters neither the container's configuration nor what is committed.
-    api = engine.client.api
-    identity = api.exec_create(container.id, argv, environment=env, user="0:0")["Id"]
-    splitter = LineSplitter(log.line)
-    with streamed(api.exec_start(identity, socket=True)) as output:
-        for chunk in output:
-            splitter.feed(chunk)
-    splitter.close()
-    code = api.exec_inspect(identity)["ExitCode"]
-    return int(code) if code is not None else 1
-
-
-def _commit(container: Any, request: EnvironmentRequest, name: str, digest: str, log: Log) -> None:
-    repository, _, tag = name.partition(":")
-    folder = f"/opt/python/{interpreter_folder(request.python)}/bin"
-    warnings = json.dumps(log.warnings).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
-    container.commit(
-        repository,
-        tag,
-        pause=False,
-        changes=[
-            f"ENV PATH={folder}:{SYSTEM_PATH}",
+    def _changes(self, digest: str, path: str) -> list[str]:
+        warnings = json.dumps(self.log.warnings).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+        return [
+            f"ENV PATH={path}",
             "ENV PYTHONPATH=/opt/torch",
             'CMD ["/bin/sh"]',
             f'LABEL {LABEL}=1 {OWNER_LABEL}="" {LABEL}.digest={digest} {LABEL}.warnings="{warnings}"',
-        ],
-    )
+        ]
 
 
-def _failed(message: str, detail: str, log: Log) -> TargetError:
-    if detail:
-        log.line(detail)
-    kind = FailureKind.IMAGE
-    if any("No space left on device" in line for line in log.tail):
-        kind = FailureKind.DISK
-    elif is_own_fault(detail):
-        kind = FailureKind.ENGINE
-    return TargetError(message, kind=kind, details="\n".join(log.tail))
+@dataclass(frozen=True)
+class Workshop:
+    """A container in which scripts run one after another, and which can be made an image."""
+
+    engine: DockerEngine
+    container: Any
+    env: Mapping[str, str]
+    user: tuple[int, int]
+    log: Log
+
+    def run(self, argv: list[str], variables: Mapping[str, str] | None = None) -> int:
+        """Run one script; its lines go to the log. Returns its exit code."""
+        # Environment of an exec enters neither the container's configuration nor what is committed.
+        api = self.engine.client.api
+        self.log.error = ""
+        identity = api.exec_create(
+            self.container.id,
+            argv,
+            environment={**self.env, **(variables or {})},
+            user=f"{self.user[0]}:{self.user[1]}",
+            workdir="/",
+        )["Id"]
+        splitter = LineSplitter(self.log.line)
+        with streamed(api.exec_start(identity, socket=True)) as output:
+            for chunk in output:
+                splitter.feed(chunk)
+        splitter.close()
+        code = api.exec_inspect(identity)["ExitCode"]
+        return int(code) if code is not None else 1
+
+    def commit(self, name: str, changes: list[str]) -> None:
+        """Make what the container holds the image ``name``."""
+        repository, _, tag = name.partition(":")
+        self.container.commit(repository, tag, pause=False, changes=changes)

@@ -26,6 +26,7 @@ class NetworkSettings:
 
     ``proxies`` maps upper-case variable names to URLs; ``torch_index_url`` is PyTorch's CPU index
     (needed for the torch source ``cpu-index``); ``find_links`` are folders of wheels on this machine;
+    ``package_mirror`` is a company's copy of its distributions' packages;
     ``offline`` means that only ``find_links`` may be used. Values may hold passwords: they are handed
     over as environment of one process, and :meth:`redact` takes them out of whatever is shown.
     """
@@ -37,6 +38,7 @@ class NetworkSettings:
     pip_config: Path | None = None
     find_links: tuple[Path, ...] = ()
     torch_index_url: str | None = None
+    package_mirror: str | None = None
     offline: bool = False
 
     @classmethod
@@ -85,6 +87,7 @@ class NetworkSettings:
             pip_config=config,
             find_links=tuple(dict.fromkeys(folders)),
             torch_index_url=torch_index_url,
+            package_mirror=env.get("BUILDER_PACKAGE_MIRROR") or None,
             offline=offline,
         )
 
@@ -112,7 +115,7 @@ class NetworkSettings:
     def secrets(self) -> frozenset[str]:
         """User names with passwords and passwords that stand in the URLs, as written and decoded."""
         urls = [*self.proxies.values(), *self.pip_extra_index_urls]
-        urls += [url for url in (self.pip_index_url, self.torch_index_url) if url]
+        urls += [url for url in (self.pip_index_url, self.torch_index_url, self.package_mirror) if url]
         if self.pip_config is not None:
             with suppress(OSError):
                 urls += _URL.findall(self.pip_config.read_text(encoding="utf-8", errors="replace"))

@@ -1,27 +1,44 @@
 """What decides an environment's content, and the files that its making reads.
 
-Containers and this machine run the same ``docker/install.sh`` on the same staged files.
+Containers and this machine run the same scripts of ``docker/`` on the same staged files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from builder.environments.base import EnvironmentRequest
+from builder.environments.engine import is_own_fault
 from builder.environments.network import NetworkSettings
-from builder.errors import RequestError
+from builder.errors import FailureKind, RequestError, TargetError
 
 #: Part of every digest: raise it when the same inputs give another environment.
-RECIPE = 1
-#: Files of the shipped folder ``docker`` that make the Python part.
-PYTHON_FILES = ("install.sh", "tools.txt", "torch_site.py", "cpu_only_torch.py")
+RECIPE = 2
+#: Files of the shipped folder ``docker``: what the base lacks, the interpreter's packages, PyTorch.
+SYSTEM_FILES = ("inventory.sh", "packages.sh", "archives.txt", "tools.sh", "tools.txt", "eu-strip")
+PYTHON_FILES = ("requirements.sh",)
+PYTORCH_FILES = ("pytorch.sh", "torch_site.py", "cpu_only_torch.py")
 LOG_TAIL = 15
+#: The kernel's words, whoever meets them.
+_DISK_FULL = "No space left on device"
+#: What pip says when a server stalls, breaks off or cannot be reached: it may well answer a little later.
+_NETWORK = (
+    "ReadTimeoutError",
+    "IncompleteRead",
+    "ConnectionResetError",
+    "Connection broken",
+    "Max retries exceeded",
+    "NewConnectionError",
+    "Temporary failure in name resolution",
+    "502 Server Error",
+    "503 Server Error",
+    "504 Server Error",
+)
 
 
 class Log:
@@ -35,6 +52,8 @@ class Log:
         self._on_line = on_line
         self.tail: deque[str] = deque(maxlen=LOG_TAIL)
         self.warnings: list[str] = []
+        #: What the last script said went wrong, in one sentence.
+        self.error = ""
 
     def line(self, text: str) -> None:
         """Write one line."""
@@ -44,13 +63,29 @@ class Log:
         if text.strip():
             self.tail.append(text)
             self._on_line(text.strip()[:60])
-        # Those of docker/system.sh; pip's begin with the same word.
-        if text.startswith(("WARNING: the base", "WARNING: this base")):
-            self.warnings.append(text.removeprefix("WARNING: "))
+        # What the scripts of docker/ say to the user; pip has words of its own for both.
+        if text.startswith("builder-error: "):
+            self.error = text.removeprefix("builder-error: ")
+        elif text.startswith("builder-warning: "):
+            self.warnings.append(text.removeprefix("builder-warning: "))
 
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+def script_failure(message: str, log: Log, *, hint: str | None = None, network: bool = False) -> TargetError:
+    """The error for a script of ``docker/`` that ended badly; its kind by what the last lines of its log say."""
+    tail = list(log.tail)
+    kind = FailureKind.NETWORK if network else FailureKind.IMAGE
+    if any(_DISK_FULL in line for line in tail):
+        kind = FailureKind.DISK
+    elif any(is_own_fault(line) for line in tail):
+        kind = FailureKind.ENGINE
+    elif any(word in line for line in tail for word in _NETWORK):
+        kind = FailureKind.NETWORK
+    text = f"{message}: {log.error}" if log.error else message
+    return TargetError(text, kind=kind, details="\n".join(tail), log=log.path, hint=hint)
 
 
 def torch_requirement(request: EnvironmentRequest) -> str:
@@ -72,21 +107,24 @@ def folders_of_wheels(request: EnvironmentRequest, settings: NetworkSettings) ->
 
 
 def wheels_digest(request: EnvironmentRequest, folders: tuple[Path, ...]) -> list[str]:
-    """What the folders contribute to an environment's digest: PyTorch's wheels, by content.
+    """What the folders contribute to an environment's digest: PyTorch's wheels and archives, by content.
 
     Only for the source ``find-links``: everything else is pinned, so where it came from does not matter.
     """
     if request.torch_source != "find-links":
         return []
-    found = []
-    for folder in folders:
-        for path in sorted(folder.glob(f"torch-{request.torch}*.whl")):
-            with open(path, "rb") as stream:
-                content = hashlib.sha256()
-                while block := stream.read(1 << 20):
-                    content.update(block)
-            found.append(f"{path.name} {content.hexdigest()}")
-    return found
+    names = (f"torch-{request.torch}*.whl", f"torch-{request.torch}*.tar.gz")
+    found = [path for folder in folders for name in names for path in sorted(folder.glob(name))]
+    return [f"{path.name} {sha256_of(path)}" for path in found]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    content = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            content.update(block)
+    return content.hexdigest()
 
 
 def inputs_digest(value: Any) -> str:
@@ -99,24 +137,36 @@ def files_digest(resources: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {name: hashlib.sha256((resources / name).read_bytes()).hexdigest() for name in names}
 
 
-def python_inputs(request: EnvironmentRequest, resources: Path, folders: tuple[Path, ...]) -> list[Any]:
-    """All of ``request`` and of the shipped files that the Python part depends on, for a digest."""
-    return [
-        RECIPE,
-        request.arch,
-        request.python,
-        request.torch_source,
-        torch_requirement(request),
-        list(request.requirements),
-        request.cmake,
-        wheels_digest(request, folders),
-        files_digest(resources, PYTHON_FILES),
-    ]
+def system_inputs(request: EnvironmentRequest, resources: Path) -> list[Any]:
+    """What decides all that is added to a base, for a digest."""
+    toolsets = sorted((each.os_id, each.os_version, each.package) for each in request.toolsets)
+    return [RECIPE, ".".join(request.gcc.split(".")[:2]), toolsets, files_digest(resources, SYSTEM_FILES)]
+
+
+def python_inputs(request: EnvironmentRequest, resources: Path) -> list[Any]:
+    """What decides the packages of the interpreter, for a digest."""
+    return [RECIPE, request.arch, request.python, list(request.requirements), files_digest(resources, PYTHON_FILES)]
+
+
+def pytorch_digest(request: EnvironmentRequest, resources: Path, folders: tuple[Path, ...]) -> str:
+    """Digest of all that decides which PyTorch a build sees, but for the tags of the place that it is chosen for."""
+    return inputs_digest(
+        [
+            RECIPE,
+            request.arch,
+            request.python,
+            request.torch_source,
+            torch_requirement(request),
+            list(request.requirements),
+            wheels_digest(request, folders),
+            files_digest(resources, PYTORCH_FILES),
+        ]
+    )
 
 
 def stage_files(stage: Path, request: EnvironmentRequest, resources: Path) -> None:
-    """Write what ``install.sh`` reads from its own folder."""
-    for file in PYTHON_FILES:
+    """Write what the scripts read from their own folder."""
+    for file in (*SYSTEM_FILES, *PYTHON_FILES, *PYTORCH_FILES):
         (stage / file).write_bytes((resources / file).read_bytes())
     (stage / "requirements.txt").write_text("".join(f"{line}\n" for line in request.requirements))
     # pip takes no hashes in constraints.
@@ -124,13 +174,16 @@ def stage_files(stage: Path, request: EnvironmentRequest, resources: Path) -> No
     (stage / "torch.txt").write_text(torch_requirement(request))
 
 
-def install_variables(request: EnvironmentRequest, settings: NetworkSettings, wheels: list[str]) -> dict[str, str]:
-    """Variables that ``install.sh`` reads; ``wheels`` are the folders of wheels as it sees them."""
+def script_variables(request: EnvironmentRequest, settings: NetworkSettings, wheels: list[str]) -> dict[str, str]:
+    """Variables that the scripts read; ``wheels`` are the folders of wheels as they see them."""
     return {
         "PYTHON": request.python,
-        "CMAKE": re.sub(r"^[^0-9]*", "", request.cmake) or "3.18",
         "TORCH_SOURCE": request.torch_source,
         "TORCH_INDEX": settings.torch_index_url or "",
         "FIND_LINKS": " ".join(wheels),
-        "LC_ALL": "C.UTF-8",
+        "OFFLINE": "1" if settings.offline else "",
+        "BUILDER_PACKAGE_MIRROR": settings.package_mirror or "",
+        # Old bases have no C.UTF-8 (glibc before 2.35 as upstream ships it); Python reads UTF-8 all the same.
+        "LC_ALL": "C",
+        "PYTHONUTF8": "1",
     }

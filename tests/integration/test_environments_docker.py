@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import threading
@@ -17,12 +16,14 @@ import pytest
 from support import base_image_for
 
 from builder.console import Reporter
+from builder.environments import bases
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Ready
 from builder.environments.docker import ready_docker, remove_leftovers
-from builder.environments.engine import LABEL, OWNER_LABEL, DockerEngine, owner
+from builder.environments.engine import LABEL, OWNER_LABEL, DockerEngine, labels, owner
 from builder.environments.images import has_image
 from builder.environments.network import NetworkSettings
 from builder.environments.probe import probe
+from builder.environments.pytorch import packages_folder
 from builder.errors import FailureKind, TargetError
 from builder.guards import deadline
 from builder.live import stop_all
@@ -124,6 +125,19 @@ def test_the_image_has_what_a_build_calls(opened: Opened) -> None:
     assert facts["torch_path"] == "/opt/torch/torch"
     assert facts["python_path"] == "/opt/python/cp311-cp311/bin/python3.11"
     assert facts["machine"] == os.uname().machine
+
+
+def test_the_image_holds_no_pytorch(engine: DockerEngine, made: Ready) -> None:
+    image = str(made.facts["image"])
+    listed = engine.client.containers.run(image, ["ls", "/opt"], entrypoint=[], remove=True, labels=labels())
+    assert "torch" not in listed.decode().split()
+    layers = [layer["Size"] for layer in engine.client.images.get(image).history()]
+    # What was added to the base: tools and build requirements.
+    assert sum(layers[:2]) < 300 << 20
+
+
+def test_builds_see_pytorch_read_only(opened: Opened) -> None:
+    assert "Read-only" in said(opened, "touch /opt/torch/torch/x 2>&1")[0]
 
 
 def test_the_image_is_made_once(
@@ -296,16 +310,17 @@ def test_a_base_without_the_python_names_what_it_has(
 
 
 def test_a_base_that_cannot_be_had_names_the_script(
-    request_: EnvironmentRequest, settings: NetworkSettings, tmp_path: Path
+    request_: EnvironmentRequest, settings: NetworkSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bases, "FIRST_WAIT", 0.1)
     with pytest.raises(TargetError) as raised:
         _ready(replace(request_, base_image="registry.invalid/none/such:1"), settings, tmp_path / "log")
-    assert raised.value.kind is FailureKind.IMAGE
+    assert raised.value.kind is FailureKind.NETWORK
     assert "registry.invalid/none/such:1" in raised.value.message
     assert "debian.sh" in str(raised.value.hint)
 
 
-def test_a_torch_that_cannot_be_had_leaves_no_image(
+def test_a_torch_that_cannot_be_had_leaves_nothing(
     engine: DockerEngine, request_: EnvironmentRequest, made: Ready, settings: NetworkSettings, tmp_path: Path
 ) -> None:
     with pytest.raises(TargetError) as raised:
@@ -313,12 +328,12 @@ def test_a_torch_that_cannot_be_had_leaves_no_image(
     assert raised.value.kind is FailureKind.IMAGE
     assert "9.9.8" in str(raised.value.details)
     assert raised.value.log == tmp_path / "log"
-    (name,) = re.findall(r"^== Python part (\S+) on", (tmp_path / "log").read_text(), flags=re.M)
-    assert not has_image(engine, name)
+    making = packages_folder() / "making"
+    assert not list(making.iterdir())
     assert own_containers(engine) == []
 
 
-@pytest.mark.parametrize("part", ["system.sh", "install.sh"])
+@pytest.mark.parametrize("part", ["packages.sh", "requirements.sh", "pytorch.sh"])
 def test_an_image_that_is_never_ready_is_given_up_in_a_thread_too(
     part: str,
     engine: DockerEngine,

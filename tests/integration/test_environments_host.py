@@ -17,6 +17,7 @@ from builder.environments.interpreters import find_interpreter
 from builder.environments.namespace import find_namespaces
 from builder.environments.network import NetworkSettings
 from builder.environments.probe import probe
+from builder.environments.pytorch import packages_folder
 from builder.errors import MachineError
 
 PYTHON = "{}.{}".format(*sys.version_info[:2])
@@ -162,9 +163,12 @@ def test_an_environment_is_made_once_and_again_when_half_made(
     assert ready(place, request_, fixed=False).facts == first.facts
     assert marker.stat().st_mtime_ns == made
     marker.unlink()
-    (marker.parent / "torch" / "torch" / "__init__.py").unlink()
+    (marker.parent / "tools" / "bin" / "ccache").unlink()
     with ready(place, request_, fixed=False).open(folders) as opened:
-        assert probe(opened, PYTHON)["torch"] == "9.9.9"
+        facts = probe(opened, PYTHON)
+    assert facts["torch"] == "9.9.9"
+    # The pinned one, whatever this machine has.
+    assert facts["ccache"] == "4.14.2"
     assert marker.is_file()
 
 
@@ -172,10 +176,12 @@ def test_an_environment_that_cannot_be_made_leaves_nothing(place: Path, request_
     from builder.errors import FailureKind, TargetError
 
     before = {path.name for path in (place / "environments").iterdir() if path.is_dir()}
-    with pytest.raises(TargetError) as raised:
-        ready(place, replace(request_, torch="9.9.8"), fixed=False)
-    assert raised.value.kind is FailureKind.IMAGE
-    assert "9.9.8" in str(raised.value.details)
+    for wrong in (replace(request_, torch="9.9.8"), replace(request_, requirements=("nowhere==9.9.8",))):
+        with pytest.raises(TargetError) as raised:
+            ready(place, wrong, fixed=False)
+        assert raised.value.kind is FailureKind.IMAGE
+        assert "9.9.8" in str(raised.value.details)
+    assert not list((packages_folder() / "making").iterdir())
     assert {path.name for path in (place / "environments").iterdir() if path.is_dir()} == before
 
 

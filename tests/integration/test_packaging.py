@@ -24,7 +24,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {
-        f"builder/_data/{name}" for name in ("matrices/sources.yaml", "docker/Dockerfile", "patches/README.md")
+        f"builder/_data/{name}" for name in ("matrices/sources.yaml", "docker/packages.sh", "patches/README.md")
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "matrices/"))]
     place = folder / "installed"

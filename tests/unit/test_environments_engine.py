@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import socket
 import threading
@@ -13,7 +12,6 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,15 +19,9 @@ import requests
 from docker.errors import APIError
 
 from builder.environments import engine as engines
-from builder.environments.base import EnvironmentRequest
-from builder.environments.bases import Base
 from builder.environments.engine import DockerEngine, NoEngine, engine_errors, find_engine, remove_container
-from builder.environments.images import build_system
-from builder.environments.network import NetworkSettings
-from builder.environments.recipe import Log
 from builder.errors import FailureKind, TargetError
 from builder.live import stop_all
-from builder.workspace import resource
 
 
 class Server(ThreadingMixIn, UnixStreamServer):
@@ -193,31 +185,6 @@ def test_a_container_without_its_network_is_the_engine_s_failure(said: str, kind
         raise APIError("500 Server Error", explanation=said)
     assert raised.value.kind is kind
     assert said in raised.value.message
-
-
-@pytest.mark.parametrize(("said", "kind"), [(NO_ENDPOINT, FailureKind.ENGINE), ("exit 1", FailureKind.IMAGE)])
-def test_an_image_build_tells_a_missing_network_from_its_own_failure(
-    said: str, kind: FailureKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Client:
-        """A client whose builds end with an error in the stream."""
-
-        def build(self, **_: Any) -> Iterator[dict[str, str]]:
-            return iter([{"stream": "Step 1/9 : FROM base"}, {"error": said}])
-
-    monkeypatch.setattr(engines._answers, "response", io.BytesIO(), raising=False)
-    client = SimpleNamespace(api=Client())
-    request = EnvironmentRequest("x86_64", "3.11", "2.5.1", "pypi", (), "base", ())
-    settings = NetworkSettings.from_environment({})
-    log = Log(tmp_path / "log", settings, lambda _: None)
-    with pytest.raises(TargetError, match="system part of the image cannot be built on base") as raised:
-        build_system(
-            DockerEngine(client, "unix:///x", {}), request, Base("base", "sha256:1", (), ()), settings,
-            resource("docker"), "system:1", log,
-        )  # fmt: skip
-    log.close()
-    assert raised.value.kind is kind
-    assert said in str(raised.value.details)
 
 
 def test_an_engine_that_stays_away_is_waited_for_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

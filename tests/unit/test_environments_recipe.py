@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.environments.base import EnvironmentRequest
+from builder.environments.base import EnvironmentRequest, Toolset
 from builder.environments.docker import merged
 from builder.environments.engine import owner, owner_lives
 from builder.environments.network import NetworkSettings
@@ -18,10 +18,13 @@ from builder.environments.recipe import (
     folders_of_wheels,
     inputs_digest,
     python_inputs,
+    pytorch_digest,
+    script_failure,
     stage_files,
+    system_inputs,
     torch_requirement,
 )
-from builder.errors import RequestError
+from builder.errors import FailureKind, RequestError
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 REQUEST = EnvironmentRequest(
@@ -35,7 +38,8 @@ REQUEST = EnvironmentRequest(
 
 
 def digest(request: EnvironmentRequest, folders: tuple[Path, ...] = ()) -> str:
-    return inputs_digest(python_inputs(request, DOCKER, folders))
+    parts = [system_inputs(request, DOCKER), python_inputs(request, DOCKER), pytorch_digest(request, DOCKER, folders)]
+    return inputs_digest(parts)
 
 
 def test_every_input_changes_the_digest() -> None:
@@ -45,16 +49,26 @@ def test_every_input_changes_the_digest() -> None:
         replace(REQUEST, torch="2.6.0"),
         replace(REQUEST, torch_source="pypi"),
         replace(REQUEST, requirements=("numpy==1.26.4",)),
-        replace(REQUEST, cmake=">=3.27"),
+        replace(REQUEST, gcc="9.3.1"),
+        replace(REQUEST, toolsets=(Toolset("debian", "11", "gcc-9"),)),
         replace(REQUEST, torch_hashes=("a" * 64,)),
     ]
-    assert len({digest(REQUEST), *map(digest, changed)}) == 8
+    assert len({digest(REQUEST), *map(digest, changed)}) == len(changed) + 1
     assert digest(REQUEST) == digest(replace(REQUEST))
 
 
-def test_a_wheel_of_the_same_name_and_other_content_changes_the_digest(tmp_path: Path) -> None:
+def test_pythons_share_the_system_part_and_release_lines_of_one_torch_share_it() -> None:
+    other = replace(REQUEST, python="3.10", requirements=("numpy==1.24.4",))
+    assert system_inputs(other, DOCKER) == system_inputs(REQUEST, DOCKER)
+    # Whose base and toolchain differ.
+    base = replace(REQUEST, base_image="example/other:2", gcc="11.2.1", image_mirrors=("mirror.example/other:2",))
+    assert pytorch_digest(base, DOCKER, ()) == pytorch_digest(REQUEST, DOCKER, ())
+
+
+@pytest.mark.parametrize("name", ["torch-2.5.1.tar.gz", "torch-2.5.1-cp311-cp311-linux_x86_64.whl"])
+def test_a_wheel_of_the_same_name_and_other_content_changes_the_digest(name: str, tmp_path: Path) -> None:
     request = replace(REQUEST, torch_source="find-links")
-    wheel = tmp_path / "torch-2.5.1-cp311-cp311-linux_x86_64.whl"
+    wheel = tmp_path / name
     wheel.write_bytes(b"one")
     before = digest(request, (tmp_path,))
     wheel.write_bytes(b"two")
@@ -85,11 +99,35 @@ def test_the_log_is_redacted_and_keeps_its_warnings(tmp_path: Path) -> None:
     shown: list[str] = []
     log = Log(tmp_path / "a" / "log", settings, shown.append)
     log.line("Retrying through http://ann:hush@proxy.example")
-    log.line("WARNING: the base's package sources have no ccache")
+    log.line("WARNING: pip's own")
+    log.line("ERROR: pip's own")
+    log.line("builder-warning: ccache cannot be had")
+    log.line("builder-error: make cannot be installed from http://ann:hush@proxy.example")
     log.close()
     assert "hush" not in (tmp_path / "a" / "log").read_text()
     assert not any("hush" in line for line in [*shown, *log.tail])
-    assert log.warnings == ["the base's package sources have no ccache"]
+    assert log.warnings == ["ccache cannot be had"]
+    assert log.error == "make cannot be installed from http://***@proxy.example"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("OSError: [Errno 28] No space left on device", FailureKind.DISK),
+        ("ReadTimeoutError: HTTPSConnectionPool(host='pypi.example', port=443): Read timed out.", FailureKind.NETWORK),
+        ("ProtocolError('Connection broken: IncompleteRead(1024 bytes read)')", FailureKind.NETWORK),
+        ("ERROR: No matching distribution found for torch==9.9.9", FailureKind.IMAGE),
+    ],
+)
+def test_why_a_script_failed_is_read_off_its_last_lines(said: str, kind: FailureKind, tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", NetworkSettings(), lambda _: None)
+    for line in (said, "Traceback (most recent call last):"):
+        log.line(line)
+    error = script_failure("PyTorch cannot be fetched", log)
+    log.close()
+    assert error.kind is kind
+    assert said in str(error.details)
+    assert error.log == tmp_path / "log"
 
 
 def test_the_stage_holds_what_the_script_reads(tmp_path: Path) -> None:
@@ -99,7 +137,7 @@ def test_the_stage_holds_what_the_script_reads(tmp_path: Path) -> None:
     assert (tmp_path / "requirements.txt").read_text() == "numpy==1.26.4 --hash=sha256:ab\n"
     assert (tmp_path / "constraints.txt").read_text() == "numpy==1.26.4\n"
     assert (tmp_path / "torch.txt").read_text() == "torch==2.5.1+cpu\n"
-    assert (tmp_path / "install.sh").is_file()
+    assert (tmp_path / "pytorch.sh").is_file()
 
 
 def distribution(folder: Path, name: str, version: str, files: dict[str, str]) -> None:

@@ -1,0 +1,401 @@
+"""PyTorch, downloaded once and unpacked once for all base images, release lines and workspaces of this machine.
+
+    <packages>/resolved/<inputs>.json      which wheels pip chose, by SHA-256
+    <packages>/wheels/<source>/*.whl       those wheels, as they came
+    <packages>/pytorch/<key>/site          the same wheels unpacked; the key is their digest
+    <packages>/pytorch/<key>/manifest.json every file of it: a damaged one is made again
+    <packages>/making/                     what is on its way
+
+Builds see ``site`` read-only at /opt/torch. ``<packages>`` is ``BUILDER_PACKAGES``, else
+``~/.cache/torch-npu-builder/packages``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.console import Reporter
+from builder.environments.base import EnvironmentRequest
+from builder.environments.engine import owner, owner_lives
+from builder.environments.recipe import PYTORCH_FILES, files_digest, inputs_digest, pytorch_digest, sha256_of
+from builder.errors import FailureKind, MachineError, TargetError
+from builder.live import file_lock
+from builder.workspace import atomic_json, remove_tree
+
+VARIABLE = "BUILDER_PACKAGES"
+#: Where PyTorch stands for every command of a build.
+PLACE = "/opt/torch"
+#: What upstream's code generation writes into; each build gets a copy of its own.
+WRITTEN = "torchgen"
+_SITE, _MANIFEST, _USED = "site", "manifest.json", "used"
+#: Between the parts of a name in ``making``.
+_MARK = "+"
+
+#: Runs ``docker/pytorch.sh STEP`` for the target's interpreter, with PLACE and KEPT as the folders given.
+Run = Callable[[str, Path, Path], None]
+
+
+@dataclass(frozen=True)
+class PyTorch:
+    """One that stands: ``site`` is its folder here, ``wheels`` maps the files that it is made of to their SHA-256."""
+
+    site: Path
+    key: str
+    wheels: Mapping[str, str]
+
+    def describe(self) -> dict[str, object]:
+        """What a wheel's record says of it."""
+        return {"key": self.key, "wheels": dict(sorted(self.wheels.items()))}
+
+    @contextmanager
+    def used(self) -> Iterator[Path]:
+        """Its folder, which ``clean`` does not remove while the block runs."""
+        with open(self.site.parent / _USED, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)
+            yield self.site
+
+
+def packages_folder(env: Mapping[str, str] | None = None) -> Path:
+    """The folder that all workspaces of this user share."""
+    env = os.environ if env is None else env
+    if named := env.get(VARIABLE):
+        return Path(named).expanduser().absolute()
+    cache = env.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "torch-npu-builder" / "packages"
+
+
+def standing(request: EnvironmentRequest, resources: Path, folders: tuple[Path, ...], libc: str) -> bool:
+    """Whether the PyTorch of ``request`` can be had without asking anybody."""
+    store = PyTorchStore(packages_folder())
+    resolved = store.resolved(_inputs(request, resources, folders, libc))
+    return resolved is not None and (store.folder(resolved[0]).is_dir() or store.has_wheels(request, resolved[1]))
+
+
+def ensure_pytorch(
+    request: EnvironmentRequest,
+    *,
+    resources: Path,
+    folders: tuple[Path, ...],
+    libc: str,
+    owner_of_files: tuple[int, int] | None,
+    offline: bool,
+    reporter: Reporter,
+    run: Callable[[], Any],
+) -> PyTorch:
+    """The PyTorch of ``request`` for a place whose C library is ``libc`` (as ``glibc 2.17``), made where it is absent.
+
+    ``run`` is a context manager that gives the :data:`Run` of that place; it is entered only where something has to be
+    made. ``owner_of_files`` is who runs scripts there, where that is another user than this process's.
+    Raises TargetError (IMAGE, NETWORK, DISK) where it cannot be made, MachineError where the folder cannot be written.
+    """
+    store = PyTorchStore(packages_folder())
+    inputs = _inputs(request, resources, folders, libc)
+    found = store.find(inputs, request, reporter)
+    if found is not None:
+        return found
+    if offline and not folders and not standing(request, resources, folders, libc):
+        raise TargetError(
+            f"PyTorch {request.torch}{request.torch_local} for Python {request.python} on {request.arch} is not on "
+            "this machine, and --offline forbids fetching it",
+            kind=FailureKind.IMAGE,
+            hint="fetch it beforehand with 'pull', or name folders of wheels with --find-links",
+        )
+    with store.locked(inputs), reporter.task(f"PyTorch {request.torch} for Python {request.python}"):
+        # Another target, or another builder, may have made it while this one waited for the lock.
+        found = store.find(inputs, request, reporter)
+        if found is None:
+            with run() as step:
+                found = store.make(inputs, request, resources, step, owner_of_files)
+    return found
+
+
+def _inputs(request: EnvironmentRequest, resources: Path, folders: tuple[Path, ...], libc: str) -> str:
+    return inputs_digest([pytorch_digest(request, resources, folders), libc])
+
+
+class PyTorchStore:
+    """The folder that all of a user's builders on this machine share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, key: str) -> Path:
+        """Where the unpacked wheels of that digest stand."""
+        return self.root / "pytorch" / key
+
+    def wheels(self, request: EnvironmentRequest) -> Path:
+        """Where wheels of the request's source are kept. Indexes have different files of one name."""
+        return self.root / "wheels" / f"{request.torch_source}-{request.arch}"
+
+    def resolved(self, inputs: str) -> tuple[str, dict[str, str]] | None:
+        """The key and the wheels that were chosen for ``inputs``; None where they were not chosen yet."""
+        try:
+            data = json.loads((self.root / "resolved" / f"{inputs}.json").read_text(encoding="utf-8"))
+            return str(data["key"]), {str(name): str(digest) for name, digest in data["wheels"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def has_wheels(self, request: EnvironmentRequest, wheels: Mapping[str, str]) -> bool:
+        """Whether all of them are kept, by name."""
+        return all((self.wheels(request) / name).is_file() for name in wheels)
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold what only one builder may make at a time. Raises MachineError where the folder cannot be written."""
+        folder = self.root / "locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(
+                f"the folder of shared packages {self.root} cannot be written: {error.strerror}",
+                hint=f"name another one with the variable {VARIABLE}",
+            ) from error
+        with file_lock(folder / f"{name[:40]}.lock"):
+            yield
+
+    def find(self, inputs: str, request: EnvironmentRequest, reporter: Reporter) -> PyTorch | None:
+        """The one that stands for ``inputs``; one that was damaged does not, and is told of."""
+        resolved = self.resolved(inputs)
+        if resolved is None:
+            return None
+        key, wheels = resolved
+        folder = self.folder(key)
+        if not folder.is_dir():
+            return None
+        fault = damage(folder)
+        if fault is None:
+            return PyTorch(folder / _SITE, key, wheels)
+        with self.locked(key):
+            if damage(folder) is not None:
+                reporter.warning(
+                    f"the unpacked PyTorch {request.torch} in {folder} is damaged ({fault}); unpacking anew"
+                )
+                _remove(folder)
+        return None
+
+    def make(
+        self,
+        inputs: str,
+        request: EnvironmentRequest,
+        resources: Path,
+        run: Run,
+        owner_of_files: tuple[int, int] | None,
+    ) -> PyTorch:
+        """Choose the wheels, unpack them where no other inputs led to the same ones, and remember the choice."""
+        kept = self.wheels(request)
+        kept.mkdir(parents=True, exist_ok=True)
+        with self._place() as place:
+            if owner_of_files is not None:
+                os.chown(place, *owner_of_files)
+            resolved = self.resolved(inputs)
+            wheels = self._put_back(place, kept, resolved[1], owner_of_files) if resolved is not None else None
+            if wheels is None:
+                wheels = self._collected(place, kept, run)
+            key = inputs_digest([wheels, request.python, request.arch, files_digest(resources, PYTORCH_FILES)])[:40]
+            with self.locked(key):
+                if not self.folder(key).is_dir() or damage(self.folder(key)) is not None:
+                    _remove(self.folder(key))
+                    run("unpack", place, kept)
+                    self._publish(place, key)
+            if request.torch_source != "find-links":
+                _keep(place / "wheels", kept, wheels)
+        atomic_json(self.root / "resolved" / f"{inputs}.json", {"key": key, "wheels": wheels})
+        return PyTorch(self.folder(key) / _SITE, key, wheels)
+
+    def _collected(self, place: Path, kept: Path, run: Run) -> dict[str, str]:
+        """Have pip choose. A wheel that was kept and has changed since is no choice."""
+        for _ in range(2):
+            run("collect", place, kept)
+            wheels = _digests(place / "wheels")
+            changed = [
+                name
+                for name, digest in wheels.items()
+                if _noted(kept / name) not in (None, digest) and sha256_of(kept / name) == digest
+            ]
+            if not changed:
+                return wheels
+            for name in changed:
+                (kept / name).unlink(missing_ok=True)
+                _note(kept / name).unlink(missing_ok=True)
+        return wheels
+
+    def _put_back(
+        self, place: Path, kept: Path, wheels: Mapping[str, str], owner_of_files: tuple[int, int] | None
+    ) -> dict[str, str] | None:
+        """Lay the wheels that were chosen before into ``place``; None where one is gone or not what it was."""
+        (place / "wheels").mkdir()
+        for name, digest in wheels.items():
+            source = kept / name
+            if not source.is_file() or source.is_symlink() or sha256_of(source) != digest:
+                remove_tree(place / "wheels")
+                return None
+            os.link(source, place / "wheels" / name)
+        if owner_of_files is not None:
+            os.chown(place / "wheels", *owner_of_files)
+        return dict(wheels)
+
+    @contextmanager
+    def _place(self) -> Iterator[Path]:
+        """A folder to work in; those of builders that were killed are removed."""
+        making = self.root / "making"
+        making.mkdir(parents=True, exist_ok=True)
+        for left in making.iterdir():
+            if not owner_lives(left.name.replace(_MARK, ":").rpartition(":")[0]):
+                remove_tree(left)
+        place = making / _MARK.join([*owner().split(":"), os.urandom(4).hex()])
+        place.mkdir(mode=0o755)
+        try:
+            yield place
+        finally:
+            remove_tree(place)
+
+    def _publish(self, place: Path, key: str) -> None:
+        """Give what was unpacked its name, with a manifest of its files, in one step."""
+        made = place / "published"
+        made.mkdir()
+        _own(place / _SITE)
+        os.rename(place / _SITE, made / _SITE)
+        (made / _USED).touch(mode=0o644)
+        atomic_json(made / _MANIFEST, {"files": _manifest(made / _SITE)})
+        target = self.folder(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(made, target)
+
+
+def remove_unused(root: Path) -> tuple[list[Path], list[Path]]:
+    """Remove everything below ``root`` but what builds use now; returns what was removed and what stays."""
+    removed, busy = [], []
+    for folder in sorted((root / "pytorch").iterdir()) if (root / "pytorch").is_dir() else ():
+        with suppress(OSError), open(folder / _USED, "rb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                busy.append(folder)
+                continue
+        _remove(folder)
+        removed.append(folder)
+    for name in ("wheels", "resolved"):
+        if (root / name).is_dir():
+            remove_tree(root / name)
+            removed.append(root / name)
+    return removed, busy
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with an unpacked PyTorch; None for a whole one.
+
+    Names, kinds, sizes and times of all files are compared with the manifest; a file that differs in these is read.
+    """
+    try:
+        noted = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        found = dict(_walk(folder / _SITE))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its manifest cannot be read"
+    if missing := sorted(set(noted) - set(found)):
+        return f"{missing[0]} is missing"
+    if extra := sorted(set(found) - set(noted)):
+        return f"{extra[0]} does not belong to it"
+    for name, state in found.items():
+        kind, size, time, content = noted[name]
+        if [_kind(state), state.st_size, state.st_mtime_ns] == [kind, size, time]:
+            continue
+        if _kind(state) != kind or _content(folder / _SITE / name, state) != content:
+            return f"{name} has changed"
+    return None
+
+
+def _manifest(site: Path) -> dict[str, list[Any]]:
+    return {
+        name: [_kind(state), state.st_size, state.st_mtime_ns, _content(site / name, state)]
+        for name, state in sorted(_walk(site))
+    }
+
+
+def _walk(site: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file and link below ``site`` by its name there; folders follow from them."""
+    waiting = [""]
+    while waiting:
+        parent = waiting.pop()
+        with os.scandir(site / parent) as entries:
+            for entry in entries:
+                name = f"{parent}/{entry.name}" if parent else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(name)
+                else:
+                    yield name, entry.stat(follow_symlinks=False)
+
+
+def _kind(state: os.stat_result) -> str:
+    return "file" if stat.S_ISREG(state.st_mode) else "link" if stat.S_ISLNK(state.st_mode) else "other"
+
+
+def _content(path: Path, state: os.stat_result) -> str:
+    if stat.S_ISLNK(state.st_mode):
+        return os.readlink(path)
+    if not stat.S_ISREG(state.st_mode):
+        return ""
+    digest = hashlib.sha256()
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    wheels = [path for path in sorted(folder.glob("*.whl")) if path.is_file() and not path.is_symlink()]
+    found = {path.name: sha256_of(path) for path in wheels}
+    if not found:
+        raise TargetError("pip chose no wheels at all", kind=FailureKind.IMAGE)
+    return found
+
+
+def _note(wheel: Path) -> Path:
+    return wheel.with_name(f"{wheel.name}.sha256")
+
+
+def _noted(wheel: Path) -> str | None:
+    """The digest that the wheel had when it was kept."""
+    try:
+        return _note(wheel).read_text(encoding="ascii").strip() if wheel.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _keep(made: Path, kept: Path, wheels: Mapping[str, str]) -> None:
+    """Move downloaded wheels to where later choices find them."""
+    for name, digest in wheels.items():
+        if _noted(kept / name) != digest and (made / name).is_file():
+            (kept / name).unlink(missing_ok=True)
+            _note(kept / name).write_text(f"{digest}\n", encoding="ascii")
+            if os.geteuid() == 0:
+                os.chown(made / name, 0, 0)
+            os.rename(made / name, kept / name)
+
+
+def _own(folder: Path) -> None:
+    """Make this user the owner of all below ``folder``, so that no build's user may write there."""
+    if os.geteuid() != 0:
+        return
+    os.chown(folder, 0, 0)
+    for _, folders, files, parent in os.fwalk(folder):
+        for name in (*folders, *files):
+            os.chown(name, 0, 0, dir_fd=parent, follow_symlinks=False)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        # Under another name first: half a folder must not pass for the whole one.
+        gone = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(gone, ignore_errors=True)
+        os.rename(folder, gone)
+        remove_tree(gone)
