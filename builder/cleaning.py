@@ -77,8 +77,9 @@ def clean_workspace(workspace: Workspace, also: Sequence[str], reporter: Reporte
         for place in places[1:] if "cache" in also else ():
             _remove_copies(place.workspace.output, workspace.output, reporter)
         _remove([workspace.root / "store" / "runs" / run for run in places[0].dead], reporter)
-        if isinstance(find_engine(), NoEngine):
-            reporter.warning("no container engine answers: containers and images were not looked at")
+        found = find_engine()
+        if isinstance(found, NoEngine):
+            reporter.warning(f"containers and images were not looked at: {found.reason}")
         for name in remove_leftovers(images="images" in also):
             reporter.message(f"removed {name}")
     reporter.message("nothing else was left to remove")

@@ -98,8 +98,8 @@ def _place(arch: tuple[str, ...], options: BuildOptions, reporter: Reporter) -> 
         return options
     found = find_engine()
     if isinstance(found, NoEngine):
-        if options.environment == "docker":
-            raise MachineError(found.reason, hint=found.hint)
+        if options.environment == "docker" or not found.absent:
+            raise found.error
         reporter.message(f"building on this host: {found.reason}")
         return replace(options, environment="host")
     if len(arch) != 1 or arch[0] == "all":

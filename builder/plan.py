@@ -78,7 +78,9 @@ class Planner:
         self._reporter = reporter
 
     def plan(self, targets: Sequence[Target]) -> list[Planned]:
-        """The plan of ``targets``, in their order. Only the user's own request can be an error here."""
+        """The plan of ``targets``, in their order. Only the user's own request can be an error here, or an engine that
+        is there and cannot be used.
+        """
         with (
             self._reporter.task("planning", total=len(targets)) as task,
             ThreadPoolExecutor(_READERS, thread_name_prefix="wheels") as readers,

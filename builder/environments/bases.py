@@ -23,6 +23,7 @@ from builder.environments.engine import (
     engine_errors,
     labels,
     listening,
+    watched,
 )
 from builder.environments.inventory import Inventory
 from builder.errors import FailureKind, MachineError, TargetError
@@ -31,6 +32,8 @@ from builder.live import patience
 #: How often each place is asked for an image, the first time included, and the seconds before the second attempt;
 #: each further wait is three times as long.
 ATTEMPTS, FIRST_WAIT = 3, 4.0
+#: Seconds that a look inside may take; under emulation the starts of some thirty programs take most of one.
+INSIDE = 300.0
 
 #: What registries and engines say of an image that is not there, not for everyone, or not for this architecture.
 _FINAL = re.compile(
@@ -64,6 +67,18 @@ _inventories: dict[tuple[str, str], Inventory] = {}
 _looking = threading.Lock()
 
 
+def get_image(engine: DockerEngine, name: str) -> Any | None:
+    """The engine's image of that name or identity; None where it has none."""
+    # Of a missing image podman speaks in other words than those that the SDK's ImageNotFound knows.
+    from docker.errors import NotFound
+
+    with engine_errors(f"looking for the image {name}", engine=engine):
+        try:
+            return engine.client.images.get(name)
+        except NotFound:
+            return None
+
+
 def standing_base(engine: DockerEngine, request: EnvironmentRequest) -> str | None:
     """The identity of the base image of ``request`` where the engine has it; nothing is pulled or run."""
     found = _standing(engine, request)
@@ -92,15 +107,9 @@ def _reference(name: str, request: EnvironmentRequest) -> str:
 
 def _standing(engine: DockerEngine, request: EnvironmentRequest) -> tuple[str, Any] | None:
     """The first of the places whose image the engine has, for the right architecture: its own name first."""
-    from docker.errors import ImageNotFound
-
     for name in reversed(places(request)):
-        with engine_errors(f"looking for the base image {name}"):
-            try:
-                image = engine.client.images.get(name)
-            except ImageNotFound:
-                continue
-        if image.attrs.get("Architecture") == ENGINE_ARCHITECTURES[request.arch]:
+        image = get_image(engine, name)
+        if image is not None and image.attrs.get("Architecture") == ENGINE_ARCHITECTURES[request.arch]:
             return name, image
     return None
 
@@ -204,10 +213,12 @@ def _pull_once(engine: DockerEngine, place: str, request: EnvironmentRequest, ta
     from docker.errors import APIError, DockerException
 
     try:
-        with engine_errors(f"pulling {place}"):
+        with engine_errors(f"pulling {place}", engine=engine):
             try:
-                stream = engine.client.api.pull(place, platform=PLATFORMS[request.arch], stream=True, decode=True)
-                with listening():
+                # Layers take as long as they take; what ends this is the phase's limit, or an engine that is gone.
+                api = engine.patient(None).api
+                stream = api.pull(place, platform=PLATFORMS[request.arch], stream=True, decode=True)
+                with listening() as stop, watched(engine, stop):
                     for event in stream:
                         if "error" in event:
                             raise _refused(place, request, str(event["error"]))
@@ -282,9 +293,9 @@ def _run_inventory(
         hint="apt-get install qemu-user-static binfmt-support (or: docker run --privileged --rm tonistiigi/binfmt "
         f"--install {ENGINE_ARCHITECTURES[request.arch]}; or docker/bases/binfmt.sh {request.arch})",
     )
-    with engine_errors(f"starting the base image {name}", kind=FailureKind.IMAGE):
+    with engine_errors(f"starting the base image {name}", kind=FailureKind.IMAGE, engine=engine):
         try:
-            output = engine.client.containers.run(
+            output = engine.patient(INSIDE).containers.run(
                 identity,
                 ["-c", (resources / "inventory.sh").read_text(encoding="utf-8")],
                 entrypoint=["/bin/sh"],

@@ -26,6 +26,7 @@ from builder.environments.engine import (
     engine,
     engine_errors,
     labels,
+    patiently,
     remove_container,
     streamed,
 )
@@ -276,7 +277,7 @@ class Container:
                 held.append(line)
 
         doing = f"running {argv[0]} in a container"
-        with engine_errors(doing):
+        with engine_errors(doing, engine=self._engine):
             container = self._create(["/bin/sh", "-c", _WRAPPER, "run", word, *argv], env, cwd, limits, terminal=False)
         timed_out = threading.Event()
 
@@ -295,12 +296,12 @@ class Container:
         try:
             with registered(stop):
                 try:
-                    with engine_errors(doing):
+                    with engine_errors(doing, engine=self._engine):
                         # Attached before it starts, so that no line is lost.
                         attached = self._engine.client.api.attach_socket(
                             container.id, params={"stdout": 1, "stderr": 1, "stream": 1}
                         )
-                        with streamed(attached) as output:
+                        with streamed(attached, self._engine) as output:
                             container.start()
                             if timer is not None:
                                 timer.daemon = True
@@ -311,7 +312,8 @@ class Container:
                             splitter.close()
                         if held and not used:
                             on_line(held.pop())
-                        code = int(container.wait()["StatusCode"])
+                        ended = patiently(self._engine, "the wait for its end", container.wait, None)
+                        code = int(ended["StatusCode"])
                         container.reload()
                         killed = bool((container.attrs.get("State") or {}).get("OOMKilled"))
                 except Exception:

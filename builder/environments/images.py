@@ -18,12 +18,13 @@ from typing import Any
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest
-from builder.environments.bases import Base, ensure_base, interpreter_folder
+from builder.environments.bases import Base, ensure_base, get_image, interpreter_folder
 from builder.environments.engine import (
     LABEL,
     OWNER_LABEL,
     PLATFORMS,
     DockerEngine,
+    commit,
     engine_errors,
     labels,
     remove_container,
@@ -137,17 +138,6 @@ def has_image(engine: DockerEngine, name: str) -> bool:
     return get_image(engine, name) is not None
 
 
-def get_image(engine: DockerEngine, name: str) -> Any | None:
-    """The engine's image of that name or identity; None where it has none."""
-    from docker.errors import ImageNotFound
-
-    with engine_errors(f"looking for the image {name}"):
-        try:
-            return engine.client.images.get(name)
-        except ImageNotFound:
-            return None
-
-
 @dataclass(frozen=True)
 class Maker:
     """Makes images for one request."""
@@ -251,7 +241,7 @@ class Maker:
             )
             env.update(script_variables(self.request, self.settings, inside))
             env["HOME"] = "/tmp"  # noqa: S108 - inside the container, which only this process uses
-            with engine_errors("making an environment", kind=FailureKind.IMAGE):
+            with engine_errors("making an environment", kind=FailureKind.IMAGE, engine=self.engine):
                 container = self.engine.client.containers.create(
                     image,
                     ["/bin/sh", "-c", "while :; do sleep 3600; done"],
@@ -268,7 +258,10 @@ class Maker:
                 remove_container(container)
 
             try:
-                with registered(stop), engine_errors("making an environment", kind=FailureKind.IMAGE):
+                with (
+                    registered(stop),
+                    engine_errors("making an environment", kind=FailureKind.IMAGE, engine=self.engine),
+                ):
                     container.start()
                     yield Workshop(self.engine, container, env, user, self.log)
             finally:
@@ -307,7 +300,7 @@ class Workshop:
             workdir="/",
         )["Id"]
         splitter = LineSplitter(self.log.line)
-        with streamed(api.exec_start(identity, socket=True)) as output:
+        with streamed(api.exec_start(identity, socket=True), self.engine) as output:
             for chunk in output:
                 splitter.feed(chunk)
         splitter.close()
@@ -317,4 +310,5 @@ class Workshop:
     def commit(self, name: str, changes: list[str]) -> None:
         """Make what the container holds the image ``name``."""
         repository, _, tag = name.partition(":")
-        self.container.commit(repository, tag, pause=False, changes=changes)
+        # The limit of the phase ends this thread's waiting.
+        commit(self.engine, self.container, repository, tag, changes, None)

@@ -1,4 +1,4 @@
-"""Which environment a target is compiled in: what the user said, else a container if an engine answers."""
+"""Which environment a target is compiled in: what the user said, else a container unless no engine is there."""
 
 from __future__ import annotations
 
@@ -27,11 +27,16 @@ class Machine:
     interpreters: Answers = field(default_factory=dict)
 
     def chosen(self, kind: str) -> str:
-        """``docker`` or ``host``."""
+        """``docker`` or ``host``: ``auto`` is the host only where no engine is. Raises MachineError where one is that
+        refuses or hangs, or where one was named that does not answer.
+        """
         if kind != "auto":
             return kind
         if self.kind is None:
-            self.kind = "host" if isinstance(find_engine(), NoEngine) else "docker"
+            found = find_engine()
+            if isinstance(found, NoEngine) and not found.absent:
+                raise found.error
+            self.kind = "host" if isinstance(found, NoEngine) else "docker"
         return self.kind
 
 
@@ -51,11 +56,17 @@ def environment_identity(
     """What ``ready_environment`` would make of ``request``, as far as it can change a wheel, without making it.
 
     ``machine`` is what was found out for earlier requests. None where it is not known yet: the base image is not in
-    the engine, or an engine or interpreter is missing.
+    the engine, or an engine or interpreter is missing. Raises MachineError where an engine is there or was named, and
+    cannot be used.
     """
     settings = network_settings(request.find_links, offline=offline)
+    kind = machine.chosen(kind)
+    if kind == "docker":
+        found = find_engine()
+        if isinstance(found, NoEngine) and not found.absent:
+            raise found.error
     try:
-        if machine.chosen(kind) == "docker":
+        if kind == "docker":
             from builder.environments.docker import docker_identity
 
             return docker_identity(request, settings=settings, resources=docker)
@@ -98,6 +109,8 @@ def ready_environment(
     settings = network_settings(request.find_links, offline=offline)
     if kind == "auto":
         found = find_engine()
+        if isinstance(found, NoEngine) and not found.absent and machine.kind != "docker":
+            raise found.error
         if not isinstance(found, NoEngine):
             reporter.message(f"building in a container: engine {found.version} answers")
             kind = machine.kind = "docker"

@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import Any
 
-from builder.environments.engine import DockerEngine, close_attached
+from builder.environments.engine import DockerEngine, close_attached, hang_up, patiently, watched
 from builder.errors import MachineError
 
 
@@ -38,20 +38,21 @@ def attach(engine: DockerEngine, container: Any) -> int:
     previous = signal.signal(signal.SIGWINCH, resize)
     try:
         tty.setraw(keyboard)
-        while True:
-            readable, _, _ = select.select([keyboard, stream], [], [])
-            if stream in readable:
-                data = stream.recv(65536)
-                if not data:
-                    break
-                while data:
-                    data = data[os.write(screen, data) :]
-            if keyboard in readable:
-                typed = os.read(keyboard, 4096)
-                if typed:
-                    stream.sendall(typed)
+        with watched(engine, lambda: hang_up(attached)):
+            while True:
+                readable, _, _ = select.select([keyboard, stream], [], [])
+                if stream in readable:
+                    data = stream.recv(65536)
+                    if not data:
+                        break
+                    while data:
+                        data = data[os.write(screen, data) :]
+                if keyboard in readable:
+                    typed = os.read(keyboard, 4096)
+                    if typed:
+                        stream.sendall(typed)
     finally:
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
         signal.signal(signal.SIGWINCH, previous)
         close_attached(attached)
-    return int(container.wait()["StatusCode"])
+    return int(patiently(engine, "the wait for its end", container.wait, None)["StatusCode"])

@@ -20,7 +20,9 @@ def test_a_missing_engine_is_named_with_the_next_step(tmp_path: Path) -> None:
     found = find_engine(env)
     assert isinstance(found, NoEngine)
     assert "none.sock" in found.reason
-    assert "apt-get install docker.io" in found.hint
+    assert "named by DOCKER_HOST" in found.reason
+    assert found.hint == "start that engine, or correct DOCKER_HOST"
+    assert not found.absent, "it was named: auto must not pass it over"
     with pytest.raises(MachineError) as raised:
         engine(env)
     assert raised.value.exit_code == EXIT_MACHINE_LACKS

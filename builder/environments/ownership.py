@@ -1,0 +1,40 @@
+"""Whose containers, images and folders these are: the labels that the builder puts on all that it makes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+#: On every image and container that the builder makes.
+LABEL = "torch-npu-builder"
+#: Who is making it: ``host:pid:start``; tells the leftovers of a killed builder from work going on.
+OWNER_LABEL = f"{LABEL}.owner"
+
+
+def owner() -> str:
+    """This process, for OWNER_LABEL."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def owner_lives(value: str) -> bool:
+    """Whether the process that ``owner()`` named still runs; one of another machine is taken to live."""
+    host, _, rest = value.rpartition(":")[0].rpartition(":")
+    started = value.rpartition(":")[2]
+    if host != socket.gethostname():
+        return bool(host)
+    return rest.isdigit() and _started(int(rest)) == started
+
+
+def _started(pid: int) -> str:
+    """When the process started, in ticks since the machine did; empty when there is none."""
+    try:
+        # The command name stands in parentheses and may hold anything, spaces too.
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def labels(**more: str) -> dict[str, str]:
+    """Labels that tell the builder's own containers and images from everything else."""
+    return {LABEL: "1", OWNER_LABEL: owner(), **{f"{LABEL}.{name}": value for name, value in more.items()}}
