@@ -271,7 +271,7 @@ class TargetBuild:
         """How the compile is run; raises TargetError where the toolchain is not the matrix's."""
         mismatches = recipe.toolchain_mismatches(self.target, facts)
         if mismatches and not (self.options.allow_toolchain_mismatch or accept_mismatch):
-            raise recipe.wrong_toolchain(self.target, mismatches, self.matrix.compilers, facts.get("system"))
+            raise recipe.wrong_toolchain(self.target, mismatches, facts, self.matrix.compilers)
         for mismatch in mismatches:
             self._warn(mismatch)
         recipe.check_torch(self.target, facts)

@@ -24,6 +24,7 @@ from builder.matrix.lifecycle import Phase
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id, resolve_release
+from builder.recipe import debian_base
 
 #: The least width of the column of names, so that most groups align.
 _NAMES = 20
@@ -206,11 +207,14 @@ class _Explained:
         for key, title in _TOOLCHAIN_FACTS.items():
             place = self._place("toolchains", "toolchains", name, key)
             yield Fact("toolchain", title, getattr(toolchain, key), place, toolchain.source)
-        compiler = self.matrix.compilers.get(toolchain.gcc_minor)
+        compiler = self.target.compiler
         if compiler is not None:
-            provided = [f"{base}: {package}" for base, package in compiler.provided_by.items()]
-            place = self._place("toolchains", "compilers", toolchain.gcc_minor, "provided_by")
-            yield Fact("toolchain", f"gcc {toolchain.gcc_minor} comes from", provided, place, compiler.source)
+            provided = [f"{provider.name}: {compiler.offer(provider)}" for provider in compiler.providers]
+            place = self._place("toolchains", "compilers", compiler.minor, "provided_by")
+            yield Fact("toolchain", f"gcc {compiler.minor} comes from", provided, place, compiler.source)
+            made = debian_base(self.target, compiler)
+            text = "by no suite of docker/bases/debian.sh" if made is None else f"by {made[0]}"
+            yield Fact("toolchain", "base with it made here", text, self._place("toolchains", "bases"), compiler.source)
 
     def python_and_torch(self) -> Iterator[Fact]:
         """What it is built with and for."""

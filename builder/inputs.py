@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from builder import recipe
-from builder.environments.base import EnvironmentRequest
+from builder.environments.base import EnvironmentRequest, Toolset
 from builder.fingerprint import RECIPE_VERSION
 from builder.matrix.model import Target
+from builder.matrix.toolchains import Compiler
 from builder.options import BuildOptions
 
 #: Parts of a tree's origin that the tree's content follows from. How they were asked for does not matter.
@@ -39,6 +40,17 @@ def environment_request(target: Target, options: BuildOptions) -> EnvironmentReq
         torch_local=target.torch_local if source == "cpu-index" else "",
         # Each index has wheels of its own; who brings one means another than either.
         torch_hashes=release.torch.hashes(source, target.arch, target.python),
+        toolsets=toolsets(target.compiler),
+    )
+
+
+def toolsets(compiler: Compiler | None) -> tuple[Toolset, ...]:
+    """Where a package holds this line of gcc: each distribution, by its /etc/os-release, with the package."""
+    return tuple(
+        Toolset(os_id, provider.base.version, provider.package)
+        for provider in (compiler.providers if compiler else ())
+        if provider.package is not None
+        for os_id in provider.base.ids
     )
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from builder.compilation import cache, codegen, headers, witness
 from builder.compilation.defines import find_version_define
-from builder.environments.base import Limits, Opened, Paths
+from builder.environments.base import Limits, Opened, Paths, is_release
 from builder.errors import FailureKind, TargetError
 from builder.matrix.model import Target
-from builder.matrix.toolchains import Compiler
+from builder.matrix.toolchains import Compiler, Provider
 from builder.options import BuildOptions
 from builder.sources.upstream import SetupScript
 from builder.wheels.repair import RepairPlan
@@ -298,30 +298,66 @@ def toolchain_mismatches(target: Target, facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
-#: What a base calls itself in /etc/os-release -> its name among the compilers of toolchains.yaml.
-_BASES = {
-    "bookworm": "debian-bookworm",
-    "bullseye": "debian-bullseye",
-    "CentOS Linux 7": "manylinux2014",
-    "AlmaLinux 8": "manylinux-2-28",
-}
-
-
 def wrong_toolchain(
-    target: Target, mismatches: Sequence[str], compilers: Mapping[str, Compiler], system: str | None
+    target: Target, mismatches: Sequence[str], facts: Mapping[str, Any], compilers: Mapping[str, Compiler]
 ) -> TargetError:
-    """The error for ``mismatches``, with where the gcc that the matrix wants comes from on this base."""
+    """The error for ``mismatches``, with where the gcc that the matrix wants comes from."""
+    advice = gcc_advice(target, facts, compilers)
+    accepted = "or accept the difference with --allow-toolchain-mismatch"
+    return TargetError(
+        "; ".join(mismatches), kind=FailureKind.TOOLCHAIN, hint=f"{advice}; {accepted}" if advice else None
+    )
+
+
+def gcc_advice(target: Target, facts: Mapping[str, Any], compilers: Mapping[str, Compiler]) -> str:
+    """What to do where ``facts`` of an environment (see ``probe``) have another gcc than the matrix wants.
+
+    One sentence without a full stop: what gives that gcc on this system, which base image has it, and which command
+    makes one. Empty where gcc is the right one, and where ``compilers`` of the matrix say nothing of it.
+    """
     wanted = target.toolchain.gcc_minor
-    base = next((name for text, name in _BASES.items() if text in (system or "")), "")
-    provider = compilers[wanted].provided_by.get(base) if wanted in compilers else None
-    hint = None
-    if provider is not None:
-        how = "has to be built from source" if provider == "source" else f"comes with {provider}"
-        hint = (
-            f"gcc {wanted} {how} on {system}; use the base image of the matrix, "
-            "or accept the difference with --allow-toolchain-mismatch"
-        )
-    return TargetError("; ".join(mismatches), kind=FailureKind.TOOLCHAIN, hint=hint)
+    compiler = compilers.get(wanted)
+    if compiler is None or _numbers(str(facts["gcc"]), 2) == _numbers(wanted, 2):
+        return ""
+    system = facts.get("system") or "this system"
+    here = next((provider for provider in compiler.providers if _is_base(provider, facts)), None)
+    if here is None:
+        found = f"the matrix knows no package of gcc {wanted} for {system}"
+    elif here.package is None:
+        found = f"gcc {wanted} has to be built from source on {system}"
+    elif compiler.is_held_by(here):
+        found = f"gcc {wanted} is in {here.package} on {system}"
+    else:
+        found = f"the nearest to gcc {wanted} on {system} is {here.package}, which is {here.version}"
+    made = debian_base(target, compiler)
+    if made is None:
+        there = "docker/bases/debian.sh makes none that has it"
+    else:
+        command, name, version = made
+        there = f"'{command}' makes one with gcc {version} (--base-image {name})"
+    return f"{found}; the base image of the matrix has it ({target.toolchain.base_image}), and {there}"
+
+
+def debian_base(target: Target, compiler: Compiler) -> tuple[str, str, str] | None:
+    """How a base with ``compiler`` for ``target`` is made from Debian's packages: the command, the name of what it
+    makes, the version of its gcc. None where no release of Debian has that gcc.
+    """
+    provider = next((provider for provider in compiler.packaged if provider.base.suite is not None), None)
+    if provider is None:
+        return None
+    major = compiler.minor.split(".")[0]
+    command = ["docker/bases/debian.sh", "--suite", str(provider.base.suite), "--gcc", major]
+    if target.arch != os.uname().machine:
+        command += ["--arch", target.arch]
+    if target.python != provider.base.python:
+        command += ["--python", f"{target.python}=PREFIX"]
+    name = f"torch-npu-builder/base:{provider.base.suite}-gcc{major}-{target.arch}"
+    return " ".join(command), name, str(provider.version)
+
+
+def _is_base(provider: Provider, facts: Mapping[str, Any]) -> bool:
+    base = provider.base
+    return any(is_release(os_id, base.version, facts.get("os_id"), facts.get("os_version")) for os_id in base.ids)
 
 
 def check_torch(target: Target, facts: Mapping[str, Any]) -> None:

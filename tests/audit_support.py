@@ -40,20 +40,29 @@ def _cells(arch: str) -> str:
 
 FILES = {
     "toolchains.yaml": """\
+bases:
+  manylinux2014: {ids: [centos], version: "7"}
+  manylinux-2-28: {ids: [almalinux], version: "8"}
 compilers:
   "9.3":
     version: "9.3.1"
-    provided_by: {manylinux2014: devtoolset-9}
+    from_source: [manylinux-2-28]
+    provided_by:
+      manylinux2014: {package: devtoolset-9}
     cmake_minimum: "3.18"
     source: "a test"
   "11.2":
     version: "11.2.1"
-    provided_by: {manylinux-2-28: gcc-toolset-11}
+    from_source: [manylinux2014]
+    provided_by:
+      manylinux-2-28: {package: gcc-toolset-11}
     cmake_minimum: "3.18"
     source: "a test"
   "14.2":
     version: "14.2.1"
-    provided_by: {manylinux-2-28: gcc-toolset-14}
+    from_source: [manylinux2014]
+    provided_by:
+      manylinux-2-28: {package: gcc-toolset-14}
     cmake_minimum: "3.1"
     source: "a test"
 toolchains:

@@ -11,9 +11,14 @@ from builder.matrix.loader import Matrix, load_matrix
 DAY = date(2026, 3, 1)
 
 _TOOLCHAINS = """
+bases:
+  manylinux-2-28: {ids: [almalinux, rocky], version: "8"}
+  debian-bookworm: {ids: [debian], version: "12", suite: bookworm, python: "3.11"}
 compilers:
-  "9.3": {version: "9.3.1", provided_by: {manylinux2014: devtoolset-9}, cmake_minimum: "3.18", source: wheels}
-  "11.2": {version: "11.2.1", provided_by: {manylinux-2-28: gcc-toolset-11}, cmake_minimum: "3.18", source: wheels}
+  "9.3": {version: "9.3.1", provided_by: {manylinux-2-28: {package: gcc-toolset-9}}, from_source: [debian-bookworm],
+    cmake_minimum: "3.18", source: wheels}
+  "11.2": {version: "11.2.1", cmake_minimum: "3.18", source: wheels, provided_by: {
+    manylinux-2-28: {package: gcc-toolset-11}, debian-bookworm: {package: gcc-11, version: "11.3.0"}}}
 toolchains:
   old-x86_64: {arch: x86_64, gcc: "9.3.1", manylinux: manylinux_2_17, base_image: "i/old:1", cxx11_abi: 0, source: A}
   old-aarch64: {arch: aarch64, gcc: "9.3.1", manylinux: manylinux_2_17, base_image: "i/arm:1", cxx11_abi: 0, source: A}

@@ -27,15 +27,25 @@ class Paths:
 
 @dataclass(frozen=True)
 class Toolset:
-    """Which package of a distribution holds the wanted gcc; ``os_version`` may be its first parts only."""
+    """The package that holds the wanted gcc on one distribution, as /etc/os-release names it.
+
+    ``os_id`` is its ID; ``os_version`` its VERSION_ID or the leading numbers of that; ``package`` a toolset of
+    Enterprise Linux (``gcc-toolset-11``, ``devtoolset-9``) or a package of Debian (``gcc-11``).
+    """
 
     os_id: str
     os_version: str
     package: str
 
-    def matches(self, os_id: str, os_version: str) -> bool:
-        """Whether it is of the distribution that /etc/os-release names so."""
-        return os_id == self.os_id and f"{os_version}.".startswith(f"{self.os_version}.")
+    def is_for(self, os_id: str | None, os_version: str | None) -> bool:
+        """True on a system that calls itself so: ``8`` is for ``8`` and ``8.10``, not for ``80``."""
+        return is_release(self.os_id, self.os_version, os_id, os_version)
+
+
+def is_release(wanted_id: str, wanted_version: str, os_id: str | None, os_version: str | None) -> bool:
+    """True where ID and VERSION_ID of an /etc/os-release are those, the version by its leading numbers."""
+    wanted = wanted_version.split(".")
+    return os_id == wanted_id and (os_version or "").split(".")[: len(wanted)] == wanted
 
 
 @dataclass(frozen=True)
@@ -44,8 +54,9 @@ class EnvironmentRequest:
 
     ``torch`` is the requirement without local version (``2.5.1``), ``torch_local`` that version where the index wants
     one (``+cpu``); ``requirements`` are pinned
-    requirement lines for the interpreter's own site-packages; ``toolsets`` say which package holds ``gcc`` on which
-    distribution; ``image_mirrors`` are other places of ``base_image``, asked first (``base_images``).
+    requirement lines for the interpreter's own site-packages; ``toolsets`` say which package gives the wanted gcc on
+    which distribution, none where it has to be built from source; ``image_mirrors`` are other places of ``base_image``,
+    asked first (``bases``).
     """
 
     arch: str

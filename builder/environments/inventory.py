@@ -167,7 +167,7 @@ def _compiler(found: Inventory, request: EnvironmentRequest, where: str) -> tupl
     for version, path in found.compilers:
         if numbers(version)[:2] == wanted:
             return path, [], []
-    package = next((each.package for each in request.toolsets if each.matches(found.os_id, found.os_version)), None)
+    package = next((each.package for each in request.toolsets if each.is_for(found.os_id, found.os_version)), None)
     if package is None:
         return "", [], []
     path = toolset_path(package)

@@ -17,8 +17,9 @@ def probe(opened: Opened, python: str) -> dict[str, Any]:
     """Facts about the tools inside: version texts (None where absent), by name.
 
     Keys: gcc, g++, glibc, cmake, ccache, patchelf, eu-strip, auditwheel, make, ninja, mold, git, python,
-    python_path, python_include (the folder of Python.h), machine, system, torch, torch_path, cxx11_abi (bool or None),
-    and torch_error when PyTorch cannot be imported. ``python`` is the target's (``3.11``).
+    python_path, python_include (the folder of Python.h), machine, system, os_id and os_version (PRETTY_NAME, ID and
+    VERSION_ID in /etc/os-release), torch, torch_path, cxx11_abi (bool or None), and torch_error when PyTorch cannot
+    be imported. ``python`` is the target's (``3.11``).
     Raises TargetError (TOOLCHAIN) when the interpreter itself does not run.
     """
     script = Path(__file__).with_name("probe_inside.py").read_text(encoding="utf-8")

@@ -63,8 +63,9 @@ for tool in ("cmake", "ccache", "patchelf", "eu-strip", "auditwheel", "make", "n
 try:
     with open("/etc/os-release", encoding="utf-8") as stream:
         named = dict(line.rstrip("\n").split("=", 1) for line in stream if "=" in line)
-    facts["system"] = named.get("PRETTY_NAME", "").strip('"') or None
 except OSError:
-    facts["system"] = None
+    named = {}
+for fact, key in (("system", "PRETTY_NAME"), ("os_id", "ID"), ("os_version", "VERSION_ID")):
+    facts[fact] = named.get(key, "").strip("\"'") or None
 facts.update(torch_facts())
 print("probe: " + json.dumps(facts, sort_keys=True))

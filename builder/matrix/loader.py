@@ -99,8 +99,10 @@ def load_matrix(directory: Path | None = None, sources_file: Path | None = None,
     }
     toolchain_file = documents["toolchains"].check(ToolchainFile)
     _compilers_known(documents["toolchains"], toolchain_file)
+    _bases_known(documents["toolchains"], toolchain_file)
     tables = _Tables(
         toolchains=toolchain_file.toolchains,
+        compilers=toolchain_file.resolved(),
         torch=documents["torch"].check(TorchFile),
         lifecycle=documents["lifecycle"].check(LifecycleFile),
         sources=documents["sources"].check(SourceTable).relative_to(folder.absolute()),
@@ -131,7 +133,7 @@ def load_matrix(directory: Path | None = None, sources_file: Path | None = None,
         sources=tables.sources if sources_file is None else _overridden(tables.sources, sources_file),
         directory=folder,
         as_of=day,
-        compilers=toolchain_file.compilers,
+        compilers=tables.compilers,
         decisions=decided,
         places=places,
         rows=rows,
@@ -144,6 +146,7 @@ class _Tables:
     """What rows refer to by name."""
 
     toolchains: Mapping[str, Toolchain]
+    compilers: Mapping[str, Compiler]
     torch: TorchFile
     lifecycle: LifecycleFile
     sources: SourceTable
@@ -155,6 +158,22 @@ def _compilers_known(document: Document, content: ToolchainFile) -> None:
         if content.compilers and gcc_minor(toolchain.gcc) not in content.compilers:
             place = document.place("toolchains", name, "gcc")
             raise _unknown(place, f"toolchains.{name}.gcc", gcc_minor(toolchain.gcc), content.compilers, "compilers")
+
+
+def _bases_known(document: Document, content: ToolchainFile) -> None:
+    """A base that a compiler does not speak of would pass for one that lacks it."""
+    for minor, row in content.compilers.items():
+        place = document.place("compilers", minor)
+        for key, names in (("provided_by", row.provided_by), ("from_source", row.from_source)):
+            for name in set(names) - set(content.bases):
+                place = document.place("compilers", minor, key)
+                raise _unknown(place, f"compilers.{minor}.{key}", name, content.bases, "bases")
+        named = [*row.provided_by, *row.from_source]
+        if missing := [name for name in content.bases if named.count(name) != 1]:
+            raise RequestError(
+                f"{place}: compilers.{minor}: expected {', '.join(missing)} once, under provided_by or from_source",
+                hint="every base has a gcc by a package, or from source",
+            )
 
 
 def _files(folder: Path) -> list[Path]:
@@ -230,7 +249,9 @@ def _line(document: Document, index: int, row: ReleaseRow, tables: _Tables) -> R
     _torch_serves(at("pythons"), index, row, torch)
     phase = phase_on(tables.as_of, tables.lifecycle.pytorch[row.pytorch], tables.lifecycle.releases.get(row.release))
     # Every field has been checked as part of the row; only these differ, and those are checked values.
-    fields: dict[str, Any] = {**dict(row), "toolchains": chosen, "torch": torch, "phase": phase}
+    minors = {arch: gcc_minor(toolchain.gcc) for arch, toolchain in chosen.items()}
+    compilers = {arch: tables.compilers[minor] for arch, minor in minors.items() if minor in tables.compilers}
+    fields: dict[str, Any] = {**dict(row), "toolchains": chosen, "compilers": compilers, "torch": torch, "phase": phase}
     return ReleaseLine.model_construct(**fields)
 
 

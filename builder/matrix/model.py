@@ -30,7 +30,7 @@ from builder.matrix.base import (
     wrong,
 )
 from builder.matrix.lifecycle import Phase, Status
-from builder.matrix.toolchains import Minor, Toolchain, TorchBuild
+from builder.matrix.toolchains import Compiler, Minor, Toolchain, TorchBuild
 
 #: What upstream's setup.py and code generation import beside torch, by normalised project name.
 BUILD_REQUIREMENTS = ("setuptools", "wheel", "pyyaml", "numpy")
@@ -231,6 +231,7 @@ class ReleaseLine(_Release):
     """A release line, complete: one torch_npu branch and all that it fixes."""
 
     toolchains: Mapping[Arch, Toolchain] = Field(min_length=1)
+    compilers: Mapping[Arch, Compiler]
     torch: TorchBuild
     phase: Phase
 
@@ -272,6 +273,11 @@ class Target:
     def toolchain(self) -> Toolchain:
         """What compiles this target."""
         return self.release.toolchains[self.arch]
+
+    @property
+    def compiler(self) -> Compiler | None:
+        """The line of gcc of its toolchain, and where that comes from; None where the matrix says nothing of it."""
+        return self.release.compilers.get(self.arch)
 
     @property
     def tag(self) -> str:

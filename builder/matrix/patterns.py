@@ -47,6 +47,10 @@ IMAGE = pattern(
 )
 DIGEST = pattern(r"^sha256:[0-9a-f]{64}$", "sha256: and 64 hexadecimal digits, or null where it is unknown")
 TOOLSET = pattern(r"^(gcc-toolset|devtoolset)-[0-9]{1,2}$", "a toolset such as gcc-toolset-11 or devtoolset-9")
+PACKAGED = pattern(
+    r"^(gcc-toolset|devtoolset|gcc)-[0-9]{1,2}$", "a toolset or package such as gcc-toolset-11, devtoolset-9 or gcc-11"
+)
+OS_VERSION = pattern(r"^[0-9]+(\.[0-9]+)*$", 'the VERSION_ID of an /etc/os-release, in quotes, such as "8"')
 PINNED = pattern(
     r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*==[0-9]+(\.[0-9A-Za-z]+)*$",
     "a requirement with its exact version, NAME==VERSION",

@@ -1,7 +1,8 @@
 """What compiles: toolchains of release lines, what provides each gcc, and PyTorch as a build dependency."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -46,22 +47,101 @@ class Toolchain(Frozen):
         return f"{self.manylinux}_{self.arch}"
 
 
-class Compiler(Frozen):
-    """One line of gcc, and how to have it on each base."""
+class Base(Frozen):
+    """A family of base images, known by /etc/os-release, whose packages hold the same compilers."""
+
+    ids: tuple[Name, ...] = Field(
+        min_length=1, description="ID in /etc/os-release: the distribution, and those that are compatible with it"
+    )
+    version: Annotated[str, Field(pattern=patterns.OS_VERSION)] = Field(
+        description="VERSION_ID in /etc/os-release, or the leading numbers of it"
+    )
+    suite: Name | None = Field(
+        default=None, description="The suite of which docker/bases/debian.sh makes such a base here; null where none"
+    )
+    python: Python | None = Field(default=None, description="The Python that such a base has without --python")
+
+
+class Package(Frozen):
+    """What holds one line of gcc on a base."""
+
+    package: Annotated[str, Field(pattern=patterns.PACKAGED)] = Field(
+        description="A toolset of Enterprise Linux (gcc-toolset-11), or a package of Debian (gcc-11)"
+    )
+    version: Gcc | None = Field(
+        default=None, description="The release of gcc that it holds, where that is another than upstream's"
+    )
+
+
+class CompilerRow(Frozen):
+    """One line of gcc as ``toolchains.yaml`` writes it: bases by name."""
 
     version: Gcc = Field(description="The release that upstream's wheels were compiled with")
-    provided_by: Mapping[Name, Sentence] = Field(
-        min_length=1, description="For each base (manylinux2014, debian-bookworm, ...): package, toolset or source"
-    )
+    provided_by: Mapping[Name, Package] = Field(min_length=1, description="For each base that has it: what holds it")
+    from_source: tuple[Name, ...] = Field(default=(), description="Bases whose distribution has no package of it")
     cmake_minimum: Minor = Field(description="The oldest CMake that all release lines of this gcc accept")
     source: Sentence
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One line of gcc on one base: ``package`` holds its release ``version``; None where no package does."""
+
+    name: str
+    base: Base
+    package: str | None
+    version: str | None
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """One line of gcc, and how to have it on each base."""
+
+    minor: str
+    version: str
+    providers: tuple[Provider, ...]
+    cmake_minimum: str
+    source: str
+
+    @property
+    def packaged(self) -> tuple[Provider, ...]:
+        """Where a package holds it: bases with the line itself first, then those with a neighbour of it."""
+        found = [provider for provider in self.providers if provider.package is not None]
+        return tuple(sorted(found, key=lambda provider: not self.is_held_by(provider)))
+
+    def offer(self, provider: Provider) -> str:
+        """What ``provider`` has, in words: ``gcc-toolset-11``, ``gcc-11 (11.3.0)`` or ``source``."""
+        if provider.package is None:
+            return "source"
+        if provider.version == self.version:
+            return provider.package
+        accepted = "" if self.is_held_by(provider) else ", needs --allow-toolchain-mismatch"
+        return f"{provider.package} ({provider.version}{accepted})"
+
+    def is_held_by(self, provider: Provider) -> bool:
+        """True where ``provider`` has exactly this line, and no other one in its place."""
+        return provider.version is not None and gcc_minor(provider.version) == self.minor
 
 
 class ToolchainFile(Frozen):
     """``toolchains.yaml``."""
 
-    compilers: Mapping[Minor, Compiler] = Field(default={}, description="By major.minor of gcc")
+    bases: Mapping[Name, Base] = Field(default={}, description="Base images by what they call themselves")
+    compilers: Mapping[Minor, CompilerRow] = Field(default={}, description="By major.minor of gcc")
     toolchains: Mapping[Name, Toolchain]
+
+    def resolved(self) -> dict[str, Compiler]:
+        """The compilers with their bases as values, by major.minor of gcc."""
+        return {
+            minor: Compiler(minor, row.version, tuple(self._providers(row)), row.cmake_minimum, row.source)
+            for minor, row in self.compilers.items()
+        }
+
+    def _providers(self, row: CompilerRow) -> Iterator[Provider]:
+        for name, base in self.bases.items():
+            held = row.provided_by.get(name)
+            package, version = (held.package, held.version or row.version) if held else (None, None)
+            yield Provider(name, base, package, version)
 
 
 class TorchBuild(Frozen):

@@ -9,12 +9,16 @@ usage() {
     cat <<'TEXT'
 Usage: debian.sh [options]      (needs root, debootstrap and the docker command)
 
-  --suite NAME               bookworm (default; gcc 12, Python 3.11) or bullseye (gcc 10, Python 3.9)
+  --suite NAME               bookworm (default; gcc 12, Python 3.11), bullseye (gcc 10, Python 3.9)
+                             or trixie (gcc 14, Python 3.13)
   --arch ARCH                amd64/x86_64 or arm64/aarch64 (default: this machine's)
+  --gcc N                    also the suite's g++-N beside its own gcc: 9 on bullseye, 11 on bookworm, 12 or 13 on
+                             trixie. May be repeated
   --with-bullseye-python     on bookworm: also Python 3.9, from bullseye's packages
   --python VERSION=PREFIX    also a copy of the interpreter installed below PREFIX on this machine, for
                              example 3.10=/usr/local; it must be of ARCH. May be repeated
-  --tag NAME                 name of the image (default: torch-npu-builder/base:SUITE-x86_64 or -aarch64)
+  --tag NAME                 name of the image (default: torch-npu-builder/base:SUITE-x86_64 or -aarch64; with --gcc
+                             SUITE-gccN-x86_64)
   --mirror URL               Debian mirror (default: DEBIAN_MIRROR, else debootstrap's own default)
   --if-absent                do nothing when the engine has an image of that name
   --work DIR                 folder for the root file system, about 1.5 GB (default: below TMPDIR)
@@ -38,6 +42,8 @@ suite=bookworm
 arch=$(uname -m)
 bullseye_python=no
 pythons=''
+compilers=''
+compiler_names=''
 tag=''
 mirror=${DEBIAN_MIRROR:-}
 if_absent=no
@@ -48,7 +54,7 @@ while [ $# -gt 0 ]; do
         --help | -h) usage; exit 0 ;;
         --with-bullseye-python) bullseye_python=yes; shift; continue ;;
         --if-absent) if_absent=yes; shift; continue ;;
-        --suite | --arch | --python | --tag | --mirror | --work)
+        --suite | --arch | --gcc | --python | --tag | --mirror | --work)
             [ $# -ge 2 ] || fail 2 "$1 needs a value (--help lists the options)" ;;
         *) fail 2 "unknown option $1 (--help lists them)" ;;
     esac
@@ -57,6 +63,12 @@ while [ $# -gt 0 ]; do
         --arch) arch=$2 ;;
         --tag) tag=$2 ;;
         --mirror) mirror=$2 ;;
+        --gcc)
+            case $2 in
+                [1-9] | [1-9][0-9]) ;;
+                *) fail 2 "--gcc $2: expected a major version, for example 11" ;;
+            esac
+            compilers="$compilers $2" compiler_names="$compiler_names-gcc$2" ;;
         --work) work=$2 ;;
         --python)
             case $2 in
@@ -73,17 +85,18 @@ done
 case $suite in
     bookworm) own_python=3.11 ;;
     bullseye) own_python=3.9 ;;
-    *) fail 2 "--suite $suite: expected bookworm or bullseye" ;;
+    trixie) own_python=3.13 ;;
+    *) fail 2 "--suite $suite: expected bookworm, bullseye or trixie" ;;
 esac
-if [ "$suite" = bullseye ] && [ "$bullseye_python" = yes ]; then
-    fail 2 "--with-bullseye-python belongs to bookworm; bullseye's own Python is 3.9 already"
+if [ "$suite" != bookworm ] && [ "$bullseye_python" = yes ]; then
+    fail 2 "--with-bullseye-python belongs to bookworm; bullseye's own Python is 3.9, and elsewhere --python adds one"
 fi
 case $arch in
     amd64 | x86_64) arch=amd64 machine=x86_64 ;;
     arm64 | aarch64) arch=arm64 machine=aarch64 ;;
     *) fail 2 "--arch $arch: expected amd64 or arm64" ;;
 esac
-: "${tag:=torch-npu-builder/base:$suite-$machine}"
+: "${tag:=torch-npu-builder/base:$suite$compiler_names-$machine}"
 
 command -v docker >/dev/null || fail 3 "the docker command is missing; install docker.io or docker-ce-cli"
 docker version >/dev/null 2>&1 || fail 3 "no container engine answers; start it or set DOCKER_HOST"
@@ -121,8 +134,12 @@ in_root() {
 
 say "unpacking $suite for $machine (some 25 seconds; under emulation some minutes)"
 packages=build-essential,ca-certificates,patchelf,python3,python3-dev,python3-venv
+for version in $compilers; do packages=$packages,g++-$version; done
 if ! debootstrap --arch="$arch" --variant=minbase --include="$packages" \
     "$suite" "$root" ${mirror:+"$mirror"} >"$folder/log" 2>&1; then
+    for version in $compilers; do
+        ! grep -q "find these debs:.* g++-$version\>" "$folder/log" || fail 2 "--gcc $version: $suite has no g++-$version"
+    done
     tail -n 15 "$folder/log" "$root/debootstrap/debootstrap.log" >&2 2>/dev/null || true
     fail 1 "debootstrap failed (its last lines stand above)"
 fi
@@ -217,33 +234,27 @@ done
 
 umount "$root/proc"
 
-# Two runs on the same packages should differ in as little as possible.
+# Two runs on the same packages make the same image.
 rm -rf "$root/tmp/debs" "$root/var/cache/apt/archives/"*.deb "$root/var/lib/apt/lists/"* "$root/var/log/"*.log \
     "$root/var/log/apt" "$root/var/cache/ldconfig/aux-cache" "$root/var/cache/apt/"*.bin "$root/debootstrap"
 find "$root/opt" "$root/usr/lib" "$root/usr/share" -depth -name __pycache__ -exec rm -rf {} +
 : >"$root/etc/machine-id"
+# The day on which each account got its password: today.
+sed -i 's/^\([^:]*:[^:]*\):[0-9]*:/\1::/' "$root/etc/shadow"
+rm -f "$root/etc/"*-
 rm -f "$root/etc/resolv.conf" "$root/etc/hostname"
 printf 'deb %s %s main\n' "$mirror" "$suite" >"$root/etc/apt/sources.list"
 
-say "building $tag"
-mkdir "$folder/context"
-tar -C "$root" --one-file-system --sort=name --mtime=@0 --numeric-owner -cf "$folder/context/rootfs.tar" .
+say "loading $tag"
+tar -C "$root" --one-file-system --sort=name --mtime=@0 --numeric-owner -cf "$folder/rootfs.tar" .
 rm -rf --one-file-system "$root"
-cat >"$folder/context/Dockerfile" <<TEXT
-FROM scratch
-ADD rootfs.tar /
-LABEL torch-npu-builder.base="$suite-$machine"
-CMD ["/bin/bash"]
-TEXT
-# An import would record this machine's architecture; a build records the one it is asked for.
-docker build --platform "linux/$arch" --tag "$tag" "$folder/context" >"$folder/log" 2>&1 || {
-    tail -n 15 "$folder/log" >&2
-    fail 1 "the engine could not build $tag"
-}
+sh "$(dirname "$0")/load.sh" --tag "$tag" --arch "$arch" --label "torch-npu-builder.base=$suite-$machine" \
+    --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$folder/rootfs.tar" ||
+    fail 1 "the engine did not take $tag"
 
-# shellcheck disable=SC2016
+# shellcheck disable=SC2016,SC2046
 docker run --rm --network none --platform "linux/$arch" "$tag" sh -eu -c '
-    gcc --version | head -n 1
+    for name in g++ "$@"; do "$name" --version | head -n 1; done
     for python in /opt/python/cp*/bin/python; do
         "$python" -c "import ctypes, hashlib, lzma, sqlite3, ssl, sys, zlib, pip; print(sys.version.split()[0], \"at\", sys.prefix, ssl.OPENSSL_VERSION, \"pip\", pip.__version__)"
     done
@@ -252,5 +263,5 @@ docker run --rm --network none --platform "linux/$arch" "$tag" sh -eu -c '
         # Wheels are tried in fresh environments made by these interpreters.
         "$folder/python" -m venv /tmp/try && /tmp/try/bin/pip --version >/dev/null && rm -rf /tmp/try
     done
-' || { docker image rm "$tag" >/dev/null; fail 1 "$tag was built but its interpreters do not work; it was removed"; }
+' sh $(for version in $compilers; do echo "g++-$version"; done) || { docker image rm "$tag" >/dev/null; fail 1 "$tag was made but its programs do not work; it was removed"; }
 say "$tag is ready"

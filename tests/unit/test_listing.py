@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from datetime import date
@@ -252,6 +253,7 @@ def explained(matrix: Matrix, text: str, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_each_fact_has_its_place_and_source(matrix: Matrix, capsys: pytest.CaptureFixture[str]) -> None:
     facts = explained(matrix, "v2.6.0-7.2.0-py3.9-aarch64", capsys)
+    more = f"{'' if os.uname().machine == 'aarch64' else ' --arch aarch64'} --python 3.9=PREFIX"
     for name, value, file, holds, source in (
         ("release line", "v2.6.0-7.2.0", "pytorch-2.6", "branch: v2.6.0-7.2.0", "this row"),
         ("CANN", "8.3.RC1", "pytorch-2.6", 'cann: "8.3.RC1"', "table"),
@@ -260,7 +262,20 @@ def test_each_fact_has_its_place_and_source(matrix: Matrix, capsys: pytest.Captu
         ("toolchain", "new-aarch64", "pytorch-2.6", "aarch64: new-aarch64", "the wheels"),
         ("gcc", "11.2.1", "toolchains", "new-aarch64: {", "B"),
         ("C++ ABI of 2011", 1, "toolchains", "new-aarch64: {", "B"),
-        ("gcc 11.2 comes from", ["manylinux-2-28: gcc-toolset-11"], "toolchains", '"11.2": {', "wheels"),
+        (
+            "gcc 11.2 comes from",
+            ["manylinux-2-28: gcc-toolset-11", "debian-bookworm: gcc-11 (11.3.0, needs --allow-toolchain-mismatch)"],
+            "toolchains",
+            '"11.2": {',
+            "wheels",
+        ),
+        (
+            "base with it made here",
+            f"by docker/bases/debian.sh --suite bookworm --gcc 11{more}",
+            "toolchains",
+            "manylinux-2-28: {ids",
+            "wheels",
+        ),
         ("finds ccache", True, "pytorch-2.6", "finds_ccache: true", "CMakeLists.txt of v2.6.0-7.2.0"),
         ("built against", "torch==2.6.0", "torch", '"2.6.0": {', "an index"),
         ("torch's wheels", ["sha256:" + "9" * 64], "torch", '"2.6.0": {', "an index"),
@@ -437,7 +452,7 @@ def test_every_fact_of_a_row_is_explained() -> None:
 
     explained_keys = {key for group in explain._ROW_FACTS.values() for key in group}
     otherwise = {"source", "legacy", "submodules", "requirements", "requirements_by_python", "environment", "sources"}
-    assert explained_keys | otherwise | {"torch", "phase"} == set(ReleaseLine.model_fields)
+    assert explained_keys | otherwise | {"compilers", "torch", "phase"} == set(ReleaseLine.model_fields)
 
 
 Form = Literal["json", "markdown"] | None

@@ -11,15 +11,15 @@ from pydantic import BaseModel
 from builder.matrix.base import Frozen
 from builder.matrix.decisions import Accepted, Claim, Contradiction, DecisionFile, LeftOut
 from builder.matrix.lifecycle import Lifecycle, LifecycleFile
-from builder.matrix.loader import FILES
+from builder.matrix.loader import FILES, load_matrix
 from builder.matrix.model import NEEDS_SOURCE, ReleaseRow, Submodules
 from builder.matrix.repositories import Repository, SourceTable
-from builder.matrix.toolchains import Compiler, Toolchain, TorchBuild
+from builder.matrix.toolchains import Base, CompilerRow, Package, Toolchain, TorchBuild
 
 PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
 MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "A release line": (ReleaseRow, Submodules),
-    "Toolchains": (Toolchain, Compiler),
+    "Toolchains": (Toolchain, CompilerRow, Package, Base),
     "PyTorch": (TorchBuild,),
     "Phases of life": (Lifecycle, LifecycleFile),
     "Decisions": (DecisionFile, Accepted, LeftOut, Contradiction, Claim),
@@ -68,3 +68,16 @@ def test_every_file_and_every_fact_that_needs_a_source_is_named() -> None:
         assert f"| `{FILES[name]}` |" in text
     sentence = text.partition("Required for ")[2].partition("which no branch states")[0]
     assert set(re.findall(r"`(\w+)`", sentence)) == set(NEEDS_SOURCE)
+
+
+def test_the_table_of_compilers_is_the_matrix() -> None:
+    matrix = load_matrix()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section("Toolchains").splitlines()]
+    shown = {row[0]: row[1:] for row in rows if re.fullmatch(r"\d+\.\d", row[0] if row else "")}
+    assert list(shown) == list(matrix.compilers)
+    for minor, compiler in matrix.compilers.items():
+        for cell, provider in zip(shown[minor], compiler.providers, strict=True):
+            package, _, version = cell.partition(" (")
+            assert package == (provider.package or "source"), (minor, provider.name)
+            assert not version or version.startswith(str(provider.version)), (minor, provider.name)
+            assert version or provider.version in (None, compiler.version), (minor, provider.name)

@@ -318,7 +318,9 @@ def test_base_images_have_the_toolset_and_the_policy(matrix: Matrix, name: str) 
     )
     assert toolchain.gcc_toolset == f"{family}-{major}"
     assert toolchain.manylinux == policy
-    assert compiler.provided_by[base].split()[0] == toolchain.gcc_toolset
+    provider = next(provider for provider in compiler.providers if provider.name == base)
+    assert provider.package == toolchain.gcc_toolset
+    assert provider.version == toolchain.gcc
     assert compiler.version == toolchain.gcc
     assert gcc_minor(compiler.version) == toolchain.gcc_minor
     assert ("aarch64" in toolchain.base_image) == (toolchain.arch == "aarch64")

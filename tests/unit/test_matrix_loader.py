@@ -175,6 +175,25 @@ def test_toolchain_whose_gcc_is_of_no_compiler(folder: Path, edit: Edit) -> None
     assert error.hint == "did you mean 9.3?"
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("{package: gcc-9,", "{package: g++,", "'g++': expected a toolset or package such as gcc-toolset-11"),
+        ("debian-bullseye: {package: gcc-9", "debian-bullsey: {package: gcc-9",
+         "compilers.9.3.provided_by: 'debian-bullsey': expected a name of bases"),
+        ("from_source: [manylinux-2-28, debian-bookworm, debian-trixie]", "from_source: [manylinux-2-28]",
+         "compilers.9.3: expected debian-bookworm, debian-trixie once, under provided_by or from_source"),
+        ('ids: [debian], version: "12"', "ids: [debian], version: 12", "'12': expected text; put it in quotes"),
+        ('ids: [debian], version: "11"', 'version: "11"', "bases.debian-bullseye: the key 'ids' is missing"),
+    ],
+)  # fmt: skip
+def test_each_gcc_is_said_for_each_base(folder: Path, edit: Edit, old: str, new: str, says: str) -> None:
+    edit("toolchains.yaml", old, new)
+    error = failure(folder)
+    assert error.message.startswith(f"{folder / 'toolchains.yaml'}:")
+    assert says in error.message
+
+
 @pytest.mark.parametrize("day", ["2026-01-25", "0", '"0"', "86400", '"2026-01-25T00:00:00"', "soon", "2026", "true"])
 def test_days_are_written_in_one_way(folder: Path, edit: Edit, day: str) -> None:
     edit("lifecycle.yaml", 'maintained: "2021-07-29"', f"maintained: {day}")

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from builder.compilation import cache, witness
-from builder.environments.base import Limits, Outcome, Paths
+from builder.environments.base import Limits, Outcome, Paths, Toolset
 from builder.environments.recipe import torch_requirement
 from builder.errors import FailureKind, RequestError
 from builder.gather import check_request
@@ -21,7 +22,7 @@ from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
 from builder.options import BuildOptions
-from builder.recipe import Recipe, keep_witness, prepared, toolchain_mismatches, wrong_toolchain
+from builder.recipe import Recipe, gcc_advice, keep_witness, prepared, toolchain_mismatches, wrong_toolchain
 from builder.wheels.repair import RepairPlan
 
 
@@ -59,22 +60,107 @@ def test_torch_without_a_wheel_on_any_index_has_to_be_brought(matrix: Matrix, tm
     check_request([dataclasses.replace(alone, arch="x86_64")], BuildOptions())
 
 
+DEBIAN = {release: f"Debian GNU/Linux {release}" for release in ("11", "12", "13")}
+CENTOS = ("centos", "7", "CentOS Linux 7 (Core)")
+
+
 @pytest.mark.parametrize(
-    ("system", "hint"),
+    ("line", "system", "says"),
     [
-        ("Debian GNU/Linux 11 (bullseye)", "gcc 9.3 comes with gcc-9 on Debian GNU/Linux 11"),
-        ("Debian GNU/Linux 12 (bookworm)", "gcc 9.3 has to be built from source on Debian GNU/Linux 12"),
-        ("CentOS Linux 7 (Core)", "gcc 9.3 comes with devtoolset-9 on CentOS Linux 7"),
-        ("Slackware 15", FailureKind.TOOLCHAIN.advice),
-        (None, FailureKind.TOOLCHAIN.advice),
+        ("v2.5.1-7.1.0", ("debian", "11", DEBIAN["11"]), "gcc 9.3 is in gcc-9 on Debian GNU/Linux 11; "),
+        ("v2.5.1-7.1.0", ("debian", "12", DEBIAN["12"]), "gcc 9.3 has to be built from source on Debian GNU/Linux 12"),
+        ("v2.5.1-7.1.0", CENTOS, "gcc 9.3 is in devtoolset-9 on CentOS Linux 7"),
+        ("v2.7.1-7.3.0", ("debian", "12", DEBIAN["12"]), "the nearest to gcc 11.2 on Debian GNU/Linux 12 is gcc-11"),
+        ("v2.7.1-7.3.0", ("rocky", "8.9", "Rocky Linux 8.9"), "gcc 11.2 is in gcc-toolset-11 on Rocky Linux 8.9"),
+        ("v2.8.0-7.3.0", ("debian", "13", DEBIAN["13"]), "gcc 13.3 is in gcc-13 on Debian GNU/Linux 13"),
+        ("v2.8.0-7.3.0", CENTOS, "gcc 13.3 has to be built from source on CentOS Linux 7"),
+        # The leading numbers of a version are no leading letters.
+        ("v2.8.0-7.3.0", ("almalinux", "80", "Eighty"), "the matrix knows no package of gcc 13.3 for Eighty"),
+        ("v2.5.1-7.1.0", ("slackware", "15", "Slackware 15"), "the matrix knows no package of gcc 9.3 for Slackware"),
+        ("v2.5.1-7.1.0", (None, None, None), "the matrix knows no package of gcc 9.3 for this system"),
     ],
 )
-def test_another_gcc_comes_with_advice_for_the_base(matrix: Matrix, system: str | None, hint: str) -> None:
+def test_another_gcc_comes_with_advice_for_the_base(
+    matrix: Matrix, line: str, system: tuple[str | None, str | None, str | None], says: str
+) -> None:
+    wanted = target(matrix, line, "3.10")
+    facts = {"gcc": "12.2.0", "glibc": "2.17", **dict(zip(("os_id", "os_version", "system"), system, strict=True))}
+    error = wrong_toolchain(wanted, toolchain_mismatches(wanted, facts), facts, matrix.compilers)
+    assert error.message == f"gcc is 12.2.0, the matrix wants {wanted.toolchain.gcc}"
+    assert str(error.hint).startswith(says)
+    assert f"the base image of the matrix has it ({wanted.toolchain.base_image})" in str(error.hint)
+    assert str(error.hint).endswith("; or accept the difference with --allow-toolchain-mismatch")
+
+
+@pytest.mark.parametrize(
+    ("line", "python", "arch", "command", "version"),
+    [
+        ("v2.5.1-7.1.0", "3.9", "x86_64", "--suite bullseye --gcc 9", "9.3.0"),
+        ("v2.7.1-7.3.0", "3.10", "x86_64", "--suite bookworm --gcc 11 --python 3.10=PREFIX", "11.3.0"),
+        ("v2.5.1-7.1.0", "3.9", "aarch64", "--suite bullseye --gcc 10 --arch aarch64", "10.2.1"),
+        ("v2.9.0-7.3.0", "3.11", "x86_64", "--suite trixie --gcc 13 --python 3.11=PREFIX", "13.3.0"),
+        ("v1.8.1-5.0.rc1", "3.7", "x86_64", None, None),
+    ],
+)
+def test_advice_names_the_command_that_makes_a_base_with_the_gcc(
+    matrix: Matrix, monkeypatch: pytest.MonkeyPatch, line: str, python: str, arch: str, command: str, version: str
+) -> None:
+    monkeypatch.setattr("builder.recipe.os.uname", lambda: SimpleNamespace(machine="x86_64"))
+    wanted = target(matrix, line, python, arch)
+    advice = gcc_advice(wanted, {"gcc": "4.8.5"}, matrix.compilers)
+    if command is None:
+        assert advice.endswith("and docker/bases/debian.sh makes none that has it")
+        return
+    suite, major = command.split()[1], command.split()[3]
+    base = f"torch-npu-builder/base:{suite}-gcc{major}-{arch}"
+    assert advice.endswith(f"'docker/bases/debian.sh {command}' makes one with gcc {version} (--base-image {base})")
+
+
+def test_no_advice_where_gcc_is_right_or_unknown(matrix: Matrix) -> None:
     wanted = target(matrix, "v2.5.1-7.1.0", "3.9")
-    mismatches = toolchain_mismatches(wanted, {"gcc": "12.2.0", "glibc": "2.17"})
-    error = wrong_toolchain(wanted, mismatches, matrix.compilers, system)
-    assert error.message == "gcc is 12.2.0, the matrix wants 9.3.1"
-    assert str(error.hint).startswith(hint)
+    right = {"gcc": "9.3.0", "glibc": "2.31"}
+    assert gcc_advice(wanted, right, matrix.compilers) == ""
+    assert gcc_advice(wanted, {"gcc": "10.2.1"}, {}) == ""
+    error = wrong_toolchain(wanted, toolchain_mismatches(wanted, right), right, matrix.compilers)
+    assert (error.message, error.hint) == (
+        "glibc is 2.31, too new for manylinux_2_17", FailureKind.TOOLCHAIN.advice
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "python", "packages"),
+    [
+        ("v2.5.1-7.1.0", "3.9", {("centos", "7"): "devtoolset-9", ("debian", "11"): "gcc-9"}),
+        ("v2.7.1-7.3.0", "3.10", {("centos", "7"): "devtoolset-11", ("almalinux", "8"): "gcc-toolset-11",
+                                  ("debian", "12"): "gcc-11"}),
+        ("v2.8.0-7.3.0", "3.10", {("rocky", "8"): "gcc-toolset-13", ("debian", "13"): "gcc-13"}),
+    ],
+)  # fmt: skip
+def test_a_request_says_which_package_gives_the_gcc_on_which_distribution(
+    matrix: Matrix, line: str, python: str, packages: Mapping[tuple[str, str], str]
+) -> None:
+    asked = environment_request(target(matrix, line, python), BuildOptions()).toolsets
+    held = {(toolset.os_id, toolset.os_version): toolset.package for toolset in asked}
+    assert len(held) == len(asked)
+    assert packages.items() <= held.items()
+    assert {os_id for os_id, version in held if version == "8"} in (set(), {"almalinux", "rocky", "rhel", "centos"})
+    assert all((os_id, version) in packages for os_id, version in held if os_id == "debian")
+
+
+@pytest.mark.parametrize(
+    ("os_id", "os_version", "fits"),
+    [
+        ("almalinux", "8", True),
+        ("almalinux", "8.10", True),
+        ("almalinux", "80", False),
+        ("almalinux", "9.8", False),
+        ("fedora", "8", False),
+        ("almalinux", None, False),
+        (None, None, False),
+    ],
+)
+def test_a_toolset_is_for_a_release_of_a_distribution(os_id: str | None, os_version: str | None, fits: bool) -> None:
+    assert Toolset("almalinux", "8", "gcc-toolset-11").is_for(os_id, os_version) is fits
 
 
 @pytest.mark.parametrize(
