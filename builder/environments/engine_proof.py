@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,7 +232,7 @@ def _image(engine: DockerEngine) -> Iterator[str]:
 
     with engine_errors("proving the engine", engine=engine):
         said = engine.client.api.import_image_from_data(
-            _shell(), REPOSITORY, "shell", changes=[f"LABEL {name}={value}" for name, value in labels().items()]
+            archive_of(), REPOSITORY, "shell", changes=[f"LABEL {name}={value}" for name, value in labels().items()]
         )
         # By its identity: podman gives it a name of its own.
         identity = str(json.loads(said.strip().splitlines()[-1])["status"])
@@ -244,12 +244,12 @@ def _image(engine: DockerEngine) -> Iterator[str]:
             engine.client.images.remove(identity, force=True)
 
 
-def _shell() -> bytes:
-    """A tar archive of ``/bin/sh``, its libraries and its loader, at their places."""
+def archive_of(programs: Sequence[str] = ("/bin/sh",)) -> bytes:
+    """A tar archive of programs of this machine (absolute paths), their libraries and loader, at their places."""
     said = subprocess.run(
-        ["ldd", "/bin/sh"], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+        ["ldd", *programs], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
     ).stdout
-    files = ["/bin/sh", *dict.fromkeys(re.findall(r"(/\S+) \(0x", said))]
+    files = list(dict.fromkeys([*programs, *re.findall(r"(/\S+) \(0x", said)]))
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         # Named, because engines give folders that are not modes of their own, some of which shut everybody out.
@@ -289,7 +289,9 @@ def _run(engine: DockerEngine, image: str, place: _Place, *, network: str) -> li
             **more,
         )
         try:
-            attached = engine.client.api.attach_socket(container.id, params={"stdout": 1, "stderr": 1, "stream": 1})
+            attached = engine.client.api.attach_socket(
+                str(container.id), params={"stdout": 1, "stderr": 1, "stream": 1}
+            )
             with streamed(attached, engine) as output:
                 container.start()
                 said = b"".join(output)

@@ -16,9 +16,78 @@ set -eu
 say() { printf '%s\n' "$*" >&2; }
 fail() { code=$1; shift; say "error: $*"; exit "$code"; }
 
+inside=
+if [ "${1:-}" = --inside ]; then
+    inside=yes
+    shift
+fi
 [ $# = 2 ] || fail 2 "expected: start.sh KIND FOLDER"
 kind=$1 folder=$2
 : "${TRIXIE:=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/torch-npu-builder-tests/trixie}"
+
+# A user with numbers of its own, whom this machine need not have.
+add_user() {
+    cp /etc/passwd /etc/group "$folder"
+    echo "$1:x:61100:61100::$folder/home:/bin/sh" >>"$folder/passwd"
+    echo "$1:x:61100:" >>"$folder/group"
+    echo "$1:700000:65536" >"$folder/subid"
+    for file in passwd group; do mount --bind "$folder/$file" "/etc/$file"; done
+    for file in subuid subgid; do
+        touch "/etc/$file"
+        mount --bind "$folder/subid" "/etc/$file"
+    done
+}
+
+# The first process of the namespaces, which becomes the engine.
+become_engine() {
+    mount --make-rprivate /
+    ip link set lo up
+    if [ -n "${HIDE:-}" ]; then mount -t tmpfs -o mode=1777 tmpfs "$HIDE"; fi
+    case $kind in
+        docker*)
+            case $kind in
+                *-containerd) echo '{"features": {"containerd-snapshotter": true}}' ;;
+                *-userns) echo '{"userns-remap": "remapped"}' ;;
+                *) echo '{}' ;;
+            esac >"$folder/daemon.json"
+            if [ "$kind" = docker-userns ]; then add_user remapped; fi
+            # From here on all programs are trixie's, at the places that they expect.
+            mount --rbind "$TRIXIE/usr" /usr
+            exec dockerd --config-file "$folder/daemon.json" --data-root "$folder/data" --exec-root "$folder/exec" \
+                --pidfile "$folder/pid" --host "unix://$folder/docker.sock" ;;
+        podman)
+            # Where root may not raise limits (CAP_SYS_RESOURCE) podman's own of a million files cannot be set; crun
+            # refuses machines with both kinds of cgroups.
+            files=$(prlimit --pid $$ --nofile --output HARD --noheadings --raw)
+            if [ "$files" = unlimited ]; then files=65536; fi
+            cat >"$folder/containers.conf" <<EOF
+[containers]
+default_ulimits = ["nofile=$files:$files", "nproc=20000:20000"]
+[network]
+network_backend = "netavark"
+network_config_dir = "$folder/networks"
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+EOF
+            CONTAINERS_CONF=$folder/containers.conf exec podman --root "$folder/data" --runroot "$folder/exec" \
+                --tmpdir "$folder/tmp" system service --time 0 "unix://$folder/docker.sock" ;;
+        rootless)
+            add_user rootless
+            # Machines with an init system let every user open it.
+            mount -t tmpfs -o mode=755 tmpfs /dev/net
+            mknod -m 666 /dev/net/tun c 10 200
+            exec setpriv --reuid 61100 --regid 61100 --clear-groups env -i \
+                PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME="$folder/home" XDG_RUNTIME_DIR="$folder/run" \
+                DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns "$contrib/dockerd-rootless.sh" \
+                --data-root "$folder/home/data" --storage-driver vfs ;;
+    esac
+}
+
+contrib=/usr/share/docker.io/contrib
+if [ -n "$inside" ]; then become_engine; fi
+
 [ "$(id -u)" = 0 ] || fail 3 "namespaces for another engine need root"
 for program in unshare setpriv ip docker; do
     command -v "$program" >/dev/null || fail 3 "$program is missing (packages util-linux, iproute2, docker.io)"
@@ -31,6 +100,7 @@ folder=$(cd "$folder" && pwd -P)
 unpack_trixie() {
     [ -x "$TRIXIE/usr/sbin/dockerd" ] && return
     command -v apt-get >/dev/null || fail 3 "trixie's packages need apt-get"
+    # shellcheck disable=SC2016 # apt-get itself fills it in
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' |
         head -n 1)
     [ -n "$mirror" ] || fail 3 "apt's lists name no Debian mirror: run apt-get update"
@@ -54,88 +124,29 @@ EOF
     mv "$TRIXIE.new" "$TRIXIE"
 }
 
-# Inside the namespaces, as the first process; what stands in quotes reads that process's variables, not this shell's.
-# shellcheck disable=SC2016
-prepare='
-set -eu
-mount --make-rprivate /
-ip link set lo up
-if [ -n "${HIDE:-}" ]; then mount -t tmpfs -o mode=1777 tmpfs "$HIDE"; fi
-'
-# A user with numbers of his own, as this machine need not have.
-user_of_its_own='
-cp /etc/passwd /etc/group "$FOLDER"
-echo "$1:x:61100:61100::$FOLDER/home:/bin/sh" >>"$FOLDER/passwd"
-echo "$1:x:61100:" >>"$FOLDER/group"
-echo "$1:700000:65536" >"$FOLDER/subid"
-for file in passwd group; do mount --bind "$FOLDER/$file" "/etc/$file"; done
-for file in subuid subgid; do touch "/etc/$file"; mount --bind "$FOLDER/subid" "/etc/$file"; done
-'
-dockerd='
-mount --rbind "$TRIXIE/usr" /usr
-# From here on /usr has trixie's programs, at the places that they expect.
-exec dockerd --config-file "$FOLDER/daemon.json" --data-root "$FOLDER/data" --exec-root "$FOLDER/exec" \
-    --pidfile "$FOLDER/pid" --host "unix://$FOLDER/docker.sock"
-'
 socket=$folder/docker.sock
 case $kind in
-    docker | docker-containerd | docker-userns)
-        unpack_trixie
-        case $kind in
-            docker) echo '{}' ;;
-            docker-containerd) echo '{"features": {"containerd-snapshotter": true}}' ;;
-            docker-userns) echo '{"userns-remap": "remapped"}' ;;
-        esac >"$folder/daemon.json"
-        [ "$kind" = docker-userns ] && prepare="$prepare set -- remapped; $user_of_its_own"
-        script="$prepare$dockerd" ;;
-    podman)
-        command -v podman >/dev/null || fail 3 "podman is missing (package podman, with netavark and runc)"
-        # Without the right to raise limits (CAP_SYS_RESOURCE) podman's own of a million open files cannot be set, and
-        # crun refuses machines with both kinds of cgroups.
-        files=$(ulimit -Hn)
-        [ "$files" = unlimited ] && files=65536
-        cat >"$folder/containers.conf" <<EOF
-[containers]
-default_ulimits = ["nofile=$files:$files", "nproc=20000:20000"]
-[network]
-network_backend = "netavark"
-network_config_dir = "$folder/networks"
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-EOF
-        script="$prepare"'
-        export CONTAINERS_CONF="$FOLDER/containers.conf"
-        exec podman --root "$FOLDER/data" --runroot "$FOLDER/exec" --tmpdir "$FOLDER/tmp" \
-            system service --time 0 "unix://$FOLDER/docker.sock"' ;;
+    docker | docker-containerd | docker-userns) unpack_trixie ;;
+    podman) command -v podman >/dev/null || fail 3 "podman is missing (package podman, with netavark and runc)" ;;
     rootless)
         for program in rootlesskit slirp4netns newuidmap; do
             command -v "$program" >/dev/null ||
                 fail 3 "$program is missing (packages rootlesskit, slirp4netns, uidmap)"
         done
-        contrib=/usr/share/docker.io/contrib
         [ -x "$contrib/dockerd-rootless.sh" ] || fail 3 "$contrib/dockerd-rootless.sh is missing (package docker.io)"
         [ -c /dev/net/tun ] || fail 3 "this machine has no /dev/net/tun"
         mkdir -p "$folder/home" "$folder/run"
         chown 61100:61100 "$folder/home" "$folder/run"
         chmod 700 "$folder/run"
-        socket=$folder/run/docker.sock
-        script="$prepare set -- rootless; $user_of_its_own"'
-        # Machines with an init system let every user open it.
-        mount -t tmpfs -o mode=755 tmpfs /dev/net
-        mknod -m 666 /dev/net/tun c 10 200
-        exec setpriv --reuid 61100 --regid 61100 --clear-groups env -i \
-            PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME="$FOLDER/home" XDG_RUNTIME_DIR="$FOLDER/run" \
-            DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns /usr/share/docker.io/contrib/dockerd-rootless.sh \
-            --data-root "$FOLDER/home/data" --storage-driver vfs' ;;
+        socket=$folder/run/docker.sock ;;
     *) fail 2 "$kind: expected docker, docker-containerd, docker-userns, podman or rootless" ;;
 esac
 
-FOLDER=$folder TRIXIE=$TRIXIE HIDE=${HIDE:-} \
-    unshare --net --mount --pid --fork --mount-proc --kill-child=KILL sh -c "$script" >"$folder/log" 2>&1 &
+TRIXIE=$TRIXIE HIDE=${HIDE:-} unshare --net --mount --pid --fork --mount-proc --kill-child=KILL \
+    sh "$0" --inside "$kind" "$folder" >"$folder/log" 2>&1 &
 engine=$!
 first=
+# shellcheck disable=SC2329 # the traps call it
 end() {
     trap - EXIT INT TERM HUP
     # unshare itself passes no signals on; it ends with the first process of the namespaces, and the rest with that.
@@ -147,7 +158,7 @@ end() {
         done
         kill -9 "$first" 2>/dev/null || true
     fi
-    rm -rf --one-file-system "$folder"/data "$folder"/exec* "$folder"/home "$folder"/run "$folder"/tmp "$socket"
+    rm -rf --one-file-system "$folder/data" "$folder/exec"* "${folder:?}/home" "$folder/run" "$folder/tmp" "$socket"
 }
 trap end EXIT
 trap 'end; exit 143' INT TERM HUP
