@@ -37,6 +37,7 @@ def check_machine(workspace: Path) -> list[Check]:
     found = find_engine()
     return [
         check_engine(found),
+        *check_containers(found, workspace),
         *check_architectures(found),
         check_disk(workspace),
         check_memory(),
@@ -46,12 +47,32 @@ def check_machine(workspace: Path) -> list[Check]:
 
 
 def check_engine(found: DockerEngine | NoEngine | None = None) -> Check:
-    """Whether a container engine answers. Without one a build on this host is still possible."""
+    """Whether a container engine answers. Where none is a build on this host is still possible; one that is there and
+    cannot be used fails every build that does not ask for the host.
+    """
     found = find_engine() if found is None else found
     if isinstance(found, NoEngine):
-        return Check("container engine", "warn", found.reason, f"{found.hint}; or build with --environment host")
+        status = "warn" if found.absent else "fail"
+        return Check("container engine", status, found.reason, f"{found.hint}; or build with --environment host")
     rootless = ", rootless" if found.rootless else ""
-    return Check("container engine", "ok", f"{found.version} at {found.url} ({found.arch}{rootless})")
+    return Check(
+        "container engine", "ok", f"{found.version} at {found.url} ({found.arch}{rootless}, API {found.api or '?'})"
+    )
+
+
+def check_containers(found: DockerEngine | NoEngine, workspace: Path) -> list[Check]:
+    """What one short container proves: it gets a network, and shares the workspace's folders as a build needs it."""
+    if isinstance(found, NoEngine):
+        return []
+    from builder.environments.docker import build_user
+    from builder.environments.engine_proof import prove
+
+    return [
+        Check(finding.name, "ok", finding.text)
+        if finding.fault is None
+        else Check(finding.name, "fail", finding.fault, f"{finding.advice}; or build with --environment host")
+        for finding in prove(found, workspace, build_user(found))
+    ]
 
 
 def check_architectures(found: DockerEngine | NoEngine | None = None, binfmt: Path = BINFMT) -> list[Check]:

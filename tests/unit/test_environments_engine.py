@@ -249,7 +249,10 @@ def test_the_highest_version_that_both_speak_is_spoken(place: Standin, highest: 
         (lambda _: b"SSH-2.0-OpenSSH_9.2\r\n", "does not answer as a container engine does", "DOCKER_HOST"),
         (lambda _: b"", "does not answer as a container engine does", "DOCKER_HOST"),
     ],
-    ids=["too-new", "too-old", "400", "500", "500-list", "502-other", "html", "list", "no-version", "other-protocol", "closes"],
+    ids=[
+        "too-new", "too-old", "400", "500", "500-list", "502-other", "html", "list", "no-version", "other-protocol",
+        "closes",
+    ],
 )  # fmt: skip
 def test_an_engine_that_refuses_or_talks_nonsense_is_an_error_that_says_what_it_said(
     place: Standin, play: Callable[[str], Answer], reason: str, hint: str
