@@ -34,18 +34,11 @@ COMPILER_MEMORY = 2 << 30
 #: before it, then becomes the command that follows. The extension module is compiled by setuptools, past CMake and its
 #: launcher, with the compiler that the interpreter names; a file of that name ($4 is its folder) asks ccache, and the
 #: compiler itself where ccache fails.
-#: Since 4.7.4 ccache may remember digests of files by inode and times (before that a change could be missed: its issue
-#: 1215); a hit, which needs those of thousands of headers, then costs a third less.
 _COMMAND = """
 umask 022
 if [ -n "$1" ]; then . "$1" || exit 1; fi
 BUILDER_CCACHE=
 [ -z "$3" ] || BUILDER_CCACHE=$(command -v ccache || true)
-BUILDER_CCACHE_REPORT=stats
-[ -z "$BUILDER_CCACHE" ] || "$BUILDER_CCACHE" -p | grep -q stats_log || BUILDER_CCACHE_REPORT=log
-if [ -n "$BUILDER_CCACHE" ] && "$BUILDER_CCACHE" --version | sed -n '1s/.* //p;1s/.*/4.7.4/p' | sort -V -C -r; then
-    export CCACHE_INODECACHE=1
-fi
 if [ -n "$BUILDER_CCACHE" ] && [ -n "${BUILDER_PYTHON:-}" ] && mkdir -p "$4"; then
     name=$("$BUILDER_PYTHON" -S -E -c 'import sysconfig; print((sysconfig.get_config_var("CC") or "").split(" ")[0])')
     real=$(command -v "$name" || true)
@@ -59,7 +52,7 @@ if [ -n "$BUILDER_CCACHE" ] && [ -n "${BUILDER_PYTHON:-}" ] && mkdir -p "$4"; th
             fi ;;
     esac
 fi
-export BUILDER_CCACHE BUILDER_CCACHE_REPORT PATH="$2:$PATH"
+export BUILDER_CCACHE PATH="$2:$PATH"
 shift 4
 exec "$@"
 """

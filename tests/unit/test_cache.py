@@ -35,7 +35,7 @@ def test_other_folders_of_the_cache_are_none(name: str) -> None:
     assert cache.parse_store(name) is None
 
 
-def test_the_limit_is_in_units_that_every_ccache_knows() -> None:
+def test_the_limit() -> None:
     assert variables()["CCACHE_MAXSIZE"] == f"{5 << 20}Ki"
     assert variables(limit=0)["CCACHE_MAXSIZE"] == "0"
     # Never none where there is one.

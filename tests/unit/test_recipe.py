@@ -264,7 +264,7 @@ def test_without_a_cache_the_command_finds_no_ccache(tmp_path: Path, cached: boo
     (tmp_path / "ci" / "build.sh").write_text('echo "ccache=$BUILDER_CCACHE arguments=$* first=${PATH%%:*}"\n')
     (tmp_path / "bin").mkdir()
     ccache = tmp_path / "bin" / "ccache"
-    ccache.write_text("#!/bin/sh\necho stats_log\n")
+    ccache.write_text("#!/bin/sh\n")
     ccache.chmod(0o755)
     command = plan(cached=cached).command(Paths())
     env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
@@ -273,27 +273,13 @@ def test_without_a_cache_the_command_finds_no_ccache(tmp_path: Path, cached: boo
     assert done.stdout == f"ccache={found} arguments=--python=3.11 first=/out/codegen\n"
 
 
-@pytest.mark.parametrize(
-    ("version", "told"), [("3.7.12", ""), ("4.7.3", ""), ("4.7.4", "1"), ("4.7.5", "1"), ("4.10", "1")]
-)
-def test_digests_are_remembered_by_inode_where_that_is_right(tmp_path: Path, version: str, told: str) -> None:
-    (tmp_path / "ci").mkdir()
-    (tmp_path / "ci" / "build.sh").write_text('echo "$CCACHE_INODECACHE"\n')
-    ccache = tmp_path / "ccache"
-    ccache.write_text(f"#!/bin/sh\necho ccache version {version}\necho and more\n")
-    ccache.chmod(0o755)
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run(plan().command(Paths()), env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{told}\n"
-
-
 def test_what_setuptools_compiles_goes_through_ccache(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in {
         "python": "echo odd-gcc",
         "odd-gcc": 'echo "compiled $*"',
-        "ccache": 'if [ "$1" = -p ]; then echo stats_log; else echo "asked $*"; exec "$@"; fi',
+        "ccache": 'echo "asked $*"; exec "$@"',
     }.items():
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
         (programs / name).chmod(0o755)
@@ -312,7 +298,7 @@ def test_what_setuptools_compiles_goes_through_ccache(tmp_path: Path) -> None:
     assert run(cached=False) == [compiled]
     # A ccache that fails costs the build nothing but speed.
     working = (programs / "ccache").read_text()
-    (programs / "ccache").write_text('#!/bin/sh\n[ "$1" = -p ] && echo stats_log || exit 1\n')
+    (programs / "ccache").write_text("#!/bin/sh\nexit 1\n")
     assert run(cached=True) == [compiled]
     (programs / "ccache").write_text(working)
     # A name that says nothing of a compiler on PATH is left as it is.

@@ -188,10 +188,12 @@ def test_arguments_are_those_that_ccache_sees(inside: ModuleType, monkeypatch: p
     assert inside.kept_arguments(words + rest, True, "V") == ["c++", "-DV=1", *kept[1:]]
 
 
-def test_include_names_with_more_than_one_answer_are_listed(inside: ModuleType, tmp_path: Path) -> None:
+def test_include_names_that_a_file_may_change_the_meaning_of_are_listed(inside: ModuleType, tmp_path: Path) -> None:
     tree, torch = tmp_path / "tree", tmp_path / "torch"
     texts = {
-        "tree/a.cpp": '#include "x/one.h"\n#  include <two.h>\n#include "../only.h"\n#if __has_include(<stdio.h>)\n',
+        "tree/a.cpp": '#include "x/one.h"\n#  include <two.h>\n#include "../only.h"\n#if __has_include(<stdio.h>)\n'
+        '#if __has_include("asked.h") || __has_include("not/there.h") || __has_include(<ATen/some.h>)\n',
+        "tree/x/asked.h": "", "torch/ATen/some.h": "",
         "tree/x/one.h": "", "tree/y/x/one.h": "", "tree/two.h": "", "tree/only.h": "", "tree/y/unasked.h": "",
         "tree/z/unasked.h": "", "tree/sys/stdio.h": "", "tree/test/x/one.h": "", "tree/build/x/one.h": "",
         "torch/ATen/two.h": "", "torch/torch/csrc/api/include/torch/nn.h": "", "tree/q/torch/nn.h": "",
@@ -201,15 +203,20 @@ def test_include_names_with_more_than_one_answer_are_listed(inside: ModuleType, 
         (tmp_path / name).write_text(text)
     lines = inside.ambiguous_includes(str(tree), str(torch))
     assert lines == [
-        "include stdio.h sys/stdio.h",
+        "include ATen/some.h torch:ATen/some.h",
+        "include asked.h x/asked.h",
+        "include stdio.h sys/stdio.h system:stdio.h",
         "include torch/nn.h q/torch/nn.h torch:torch/csrc/api/include/torch/nn.h",
         "include two.h torch:ATen/two.h two.h",
         "include x/one.h x/one.h y/x/one.h",
     ]
 
 
-@pytest.mark.parametrize(("version", "state"), [("3.7.7", "unusable"), ("4.2", "writable"), ("14.0.1", "writable")])
-def test_a_ccache_without_checksums_is_not_used(
+@pytest.mark.parametrize(
+    ("version", "state"),
+    [("3.7.7", "unusable"), ("4.7.3", "unusable"), ("4.7.4", "writable"), ("4.14.2", "writable"), ("14.0", "writable")],
+)
+def test_an_old_ccache_is_not_used(
     inside: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, state: str
 ) -> None:
     program = tmp_path / "bin" / "ccache"
@@ -220,6 +227,8 @@ def test_a_ccache_without_checksums_is_not_used(
     found = inside.try_cache(str(tmp_path / "cache"))
     assert found["state"] == state
     assert (version in found["why"]) == (state == "unusable")
+    # What is lost is said, too.
+    assert ("Pythons and builds share no objects" in found["why"]) == (state == "unusable")
 
 
 def test_a_first_build_has_nothing_to_be_compared_with() -> None:

@@ -1,8 +1,8 @@
 """What a build's compiles take in, written down. Runs in the environment: Python 3.7 or later, nothing installed.
 
 ``before`` the build: what every compile depends on beyond its own files goes into ``<out>/inputs``, which ccache
-hashes with each file (the compiler proper, which ccache's own check of the driver does not see, and include names that
-more than one file answers to); the interpreter's headers get their one name; and the cache folder is tried.
+hashes with each file (the compiler proper, which ccache's own check of the driver does not see, and include names whose
+meaning a new file may change); the interpreter's headers get their one name; and the cache folder is tried.
 
 ``after`` it: ``<out>/witness.json.gz`` says of each object its command and what it was made of, by content. Two of
 these explain every miss of the second build.
@@ -35,8 +35,10 @@ INCLUDE = re.compile(rb'^[ \t]*#[ \t]*(?:include|include_next|import)[ \t]*([<"]
 ASKED = re.compile(rb'__has_include(?:_next)?[ \t]*\([ \t]*([<"])([^">\n]+)[">]')
 #: Macros whose value no file holds; what they stand in is compiled anew by the day.
 CLOCKS = (b"__DATE__", b"__TIME__", b"__TIMESTAMP__")
-#: The first ccache whose entries have checksums, and that knows SOURCE_DATE_EPOCH.
-OLDEST = 4
+#: The first ccache that notices every change of a file whose digest it remembers
+#: (https://github.com/ccache/ccache/issues/1215). Each environment has a newer one of its own; this is for what else
+#: may stand on PATH where that could not be had.
+OLDEST = (4, 7, 4)
 #: Options whose value follows as a word of its own, and says only where results go.
 PLACES = {"-o", "-MF", "-MT", "-MQ"}
 
@@ -98,24 +100,30 @@ def files_below(root: str) -> Iterator[str]:
             yield name if within == "." else within + "/" + name
 
 
-def spelled(root: str, names: Iterable[str]) -> Set[str]:
-    """What the sources and headers below ``root`` write after ``#include`` or ask for by ``__has_include``."""
-    found: Set[bytes] = set()
+def spelled(root: str, names: Iterable[str]) -> Tuple[Set[str], Set[str]]:
+    """What the sources and headers below ``root`` write after ``#include``, and what they ask ``__has_include``."""
+    included: Set[bytes] = set()
+    asked: Set[bytes] = set()
     for name in names:
         text = text_of(os.path.join(root, name)) if name.endswith(SOURCES + HEADERS) else None
         if text is None:
             continue
-        found.update(match[1] for match in INCLUDE.findall(text))
+        included.update(match[1] for match in INCLUDE.findall(text))
         if b"__has_include" in text:
-            found.update(match[1] for match in ASKED.findall(text))
-    return {re.sub(r"^(?:\.\.?/)+", "", os.fsdecode(spelling)) for spelling in found}
+            asked.update(match[1] for match in ASKED.findall(text))
+    return _stripped(included), _stripped(asked)
+
+
+def _stripped(spellings: Set[bytes]) -> Set[str]:
+    return {re.sub(r"^(?:\.\.?/)+", "", os.fsdecode(spelling)) for spelling in spellings}
 
 
 def ambiguous_includes(tree: str, torch: str) -> List[str]:
-    """``include SPELLING PATH...`` for each spelling in ``tree`` that more than one file answers to.
+    """``include SPELLING PATH...`` for each spelling in ``tree`` whose meaning a file that comes or goes may change.
 
     ccache knows the files that a compile read, not those that it would have read had they been there: a new header
-    that hides another is none of the files it checks. Such a header makes a line here, and so another input.
+    that hides another is none of the files it checks. So a name is listed once several files answer to it; one that
+    ``__has_include`` asks for, once any does.
     """
     inside = list(files_below(tree))
     shared = list(files_below(torch))
@@ -124,7 +132,7 @@ def ambiguous_includes(tree: str, torch: str) -> List[str]:
         for name in names:
             by_name.setdefault(name.rpartition("/")[2], []).append((mark, name))
     system = system_folders()
-    spellings = spelled(tree, inside)
+    spellings, asked = spelled(tree, inside)
     # Inside PyTorch's headers, others of them are spelled from the folders that its CMake package names.
     for name in inside:
         for mark, other in by_name[name.rpartition("/")[2]]:
@@ -132,25 +140,28 @@ def ambiguous_includes(tree: str, torch: str) -> List[str]:
                 spellings.add(other)
                 spellings.add(re.sub("^torch/csrc/api/include/", "", other))
     lines = []
-    for spelling in sorted(spellings):
+    for spelling in sorted(spellings | asked):
         answers = [
             mark + name
             for mark, name in by_name.get(spelling.rpartition("/")[2], ())
             if name == spelling or name.endswith("/" + spelling)
         ]
-        if not any(not answer.startswith("torch:") for answer in answers):
+        if spelling not in asked and not any(not answer.startswith("torch:") for answer in answers):
             continue
-        outside = any(os.path.exists(os.path.join(folder, spelling)) for folder in system)
-        if len(answers) + outside > 1:
+        if any(os.path.exists(os.path.join(folder, spelling)) for folder in system):
+            answers.append("system:" + spelling)
+        if len(answers) > (0 if spelling in asked else 1):
             lines.append(" ".join(["include", spelling, *sorted(answers)]))
     return lines
 
 
 def try_cache(folder: str) -> Dict[str, str]:
     """Whether the cache in ``folder`` can be used: ``state`` is writable, read-only or unusable, ``why`` the reason."""
-    version = re.match(r"ccache version (\d+)\S*", output_of(["ccache", "--version"]))
-    if version and int(version[1]) < OLDEST:
-        return {"state": "unusable", "why": version[0] + " takes damaged entries for good, 4.0 and later do not"}
+    version = re.match(r"ccache version (\d+(?:\.\d+)*)", output_of(["ccache", "--version"]))
+    if version and tuple(map(int, version[1].split("."))) < OLDEST:
+        least = ".".join(map(str, OLDEST))
+        why = f"{version[0]} may give the object of an earlier state of a file, {least} and later do not"
+        return {"state": "unusable", "why": why + "; Pythons and builds share no objects"}
     probe = os.path.join(folder, ".probe.%d" % os.getpid())
     try:
         os.makedirs(folder, exist_ok=True)
