@@ -190,7 +190,7 @@ class TargetBuild:
         """The target's environment, made where it is absent; ``quiet`` leaves out its warnings."""
         ready = ready_environment(
             self.options.environment,
-            environment_request(self.target, self.options),
+            environment_request(self.target, self.options, self.matrix.sources),
             docker=resource("docker"),
             host=self.workspace.environments,
             log=self.result.log.with_suffix(".image.log"),

@@ -192,6 +192,7 @@ DEMO_SELECTION = options(_LINES, _CELLS)
 ENVIRONMENT = options(
     option("--environment", type=click.Choice(["auto", "docker", "host"]), default="auto", help="Where to compile."),
     option("--base-image", help="Base image instead of the matrix's."),
+    several("--image-mirror", metavar="REGISTRY=PLACE", help="A place that has a registry's images, asked before it."),
     option(
         "--torch-source",
         type=click.Choice(["cpu-index", "pypi", "find-links"]),

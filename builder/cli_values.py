@@ -38,6 +38,8 @@ def matrix_of(values: dict[str, Any]) -> Matrix:
     from builder.matrix.loader import load_matrix
 
     matrix = load_matrix(values["matrix"], values["sources"], values.get("as_of"))
+    if values.get("image_mirror"):
+        matrix = replace(matrix, sources=matrix.sources.with_image_mirrors(values["image_mirror"]))
     for name, url in (("torch_npu", values["torch_npu_url"]), ("op-plugin", values["op_plugin_url"])):
         if url:
             matrix = replace(matrix, sources=matrix.sources.with_override(name, url))

@@ -12,6 +12,7 @@ from builder import recipe
 from builder.environments.base import EnvironmentRequest, Toolset
 from builder.fingerprint import RECIPE_VERSION
 from builder.matrix.model import Target
+from builder.matrix.repositories import SourceTable
 from builder.matrix.toolchains import Compiler
 from builder.options import BuildOptions
 
@@ -21,8 +22,11 @@ _SOURCES = ("torch_npu", "submodules", "op_plugin", "patches", "custom_operators
 VERSION_SUFFIX = "version_suffix"
 
 
-def environment_request(target: Target, options: BuildOptions) -> EnvironmentRequest:
-    """What the target's matrix row and the options ask of an environment."""
+def environment_request(
+    target: Target, options: BuildOptions, sources: SourceTable | None = None
+) -> EnvironmentRequest:
+    """What the target's matrix row and the options ask of an environment; ``sources`` knows mirrors of registries."""
+    base_image = options.base_image or target.toolchain.base_image
     release, toolchain = target.release, target.toolchain
     source = options.torch_source or (
         "find-links" if any(_holds_torch(folder) for folder in options.find_links) else target.torch_index
@@ -33,7 +37,7 @@ def environment_request(target: Target, options: BuildOptions) -> EnvironmentReq
         torch=release.pytorch,
         torch_source=source,
         requirements=release.requirements_for(target.python),
-        base_image=options.base_image or toolchain.base_image,
+        base_image=base_image,
         base_image_digest=None if options.base_image else toolchain.base_image_digest,
         gcc=toolchain.gcc,
         find_links=options.find_links,
@@ -41,6 +45,7 @@ def environment_request(target: Target, options: BuildOptions) -> EnvironmentReq
         # Each index has wheels of its own; who brings one means another than either.
         torch_hashes=release.torch.hashes(source, target.arch, target.python),
         toolsets=toolsets(target.compiler),
+        image_mirrors=sources.image_mirrors(base_image) if sources is not None else (),
     )
 
 

@@ -45,6 +45,13 @@ IMAGE = pattern(
     rf"^{_PART}(:[0-9]{{1,5}})?(/{_PART})*(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?$",
     "an image reference such as registry.example.org/manylinux/base:2.17",
 )
+REGISTRY = pattern(
+    r"^([a-z0-9-]+\.)*[a-z0-9-]+(:[0-9]{1,5})?$", "the host of an image registry such as quay.io or docker.io"
+)
+IMAGE_PLACE = pattern(
+    rf"^([a-z0-9-]+\.)*[a-z0-9-]+(:[0-9]{{1,5}})?(/{_PART})*$",
+    "a registry, or a project in one, such as harbor.example.org/quay",
+)
 DIGEST = pattern(r"^sha256:[0-9a-f]{64}$", "sha256: and 64 hexadecimal digits, or null where it is unknown")
 TOOLSET = pattern(r"^(gcc-toolset|devtoolset)-[0-9]{1,2}$", "a toolset such as gcc-toolset-11 or devtoolset-9")
 PACKAGED = pattern(

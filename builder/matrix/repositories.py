@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,8 @@ from pydantic_core import PydanticCustomError
 from builder.errors import RequestError
 from builder.matrix import patterns
 
+Registry = Annotated[str, Field(pattern=patterns.REGISTRY, max_length=200)]
+ImagePlace = Annotated[str, Field(pattern=patterns.IMAGE_PLACE, max_length=200)]
 Url = Annotated[str, Field(pattern=patterns.URL, max_length=1000)]
 
 _REMOTE = re.compile(r"(?:[a-z][a-z0-9+.-]*://|[A-Za-z0-9._]+@[A-Za-z0-9][A-Za-z0-9.-]*:)", re.IGNORECASE)
@@ -75,11 +77,14 @@ class Repository(BaseModel):
 
 
 class SourceTable(BaseModel):
-    """``sources.yaml``: repositories by the short names that release lines use."""
+    """``sources.yaml``: repositories by the short names that release lines use, and mirrors of image registries."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    repositories: Mapping[Annotated[str, Field(pattern=patterns.NAME, max_length=60)], Repository]
+    repositories: Mapping[Annotated[str, Field(pattern=patterns.NAME, max_length=60)], Repository] = {}
+    registries: Mapping[Registry, tuple[ImagePlace, ...]] = Field(
+        default={}, description="Places that have a registry's images, tried in this order before the registry itself"
+    )
 
     @model_validator(mode="after")
     def _one_owner_of_each_url(self) -> "SourceTable":
@@ -129,7 +134,36 @@ class SourceTable(BaseModel):
                 f"the URL given for {name} holds a password, which would end in logs and records",
                 hint="use a git credential helper or an ssh key, and a URL without password",
             )
-        return _table({**self.repositories, name: repository.replaced((url_or_path,))})
+        return _table({**self.repositories, name: repository.replaced((url_or_path,))}, self.registries)
+
+    def with_image_mirrors(self, mirrors: Iterable[str]) -> "SourceTable":
+        """This table with places of images given as ``REGISTRY=PLACE``, which are asked before those that it has.
+
+        Raises RequestError for what has another form.
+        """
+        given: dict[str, tuple[str, ...]] = {}
+        for mirror in mirrors:
+            registry, equals, place = mirror.partition("=")
+            for text, form in ((registry, patterns.REGISTRY), (place, patterns.IMAGE_PLACE)):
+                if not equals or re.fullmatch(form, text) is None:
+                    raise RequestError(
+                        f"--image-mirror: {mirror!r} is not usable",
+                        hint="expected REGISTRY=PLACE, such as quay.io=harbor.example.org/quay",
+                    )
+            given[registry] = (*given.get(registry, ()), place)
+        known = {name: (*given.get(name, ()), *self.registries.get(name, ())) for name in {**self.registries, **given}}
+        return _table(self.repositories, known)
+
+    def image_mirrors(self, reference: str) -> tuple[str, ...]:
+        """Other references of the image that ``reference`` means, in the order in which they are asked.
+
+        A reference without a registry means Docker Hub, ``docker.io``, where names of one part are in ``library``:
+        https://pkg.go.dev/github.com/distribution/reference
+        """
+        first, slash, rest = reference.partition("/")
+        if not slash or not (re.search(r"[.:]", first) or first == "localhost"):
+            first, rest = "docker.io", reference if slash else f"library/{reference}"
+        return tuple(f"{place}/{rest}" for place in self.registries.get(first, ()))
 
     def merged(self, other: "SourceTable") -> "SourceTable":
         """This table with the repositories of ``other`` fetched from ``other``'s URLs, and its new ones added.
@@ -140,7 +174,7 @@ class SourceTable(BaseModel):
         for name, theirs in other.repositories.items():
             ours = repositories.get(name)
             repositories[name] = ours.replaced(theirs.urls, theirs.aliases) if ours else theirs
-        return _table(repositories)
+        return _table(repositories, {**self.registries, **other.registries})
 
     def relative_to(self, base: Path) -> "SourceTable":
         """This table with relative local paths made absolute against the folder ``base``."""
@@ -154,7 +188,8 @@ class SourceTable(BaseModel):
                     aliases=tuple(resolved(url, base) for url in repository.aliases),
                 )
                 for name, repository in self.repositories.items()
-            }
+            },
+            registries=self.registries,
         )
 
     def _repository(self, name: str) -> "Repository":
@@ -167,9 +202,9 @@ class SourceTable(BaseModel):
         return self.repositories[name]
 
 
-def _table(repositories: Mapping[str, Repository]) -> "SourceTable":
+def _table(repositories: Mapping[str, Repository], registries: Mapping[str, tuple[str, ...]]) -> "SourceTable":
     try:
-        return SourceTable(repositories=repositories)
+        return SourceTable(repositories=repositories, registries=registries)
     except ValidationError as error:
         raise RequestError(
             f"the sources do not fit together: expected {error.errors()[0]['msg']}",
