@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,7 +218,10 @@ def _pull_once(engine: DockerEngine, place: str, request: EnvironmentRequest, ta
             try:
                 # Layers take as long as they take; what ends this is the phase's limit, or an engine that is gone.
                 api = engine.patient(None).api
-                stream = api.pull(place, platform=PLATFORMS[request.arch], stream=True, decode=True)
+                with warnings.catch_warnings():
+                    # Of a credential helper that is missing the SDK also warns, in words for programmers.
+                    warnings.simplefilter("ignore", UserWarning)
+                    stream = api.pull(place, platform=PLATFORMS[request.arch], stream=True, decode=True)
                 with listening() as stop, watched(engine, stop):
                     for event in stream:
                         if "error" in event:

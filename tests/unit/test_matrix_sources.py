@@ -176,3 +176,46 @@ def test_a_password_is_refused_and_not_shown(mine: Path, urls: str) -> None:
 def test_what_to_use_instead_of_a_password(mine: Path) -> None:
     mine.write_text("repositories: {op-plugin: {urls: ['https://me:hunter2@git.example.org/o.git']}}\n")
     assert "expected a URL without a password (use a git credential helper" in refused(mine).message
+
+
+@pytest.mark.parametrize(
+    ("reference", "others"),
+    [
+        ("quay.io/pypa/base:1", ("harbor.example/quay/pypa/base:1",)),
+        ("pytorch/base:cpu-2.1", ("h.example:5000/hub/pytorch/base:cpu-2.1", "second/pytorch/base:cpu-2.1")),
+        ("docker.io/pytorch/base:1", ("h.example:5000/hub/pytorch/base:1", "second/pytorch/base:1")),
+        ("debian:bookworm", ("h.example:5000/hub/library/debian:bookworm", "second/library/debian:bookworm")),
+        ("localhost/own:1", ()),
+        ("registry.example:443/own:1", ()),
+    ],
+)
+def test_images_have_other_places_by_their_registry(reference: str, others: tuple[str, ...]) -> None:
+    table = SourceTable(registries={"quay.io": ("harbor.example/quay",), "docker.io": ("h.example:5000/hub", "second")})
+    assert table.image_mirrors(reference) == others
+
+
+def test_places_given_by_hand_are_asked_before_those_of_the_file() -> None:
+    table = SourceTable(registries={"quay.io": ("harbor.example/quay",)})
+    more = table.with_image_mirrors(["quay.io=first.example", "quay.io=second.example/q", "docker.io=first.example"])
+    assert more.image_mirrors("quay.io/a:1") == ("first.example/a:1", "second.example/q/a:1", "harbor.example/quay/a:1")
+    assert more.image_mirrors("a/b:1") == ("first.example/a/b:1",)
+
+
+@pytest.mark.parametrize(
+    "given", ["quay.io", "=x.example", "quay.io=", "quay.io=https://x.example", "a b=c", "quay.io=../x"]
+)
+def test_a_place_of_another_form_is_refused(given: str) -> None:
+    with pytest.raises(RequestError, match="--image-mirror") as raised:
+        SourceTable().with_image_mirrors([given])
+    assert "REGISTRY=PLACE" in str(raised.value.hint)
+
+
+def test_a_file_may_hold_registries_alone(tmp_path: Path) -> None:
+    file = tmp_path / "sources.yaml"
+    file.write_text("registries:\n  quay.io: [harbor.example/quay]\n")
+    sources = load_matrix(sources_file=file).sources
+    assert sources.image_mirrors("quay.io/a:1") == ("harbor.example/quay/a:1",)
+    assert sources.urls("torch_npu")
+    file.write_text("registries:\n  quay.io: ['harbor.example/quay:1']\n")
+    with pytest.raises(RequestError, match=r"sources.yaml:2.*harbor.example"):
+        load_matrix(sources_file=file)
