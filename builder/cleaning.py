@@ -16,6 +16,7 @@ from builder.console import Reporter
 from builder.engines.ending import lock_of
 from builder.environments.engine import NoEngine, find_engine
 from builder.environments.leftovers import remove_leftovers
+from builder.environments.pytorch import packages_folder, remove_unused
 from builder.errors import EXIT_OK, MachineError, RequestError, TargetError
 from builder.sources.checkout import load_prepared
 from builder.wheels.provenance import debug_path, record_path
@@ -82,6 +83,12 @@ def clean_workspace(workspace: Workspace, also: Sequence[str], reporter: Reporte
             reporter.warning(f"containers and images were not looked at: {found.reason}")
         for name in remove_leftovers(images="images" in also):
             reporter.message(f"removed {name}")
+        if "packages" in also:
+            removed, used = remove_unused(packages_folder())
+            for folder in removed:
+                reporter.message(f"removed {folder}")
+            for folder in used:
+                reporter.warning(f"kept {folder}: a build uses it")
     reporter.message("nothing else was left to remove")
     return EXIT_OK
 

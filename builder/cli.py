@@ -261,12 +261,13 @@ def doctor(**values: Any) -> int:
     is_flag=True,
     help="Also environment images: all that the engine has, whoever made them.",
 )
+@click.option("--packages", is_flag=True, help="Also PyTorch, downloaded and unpacked for all of your workspaces.")
 @click.option("--runs", is_flag=True, help="Also logs and results of runs.")
 def clean(**values: Any) -> int:
     """Remove what dead runs left behind, and on request what can be made again."""
     from builder.cleaning import clean_workspace
 
-    also = [name for name in ("trees", "cache", "mirrors", "images", "runs") if values[name]]
+    also = [name for name in ("trees", "cache", "mirrors", "images", "packages", "runs") if values[name]]
     return clean_workspace(workspace_of(values), also, reporter_of(values))
 
 

@@ -15,6 +15,7 @@ from builder.cleaning import clean_workspace
 from builder.console import Reporter
 from builder.engines.ending import lock_of
 from builder.environments.engine import NoEngine
+from builder.environments.pytorch import PyTorch
 from builder.errors import MachineError
 from builder.progress.state import Event, State
 from builder.workspace import Workspace
@@ -163,3 +164,22 @@ def test_an_empty_workspace_is_no_error(tmp_path: Path, workspace: Workspace) ->
     texts = clean(Workspace(tmp_path / "none", tmp_path / "dist"), *EVERYTHING)
     assert texts[-1] == "nothing else was left to remove"
     assert not (tmp_path / "none").exists()
+
+
+def test_pytorch_goes_on_request_and_stays_while_a_build_uses_it(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = tmp_path / "packages"
+    monkeypatch.setenv("BUILDER_PACKAGES", str(packages))
+    for key in ("used", "idle"):
+        (packages / "pytorch" / key / "site").mkdir(parents=True)
+        (packages / "pytorch" / key / "used").touch()
+    (packages / "wheels").mkdir()
+    told = Told()
+    clean_workspace(workspace, ["images"], Reporter(sink=told))
+    assert (packages / "wheels").is_dir()
+    with PyTorch(packages / "pytorch" / "used" / "site", "used", {}).used():
+        clean_workspace(workspace, ["packages"], Reporter(sink=told))
+    assert sorted(path.name for path in (packages / "pytorch").iterdir()) == ["used"]
+    assert not (packages / "wheels").exists()
+    assert any("kept" in text and "a build uses it" in text for text in told.texts)
