@@ -25,13 +25,14 @@ python=$INTERPRETER/bin/python
 mkdir -p "$PLACE/tmp" "$PLACE/wheels"
 # pip unpacks there before it moves: on one file system that costs nothing.
 export TMPDIR="$PLACE/tmp" PIP_CACHE_DIR="$PLACE/tmp/pip"
+export PIP_DEFAULT_TIMEOUT="${PIP_DEFAULT_TIMEOUT:-60}" PIP_RETRIES="${PIP_RETRIES:-5}"
 
 links=''
 for folder in ${FIND_LINKS-}; do
     links="$links --find-links $folder"
 done
 
-pip() { "$python" -m pip --retries 5 --timeout 60 "$@"; }
+pip() { "$python" -m pip "$@"; }
 
 collect() {
     # By environment, because an index URL may hold a password and arguments are for everyone to see.
@@ -47,8 +48,10 @@ collect() {
     elif ! pip download --quiet --no-deps --only-binary :all: --no-index --find-links "$KEPT" --dest "$PLACE/wheels" \
         -r "$here/torch.txt" 2>/dev/null; then
         [ "${OFFLINE-}" != 1 ] || [ -n "$links" ] || { echo "builder-error: $(sed -n 1p "$here/torch.txt") is not here"; exit 1; }
+        # Before pip 25.1 a connection that breaks off in the middle is either an error or a wrong digest.
         # shellcheck disable=SC2086
-        pip download --no-deps --only-binary :all: --dest "$PLACE/wheels" $links -r "$here/torch.txt"
+        pip download --no-deps --only-binary :all: --dest "$PLACE/wheels" $links -r "$here/torch.txt" ||
+            { echo "== once more"; pip download --no-deps --only-binary :all: --dest "$PLACE/wheels" $links -r "$here/torch.txt"; }
     fi
     echo "== what PyTorch needs"
     # Some packages have no wheel for old Pythons: "wheel" builds one, "download" would not.

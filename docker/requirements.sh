@@ -27,10 +27,11 @@ links=''
 for folder in ${FIND_LINKS-}; do
     links="$links --find-links $folder"
 done
+export PIP_DEFAULT_TIMEOUT="${PIP_DEFAULT_TIMEOUT:-60}" PIP_RETRIES="${PIP_RETRIES:-5}"
 echo "== build requirements"
 # shellcheck disable=SC2086
 [ ! -s "$here/requirements.txt" ] ||
-    "$python" -m pip --no-cache-dir --retries 5 --timeout 60 install $links -r "$here/requirements.txt"
+    "$python" -m pip --no-cache-dir install $links -r "$here/requirements.txt"
 if [ "$("$python" -c 'import sys; print(sys.version_info >= (3, 12))')" = True ]; then
     "$python" -c 'import distutils' || { echo "builder-error: setuptools gives Python $PYTHON no distutils"; exit 1; }
 fi

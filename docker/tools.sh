@@ -50,13 +50,14 @@ links=''
 for folder in ${FIND_LINKS-}; do
     links="$links --find-links $folder"
 done
+export PIP_DEFAULT_TIMEOUT="${PIP_DEFAULT_TIMEOUT:-60}" PIP_RETRIES="${PIP_RETRIES:-5}"
 "$TOOLS_PYTHON" -m venv "$tools/tools"
 for name in "$@"; do
     # Its lines, continued ones with hashes too: from the name to a line that does not end in a backslash.
     sed -n "/^$name==/,/[^\\\\]\$/p" "$here/tools.txt" >"$work/$name.txt"
     code=0
     # shellcheck disable=SC2086
-    "$tools/tools/bin/python" -m pip --no-cache-dir --retries 5 --timeout 60 install $links -r "$work/$name.txt" || code=$?
+    "$tools/tools/bin/python" -m pip --no-cache-dir install $links -r "$work/$name.txt" || code=$?
     program=${name%-bin}
     if [ "$code" -ne 0 ] && [ "$program" = ccache ]; then
         echo "builder-warning: ccache cannot be had: every build compiles all of its files"

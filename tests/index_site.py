@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from builder.wheels.released import LIBRARY
 
@@ -72,8 +72,11 @@ class Site(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: Any) -> None:
         """Clients that leave early are part of some tests."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), Handler)
+        self.host = host
+        #: Set when the site closes: files that stall end then.
+        self.closing = threading.Event()
         self.files: dict[str, bytes] = {}
         self.entries: list[dict[str, Any]] = []
         self.page: tuple[str, bytes] | None = None
@@ -89,7 +92,7 @@ class Site(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.server_port}/simple/"
+        return f"{self.scheme}://{self.host}:{self.server_port}/simple/"
 
     def add(self, name: str, content: bytes, *, sha256: str | None = "", url: str = "") -> str:
         """List a file, by default with its own SHA-256; None lists it without."""
@@ -125,7 +128,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        site, path = self.server, urlsplit(self.path).path
+        site, path = self.server, unquote(urlsplit(self.path).path)
         wanted = self.headers.get("Range", "") if site.ranges else ""
         site.asked.append((path, self.headers.get("Range", "")))
         site.encodings[path] = self.headers.get("Accept-Encoding", "")
@@ -133,9 +136,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(site.delays.get(path, 0))
         faults = site.faults.get(path, [])
         fault = (faults.pop(0) if len(faults) > 1 else faults[0]) if faults else 200
-        if isinstance(fault, str) and fault != "cut":
+        if isinstance(fault, str) and fault not in ("cut", "stall"):
             self.answer(302, b"", {"Location": fault})
-        elif fault not in (200, "cut"):
+        elif fault not in (200, "cut", "stall"):
             self.answer(int(fault), b"no")
         elif path.startswith("/simple/torch"):
             kind, page = site.listing()
@@ -143,12 +146,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif path not in site.files:
             self.answer(404, b"no")
         else:
-            self.file(site.files[path], wanted, cut=fault == "cut")
+            self.file(site.files[path], wanted, cut=fault in ("cut", "stall"), stall=fault == "stall")
 
-    def file(self, content: bytes, wanted: str, *, cut: bool) -> None:
-        """A whole file or a range of it; ``cut`` breaks off in its middle."""
+    def file(self, content: bytes, wanted: str, *, cut: bool, stall: bool = False) -> None:
+        """A whole file or a range of it; ``cut`` breaks off in its middle, ``stall`` waits there for ever."""
         if not wanted:
             self.answer(200, content, cut=cut)
+            if stall:
+                with contextlib.suppress(OSError):
+                    self.wfile.flush()
+                self.server.closing.wait()
             return
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         start = int(first) if first else max(0, len(content) - int(last))
@@ -169,9 +176,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(certificate: Path | None = None) -> Iterator[Site]:
-    """A site that answers for the length of the block; over TLS with the key and certificate in a PEM file."""
-    with Site() as site:
+def serving(certificate: Path | None = None, host: str = "127.0.0.1") -> Iterator[Site]:
+    """A site that answers for the length of the block; over TLS with the key and certificate in a PEM file.
+
+    ``host`` is an address of this machine; containers that are being made reach the engine's bridge.
+    """
+    with Site(host) as site:
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
@@ -182,5 +192,6 @@ def serving(certificate: Path | None = None) -> Iterator[Site]:
         try:
             yield site
         finally:
+            site.closing.set()
             site.shutdown()
             thread.join()

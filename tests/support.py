@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import subprocess
@@ -57,6 +58,13 @@ def base_image_for(engine: DockerEngine, arch: str) -> str:
         more = ["--with-bullseye-python"] if arch == "x86_64" else []
         subprocess.run(["sh", str(script), "--suite", "bookworm", "--arch", arch, *more], check=True)
     return name
+
+
+def bridge_address(engine: DockerEngine) -> str:
+    """The address at which containers with a network reach this machine."""
+    config = engine.client.networks.get("bridge").attrs["IPAM"]["Config"][0]
+    # Some engines do not say which one they gave their bridge: it is the first.
+    return str(config.get("Gateway") or next(ipaddress.ip_network(config["Subnet"]).hosts()))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from builder.errors import RequestError
 #: Variables that name a CA bundle, the builder's own first.
 CA_VARIABLES = ("BUILDER_CA_BUNDLE", "PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
+#: pip's own variables: seconds without a byte, and how often it asks again.
+PATIENCE_VARIABLES = ("PIP_DEFAULT_TIMEOUT", "PIP_RETRIES")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]+", re.IGNORECASE)
 
 
@@ -26,7 +28,8 @@ class NetworkSettings:
 
     ``proxies`` maps upper-case variable names to URLs; ``torch_index_url`` is PyTorch's CPU index
     (needed for the torch source ``cpu-index``); ``find_links`` are folders of wheels on this machine;
-    ``package_mirror`` is a company's copy of its distributions' packages;
+    ``package_mirror`` is a company's copy of its distributions' packages; ``pip_patience`` holds pip's own variables
+    of seconds and retries;
     ``offline`` means that only ``find_links`` may be used. Values may hold passwords: they are handed
     over as environment of one process, and :meth:`redact` takes them out of whatever is shown.
     """
@@ -39,6 +42,7 @@ class NetworkSettings:
     find_links: tuple[Path, ...] = ()
     torch_index_url: str | None = None
     package_mirror: str | None = None
+    pip_patience: Mapping[str, str] = field(default_factory=dict)
     offline: bool = False
 
     @classmethod
@@ -88,6 +92,7 @@ class NetworkSettings:
             find_links=tuple(dict.fromkeys(folders)),
             torch_index_url=torch_index_url,
             package_mirror=env.get("BUILDER_PACKAGE_MIRROR") or None,
+            pip_patience={name: env[name] for name in PATIENCE_VARIABLES if env.get(name)},
             offline=offline,
         )
 
@@ -109,6 +114,7 @@ class NetworkSettings:
                 env["PIP_INDEX_URL"] = self.pip_index_url
             if self.pip_extra_index_urls:
                 env["PIP_EXTRA_INDEX_URL"] = " ".join(self.pip_extra_index_urls)
+        env.update(self.pip_patience)
         env.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_ROOT_USER_ACTION="ignore")
         return env
 

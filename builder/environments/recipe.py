@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -27,17 +28,10 @@ LOG_TAIL = 15
 #: The kernel's words, whoever meets them.
 _DISK_FULL = "No space left on device"
 #: What pip says when a server stalls, breaks off or cannot be reached: it may well answer a little later.
-_NETWORK = (
-    "ReadTimeoutError",
-    "IncompleteRead",
-    "ConnectionResetError",
-    "Connection broken",
-    "Max retries exceeded",
-    "NewConnectionError",
-    "Temporary failure in name resolution",
-    "502 Server Error",
-    "503 Server Error",
-    "504 Server Error",
+_NETWORK = re.compile(
+    r"ReadTimeoutError|IncompleteRead|ConnectionResetError|Connection broken|Max retries exceeded|NewConnectionError"
+    r"|Temporary failure in name resolution|HTTP error (?:429|5\d\d)|\b5\d\d Server Error|Remote end closed connection"
+    r"|Read timed out"
 )
 
 
@@ -82,7 +76,7 @@ def script_failure(message: str, log: Log, *, hint: str | None = None, network: 
         kind = FailureKind.DISK
     elif any(is_own_fault(line) for line in tail):
         kind = FailureKind.ENGINE
-    elif any(word in line for line in tail for word in _NETWORK):
+    elif any(_NETWORK.search(line) for line in tail):
         kind = FailureKind.NETWORK
     text = f"{message}: {log.error}" if log.error else message
     return TargetError(text, kind=kind, details="\n".join(tail), log=log.path, hint=hint)

@@ -1,0 +1,156 @@
+"""PyTorch from an index, by real pip in a container: hashes, one download for all, broken servers, full disks."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from index_site import Site, serving
+from support import base_image_for, bridge_address
+
+from builder.console import Reporter
+from builder.environments.base import EnvironmentRequest, Ready
+from builder.environments.docker import ready_docker
+from builder.environments.engine import DockerEngine
+from builder.environments.network import NetworkSettings
+from builder.errors import FailureKind, TargetError
+from builder.workspace import resource
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+NAME = "torch-2.5.1+cpu-py3-none-any.whl"
+
+
+def torch_wheel() -> bytes:
+    """A torch of PyTorch's CPU index, with enough in it to be cut in the middle."""
+    info = "torch-2.5.1+cpu.dist-info"
+    files: dict[str, bytes] = {
+        "torch/__init__.py": b"__version__ = '2.5.1+cpu'\ndef compiled_with_cxx11_abi(): return False\n",
+        "torch/lib/libtorch.so": os.urandom(6 << 20),
+        "torchgen/__init__.py": b"",
+        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: torch\nVersion: 2.5.1+cpu\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"]).encode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as wheel:
+        for name, data in files.items():
+            wheel.writestr(name, data)
+    return packed.getvalue()
+
+
+WHEEL = torch_wheel()
+
+
+@pytest.fixture
+def site(engine: DockerEngine) -> Iterator[Site]:
+    """PyTorch's CPU index, on the address at which containers reach this machine."""
+    with serving(host=bridge_address(engine)) as found:
+        found.add(NAME, WHEEL)
+        yield found
+
+
+@pytest.fixture
+def request_(engine: DockerEngine) -> EnvironmentRequest:
+    return EnvironmentRequest(
+        arch=engine.arch,
+        python="3.11",
+        torch="2.5.1",
+        torch_source="cpu-index",
+        requirements=(),
+        base_image=base_image_for(engine, engine.arch),
+        torch_hashes=(hashlib.sha256(WHEEL).hexdigest(),),
+        torch_local="+cpu",
+    )
+
+
+@pytest.fixture(autouse=True)
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BUILDER_PACKAGES", str(tmp_path / "packages"))
+    return tmp_path / "packages"
+
+
+def ready(request: EnvironmentRequest, site: Site, folder: Path, **more: object) -> Ready:
+    folder.mkdir(exist_ok=True)
+    config = folder / "pip.conf"
+    config.write_text(f"[global]\ntrusted-host = {site.host}\n")
+    found = NetworkSettings.from_environment({**os.environ, "PIP_DEFAULT_TIMEOUT": "4", "PIP_RETRIES": "0"})
+    settings = replace(found, torch_index_url=site.url, pip_config=config, find_links=(), **more)  # type: ignore[arg-type]
+    return ready_docker(
+        request, settings=settings, resources=resource("docker"), log=folder / "log", reporter=Reporter(quiet=True)
+    )
+
+
+def downloads(site: Site) -> int:
+    return sum(path == f"/files/{NAME}" for path, _ in site.asked)
+
+
+def test_it_comes_by_hash_and_once_for_all_environments(
+    site: Site, request_: EnvironmentRequest, tmp_path: Path
+) -> None:
+    first = ready(request_, site, tmp_path)
+    assert first.facts["pytorch_wheels"] == {NAME: hashlib.sha256(WHEEL).hexdigest()}
+    # Another Python and other build requirements: another image, another folder, the same download.
+    ready(replace(request_, python="3.9"), site, tmp_path)
+    ready(replace(request_, requirements=("wheel==0.41.2",)), site, tmp_path)
+    assert downloads(site) == 1
+    # And once it stands nobody is asked for anything.
+    asked = len(site.asked)
+    assert ready(request_, site, tmp_path, offline=True).facts["pytorch_wheels"] == first.facts["pytorch_wheels"]
+    assert len(site.asked) == asked
+
+
+def test_another_file_under_its_name_is_refused(
+    site: Site, request_: EnvironmentRequest, tmp_path: Path, packages: Path
+) -> None:
+    with pytest.raises(TargetError, match=r"PyTorch 2\.5\.1\+cpu for Python 3\.11 cannot be fetched") as raised:
+        ready(replace(request_, torch_hashes=("0" * 64,)), site, tmp_path)
+    assert "HASHES" in (tmp_path / "log").read_text()
+    assert raised.value.kind is FailureKind.IMAGE
+    assert not list(packages.glob("wheels/*/*"))
+
+
+def test_a_connection_that_breaks_off_once_costs_another_download(
+    site: Site, request_: EnvironmentRequest, tmp_path: Path
+) -> None:
+    site.faults[f"/files/{NAME}"] = ["cut", 200]
+    assert ready(request_, site, tmp_path).facts["pytorch_wheels"] == {NAME: hashlib.sha256(WHEEL).hexdigest()}
+    assert downloads(site) == 2
+
+
+@pytest.mark.parametrize("fault", ["stall", 503])
+def test_a_server_that_breaks_off_is_a_matter_of_the_network(
+    fault: str | int, site: Site, request_: EnvironmentRequest, tmp_path: Path, packages: Path
+) -> None:
+    site.faults[f"/files/{NAME}"] = [fault]
+    with pytest.raises(TargetError) as raised:
+        ready(request_, site, tmp_path)
+    assert raised.value.kind is FailureKind.NETWORK
+    assert not list((packages / "making").iterdir())
+    # The next try gets it.
+    site.faults.clear()
+    assert ready(request_, site, tmp_path).facts["pytorch_wheels"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small file system")
+@pytest.mark.parametrize("size", ["5m", "11m"], ids=["download", "unpack"])
+def test_a_full_disk_is_named_and_half_of_it_goes(
+    size: str, site: Site, request_: EnvironmentRequest, tmp_path: Path, packages: Path
+) -> None:
+    packages.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(packages)], check=True)
+    try:
+        with pytest.raises(TargetError) as raised:
+            ready(request_, site, tmp_path)
+        assert raised.value.kind is FailureKind.DISK
+        assert not list((packages / "making").iterdir())
+        assert not list(packages.glob("pytorch/*"))
+    finally:
+        subprocess.run(["umount", str(packages)], check=True)
