@@ -157,6 +157,8 @@ def _ownership_advice(engine: DockerEngine) -> str:
             "the engine shifts user numbers (userns-remap): use one without it, or a rootless engine, "
             "so that builds own what they write"
         )
+    if engine.rootless:
+        return "run the builder as the user whose rootless engine it is, or use this user's own engine"
     return "use an engine whose containers have this machine's user numbers, or a rootless one of this user"
 
 
