@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
@@ -103,3 +105,29 @@ class CommandLine:
     def dist(self) -> list[str]:
         """Names of everything in the output folder, hidden files too."""
         return sorted(file.name for file in (self.folder / "dist").iterdir()) if (self.folder / "dist").exists() else []
+
+
+def typed(command: list[str], cwd: Path, text: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run ``command`` on a terminal of its own, type ``text`` at a build's prompt; its exit code and what it showed."""
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        command, cwd=cwd, stdin=end, stdout=end, stderr=end, start_new_session=True, env={**os.environ, **(env or {})}
+    )
+    os.close(end)
+    seen, sent, deadline = b"", False, time.monotonic() + 300
+    try:
+        while time.monotonic() < deadline:
+            if select.select([terminal], [], [], 0.2)[0]:
+                try:
+                    seen += os.read(terminal, 65536)
+                except OSError:  # the other end is closed: the program has ended
+                    break
+            elif process.poll() is not None:
+                break
+            if not sent and b"builder:/work/pytorch$" in seen:
+                os.write(terminal, text.encode())
+                sent = True
+        return process.wait(timeout=30), seen.decode(errors="replace")
+    finally:
+        process.kill()
+        os.close(terminal)

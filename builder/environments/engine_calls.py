@@ -31,6 +31,13 @@ GRACE = 90.0
 _NO_NETWORK = re.compile(r"failed to (?:create endpoint|set up container networking)", re.IGNORECASE)
 
 
+#: What engines say of a folder that is to be mounted and that they do not see: Docker, Docker Desktop, podman.
+_NOT_SEEN = re.compile(
+    r"bind source path does not exist|mounts denied|is not shared from the host|(?:l?stat|statfs) \S+: no such file",
+    re.IGNORECASE,
+)
+
+
 class GoneError(ConnectionError):
     """The engine did not answer pings while it was waited for."""
 
@@ -57,10 +64,11 @@ def engine_errors(
         yield
     except APIError as error:
         text = str(error.explanation or error)
-        if "bind source path does not exist" in text:
+        if _NOT_SEEN.search(text):
             raise MachineError(
                 f"the container engine does not see this machine's folders ({text})",
-                hint="use an engine that runs on this machine; builds mount the workspace into containers",
+                hint="builds mount folders of the workspace and of TMPDIR into containers: use an engine of this "
+                "machine and folders that it sees; 'doctor' tells which it does not",
             ) from error
         if "no space left on device" in text:
             raise TargetError(f"{doing}: the engine's disk is full ({text})", kind=FailureKind.DISK) from error

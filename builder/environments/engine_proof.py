@@ -43,11 +43,6 @@ if echo "$1" >/work/written; then echo written; fi
 while read -r name to rest; do if [ "$to" = 00000000 ]; then echo "route $name"; fi; done </proc/net/route
 echo end
 """
-_NOT_SEEN = re.compile(
-    r"bind source path does not exist|invalid mount config|mounts denied|is not shared|"
-    r"(?:statfs|stat|lstat) \S+: no such file",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -157,6 +152,8 @@ def _ownership_advice(engine: DockerEngine) -> str:
             "the engine shifts user numbers (userns-remap): use one without it, or a rootless engine, "
             "so that builds own what they write"
         )
+    if engine.rootless:
+        return "run the builder as the user whose rootless engine it is, or use this user's own engine"
     return "use an engine whose containers have this machine's user numbers, or a rootless one of this user"
 
 
@@ -184,7 +181,7 @@ def _not_seen(engine: DockerEngine, folder: Path, option: str, said: str) -> Fin
 
 def _refused(engine: DockerEngine, error: BuilderError, workspace: Path) -> Finding:
     text = error.message
-    if isinstance(error, MachineError) or _NOT_SEEN.search(text):
+    if isinstance(error, MachineError):
         temporary_files = tempfile.gettempdir()
         if f"{temporary_files}/{LABEL}" in text:
             return _not_seen(engine, Path(temporary_files), "TMPDIR", _short(text))

@@ -214,6 +214,8 @@ def _answer(asked: _Asked, env: Mapping[str, str], *, afresh: bool = False) -> D
 
 
 def _ask(asked: _Asked, env: Mapping[str, str]) -> DockerEngine | NoEngine:
+    from docker.errors import APIError
+
     from builder.environments.engine_client import CHANGE, QUESTION, UnusableError, negotiated, place_of
 
     place: Place | None = None
@@ -223,8 +225,14 @@ def _ask(asked: _Asked, env: Mapping[str, str]) -> DockerEngine | NoEngine:
             place = asked.engine.place
             # An engine that is ending still answers those who are connected.
             place.try_socket()
-            asked.engine.patient(QUESTION).ping()
-            return asked.engine
+            try:
+                asked.engine.patient(QUESTION).ping()
+                return asked.engine
+            except APIError as error:
+                if error.status_code != 400:
+                    raise
+                # Another version of it has been installed meanwhile, which does not speak what the old one did.
+                asked.engine = None
         place = place_of(env)
         place.try_socket()
         client = place.client("1.41", QUESTION, fixed=True)

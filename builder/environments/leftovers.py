@@ -34,12 +34,13 @@ def remove_leftovers(engine: DockerEngine | None = None, *, images: bool = False
             if owner and not owner_lives(owner):
                 remove_container(container)
                 removed.append(f"container {container.name}")
-        for image in engine.client.images.list(filters={"label": f"{LABEL}=1", "dangling": True}):
-            if not owner_lives(image.labels.get(OWNER_LABEL, "")):
-                removed += _remove_image(engine, str(image.id))
+        # As the engine lists them: the SDK's own list asks for each image again, which may be gone by then.
+        for image in engine.client.api.images(filters={"label": f"{LABEL}=1", "dangling": True}):
+            if not owner_lives((image.get("Labels") or {}).get(OWNER_LABEL, "")):
+                removed += _remove_image(engine, str(image["Id"]))
         for repository in (REPOSITORY, SYSTEM_REPOSITORY) if images else ():
-            for image in engine.client.images.list(repository):
-                for tag in image.tags:
+            for image in engine.client.api.images(repository):
+                for tag in image.get("RepoTags") or ():
                     removed += _remove_image(engine, tag)
     return removed
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import shutil
 import signal
 import subprocess
@@ -17,7 +15,7 @@ from difflib import unified_diff
 from pathlib import Path
 
 import pytest
-from support import CommandLine, Ran
+from support import CommandLine, Ran, typed
 
 from builder.environments.engine import DockerEngine
 from builder.miniature import Miniature
@@ -235,30 +233,6 @@ def test_shell_opens_what_a_failed_build_left(
     assert code == 7, seen
     for words in ("/work/pytorch", "int x = ;", "builder", "/opt/launcher/ccache"):
         assert words in seen, seen
-
-
-def typed(command: list[str], cwd: Path, text: str) -> tuple[int, str]:
-    """Run ``command`` on a terminal of its own and type ``text`` at its prompt; its exit code and what it showed."""
-    terminal, end = pty.openpty()
-    process = subprocess.Popen(command, cwd=cwd, stdin=end, stdout=end, stderr=end, start_new_session=True)
-    os.close(end)
-    seen, sent, deadline = b"", False, time.monotonic() + 300
-    try:
-        while time.monotonic() < deadline:
-            if select.select([terminal], [], [], 0.2)[0]:
-                try:
-                    seen += os.read(terminal, 65536)
-                except OSError:  # the other end is closed: the program has ended
-                    break
-            elif process.poll() is not None:
-                break
-            if not sent and b"builder:/work/pytorch$" in seen:
-                os.write(terminal, text.encode())
-                sent = True
-        return process.wait(timeout=30), seen.decode(errors="replace")
-    finally:
-        process.kill()
-        os.close(terminal)
 
 
 def test_clean_spares_changes_by_hand(cli: CommandLine, build: Build) -> None:

@@ -29,7 +29,9 @@ def test_a_missing_engine_is_named_with_the_next_step(tmp_path: Path) -> None:
     assert raised.value.hint is not None
     assert "--environment host" in raised.value.hint
     check = checks.check_engine(found)
-    assert (check.status, check.text) == ("warn", found.reason)
+    assert (check.status, check.text) == ("fail", found.reason)
+    # Where nothing is, builds go to the host.
+    assert checks.check_engine(NoEngine("nothing", "install one")).status == "warn"
 
 
 def test_a_context_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from builder.environments.engine import (
     remove_container,
     watched,
 )
-from builder.errors import FailureKind, TargetError
+from builder.errors import FailureKind, MachineError, TargetError
 from builder.live import stop_all
 
 
@@ -499,3 +499,36 @@ def test_what_the_engine_says_to_a_commit_is_passed_on(place: Standin, mark: dic
     with pytest.raises(TargetError, match="disk is full") as raised, engine_errors("making env:1", engine=answer):
         commit(answer, "c", "env", "1", [], 60.0)
     assert raised.value.kind is FailureKind.DISK
+
+
+def test_an_engine_that_was_upgraded_is_spoken_to_anew(place: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = found(place)
+    assert before.api == "1.43"
+    newer = plays(version=said("1.52", "1.44"))
+
+    def play(method: str, path: str) -> Answer:
+        if path == "/_ping" and place.versions["1.45"] == 0:
+            return (400, {"message": "client version 1.43 is too old"})
+        return newer(method, path)
+
+    place.play = play
+    ask_again()
+    after = found(place)
+    assert after is not before
+    assert after.api == engine_client.DEFAULT_DOCKER_API_VERSION
+    before.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'invalid mount config for type "bind": bind source path does not exist: /x',
+        "Mounts denied: The path /x is not shared from the host and is not known to Docker.",
+        "statfs /x: no such file or directory",
+    ],
+    ids=["docker", "desktop", "podman"],
+)
+def test_an_engine_that_does_not_see_a_folder_is_a_fault_of_the_machine(text: str) -> None:
+    with pytest.raises(MachineError, match="does not see this machine's folders") as raised, engine_errors("x"):
+        raise APIError("400", explanation=text)
+    assert "doctor" in str(raised.value.hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from builder.environments import docker, host, select
 from builder.environments.base import EnvironmentRequest
 from builder.environments.engine import DockerEngine, NoEngine
 from builder.environments.interpreters import Answers, asked_once, find_interpreter, search
-from builder.environments.select import Machine, ready_environment
-from builder.errors import EXIT_MACHINE_LACKS, FailureKind, TargetError
+from builder.environments.select import Machine, environment_identity, ready_environment
+from builder.errors import EXIT_MACHINE_LACKS, FailureKind, MachineError, TargetError
 
 
 class Programs:
@@ -112,3 +113,33 @@ def test_a_run_that_began_in_containers_does_not_go_on_on_the_host(
     assert ready(run, "host") == "host", "who asks for the host gets it"
     answers[:] = [away]
     assert ready(Machine()) == "host", "another run asks anew"
+
+
+def test_an_engine_that_is_there_and_refuses_is_no_reason_for_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuses = NoEngine("it is too old", "install a newer one", absent=False)
+    monkeypatch.setattr(select, "find_engine", lambda: refuses)
+    monkeypatch.setattr(host, "ready_host", lambda *_, **__: "host")
+    request = EnvironmentRequest("x86_64", "3.11", "2.5.1", "pypi", (), "base", ())
+
+    def ready(kind: str) -> Any:
+        return ready_environment(
+            kind, request, docker=tmp_path, host=tmp_path, log=tmp_path / "log", reporter=Reporter(quiet=True),
+            offline=True, machine=Machine(),
+        )  # fmt: skip
+
+    def identity(kind: str) -> Any:
+        return environment_identity(
+            kind, request, docker=tmp_path, host=tmp_path, offline=True, machine=Machine()
+        )  # fmt: skip
+
+    calls: list[Callable[[], Any]] = [lambda: ready("auto"), lambda: identity("auto"), lambda: identity("docker")]
+    for call in calls:
+        with pytest.raises(MachineError, match="it is too old") as raised:
+            call()
+        assert raised.value.hint == "install a newer one; --environment host builds without an engine"
+    assert ready("host") == "host"
+    monkeypatch.setattr(select, "find_engine", lambda: NoEngine("nothing there", "install one"))
+    assert ready("auto") == "host"
+    assert identity("docker") is None

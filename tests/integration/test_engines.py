@@ -1,0 +1,347 @@
+"""Engines that people run, beside the machine's own: what doctor proves, containers, commits, a terminal, leftovers.
+
+Each is started once, by ``tests/engines/start.sh``; one that this machine cannot run is skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_support import newer_engine
+from support import CommandLine, typed
+
+from builder.environments import engine_search
+from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened
+from builder.environments.docker import Container, build_user
+from builder.environments.engine import (
+    LABEL,
+    OWNER_LABEL,
+    DockerEngine,
+    commit,
+    find_engine,
+    labels,
+    owner,
+    remove_container,
+)
+from builder.environments.engine_proof import archive_of, prove
+from builder.environments.images import Image
+from builder.environments.leftovers import remove_leftovers
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+START = Path(__file__).resolve().parents[1] / "engines" / "start.sh"
+#: What the wrapper of a command and the tests call.
+PROGRAMS = ["/bin/sh", *(f"/usr/bin/{name}" for name in ("head", "sed", "id", "cat", "stat"))]
+KINDS = ("docker", "docker-containerd", "docker-userns", "podman", "rootless")
+#: Whose containers write files that belong to somebody else than the builder, when that runs as root.
+FOREIGN = {"docker-userns": "userns-remap", "rootless": "run the builder as"}
+
+
+@dataclass(frozen=True)
+class Other:
+    """An engine that was started for these tests. ``process`` is the script that holds it."""
+
+    kind: str
+    url: str
+    process: int
+    engine: DockerEngine
+    #: A folder that its daemon can reach, whoever that is.
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"DOCKER_HOST": self.url}
+
+    @property
+    def first(self) -> str:
+        """The process number of the engine's own first process, which has its namespaces."""
+        (child,) = Path(f"/proc/{self.process}/task/{self.process}/children").read_text().split()[:1]
+        return Path(f"/proc/{child}/task/{child}/children").read_text().split()[0]
+
+
+@contextmanager
+def started(kind: str, **env: str) -> Iterator[Other]:
+    """An engine of ``kind``, for as long as the block runs."""
+    # Not below pytest's own folder, which only root may enter: a rootless engine is another user.
+    with tempfile.TemporaryDirectory(prefix="engine-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        process = subprocess.Popen(
+            ["sh", str(START), kind, str(folder / "engine")],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **env}, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            select.select([process.stdout], [], [], 240)
+            url = process.stdout.readline().strip()
+            if not url:
+                reason = process.stderr.read().strip()
+                if process.wait() == 3:
+                    pytest.skip(f"no {kind} engine here: {reason}")
+                pytest.fail(reason)
+            found = find_engine({"DOCKER_HOST": url})
+            assert isinstance(found, DockerEngine), found
+            yield Other(kind, url, process.pid, found, folder)
+            found.close()
+            engine_search._asked.clear()
+        finally:
+            process.terminate()
+            process.wait(60)
+            process.stdout.close()
+            process.stderr.close()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def other(request: pytest.FixtureRequest) -> Iterator[Other]:
+    with started(request.param) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def image(other: Other) -> str:
+    return shell_image(other.engine)
+
+
+def shell_image(engine: DockerEngine) -> str:
+    """The identity of an image with a few of this machine's programs."""
+    said = engine.client.api.import_image_from_data(archive_of(PROGRAMS), "torch-npu-builder/env", "programs")
+    return str(json.loads(said.strip().splitlines()[-1])["status"])
+
+
+@pytest.fixture
+def opened(other: Other, image: str) -> Iterator[Opened]:
+    with opened_on(other.engine, image, other.folder) as container:
+        yield container
+
+
+@contextmanager
+def opened_on(engine: DockerEngine, image: str, parent: Path) -> Iterator[Container]:
+    """Containers of ``image`` with folders below ``parent``, which belong to whom a build writes as."""
+    with tempfile.TemporaryDirectory(dir=parent) as name:
+        place = Path(name)
+        made = {name: place / name for name in ("tree", "mirrors", "cache", "out", "launcher", "scratch")}
+        for folder in (place, *made.values()):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+            if engine.rootless:
+                os.chown(folder, 61100, 61100)
+        scratch = made.pop("scratch")
+        request = EnvironmentRequest(engine.arch, "3.11", "2.5.1", "pypi", (), "base", ())
+        standing = Image(image, image, "0", "base", image, (), "/usr/bin:/bin", (), False)
+        yield Container(engine, standing, request, Folders(**made), build_user(engine), scratch)
+
+
+def said(opened: Opened, script: str) -> tuple[list[str], Any]:
+    lines: list[str] = []
+    limits = Limits(memory=256 << 20, timeout=60)
+    return lines, opened.run(
+        ["/bin/sh", "-c", script], env={"X": "here"}, cwd="/work/pytorch", on_line=lines.append, limits=limits
+    )
+
+
+def test_doctor_says_what_it_is_and_what_works(other: Other, cli: CommandLine) -> None:
+    # Where the engine's user comes to, too.
+    with tempfile.TemporaryDirectory(dir=other.folder) as workspace:
+        Path(workspace).chmod(0o755)
+        ran = cli("doctor", "--offline", f"--workspace={workspace}", env=other.env)
+        assert list(Path(workspace).iterdir()) == []
+    assert f"{other.engine.version} at {other.url}" in ran.text
+    assert "a container gets a network with a way out" in ran.text
+    if other.kind in FOREIGN:
+        assert ran.code == 3
+        assert "a container may not use" in ran.text
+        assert FOREIGN[other.kind] in ran.text
+    else:
+        assert ran.code == 0, ran.text
+        assert "seen, written and owned as they must be" in ran.text
+    mine = {"label": f"{LABEL}=1"}
+    assert other.engine.client.containers.list(all=True, filters=mine) == []
+    assert [image for image in other.engine.client.images.list(filters=mine) if "doctor" in str(image.tags)] == []
+
+
+def test_the_highest_version_is_spoken(other: Other) -> None:
+    expected = {"docker": "1.45", "docker-containerd": "1.45", "docker-userns": "1.45"}
+    assert other.engine.api == expected.get(other.kind, "1.41")
+
+
+def test_a_command_runs_as_in_a_build(other: Other, opened: Opened) -> None:
+    if other.kind == "docker-userns":
+        pytest.skip("its users are others than this machine's, as doctor says")
+    lines, outcome = said(opened, "echo $X; id -un; id -u; cat /proc/net/dev; echo t >t; stat -c %u t; exit 7")
+    assert outcome.exit_code == 7
+    assert outcome.cpu_seconds is not None
+    assert lines[:3] == ["here", "root" if other.engine.rootless else "builder", str(build_user(other.engine)[0])]
+    assert lines[-1] == lines[2]
+    assert not any("eth0" in line or "tap0" in line for line in lines), "no network"
+
+
+def test_a_container_becomes_an_image(other: Other, image: str) -> None:
+    client = other.engine.client
+    container = client.containers.create(
+        image, ["/bin/sh", "-c", "echo made >/made"], network_mode="none", labels=labels()
+    )
+    name = "torch-npu-builder/env:made"
+    try:
+        container.start()
+        assert container.wait()["StatusCode"] == 0
+        changes = [
+            "ENV PATH=/opt/x/bin:/usr/bin",
+            "ENV PYTHONPATH=/opt/torch",
+            'CMD ["/bin/sh"]',
+            f"LABEL {LABEL}=1",
+            f'LABEL {OWNER_LABEL}=""',
+        ]
+        commit(other.engine, container, *name.split(":"), changes, 60)
+    finally:
+        remove_container(container)
+    made = client.images.get(name)
+    config = made.attrs["Config"]
+    assert "PATH=/opt/x/bin:/usr/bin" in config["Env"]
+    assert (config["Cmd"], config["Labels"][LABEL], config["Labels"][OWNER_LABEL]) == (["/bin/sh"], "1", "")
+    assert made.attrs["Architecture"] == {"x86_64": "amd64", "aarch64": "arm64"}[other.engine.arch]
+    # By identity too, as an environment's base is named.
+    for which in (name, str(made.id)):
+        output = client.containers.run(
+            which, ["/usr/bin/cat", "/made"], network_mode="none", remove=True, labels=labels()
+        )
+        assert output == b"made\n"
+    client.images.remove(name)
+
+
+def test_a_shell_on_a_terminal(other: Other, image: str) -> None:
+    if other.kind == "docker-userns":
+        pytest.skip("its users are others than this machine's, as doctor says")
+    shell_through(other.url, image, other.folder)
+
+
+def shell_through(url: str, image: str, folder: Path) -> None:
+    """Type at a build's shell of the engine at ``url``."""
+    code, seen = typed(
+        [sys.executable, str(Path(__file__).with_name("shell_of_an_engine.py")), image, str(folder)],
+        folder,
+        "echo $((6 * 7))-$X; exit 7\n",
+        env={"DOCKER_HOST": url, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert code == 7, seen
+    assert "42-here" in seen
+
+
+def test_leftovers_of_killed_builders_go(other: Other, image: str) -> None:
+    host, _, begun = owner().split(":")
+    dead = {LABEL: "1", OWNER_LABEL: f"{host}:999999999:{begun}"}
+    client = other.engine.client
+    argv = ["/bin/sh", "-c", "echo x >/x"]
+    containers = [client.containers.create(image, argv, labels=each) for each in (dead, labels(), {})]
+    # Half an image has no name.
+    containers[0].start()
+    containers[0].wait()
+    half = client.api.commit(containers[0].id)["Id"]
+    whole = f"{client.api.commit(containers[2].id, 'torch-npu-builder/env', 'whole')['Id']}"
+    try:
+        removed = remove_leftovers(other.engine)
+        assert f"container {containers[0].name}" in removed
+        assert any(str(half).removeprefix("sha256:") in name for name in removed), removed
+        left = {item.id for item in client.containers.list(all=True)}
+        assert {containers[1].id, containers[2].id} <= left
+        assert client.images.get(whole)
+        for container in containers[1:]:
+            container.remove(force=True)
+        assert any("torch-npu-builder/env:whole" in name for name in remove_leftovers(other.engine, images=True))
+    finally:
+        for container in containers:
+            remove_container(container)
+        assert shell_image(other.engine)
+
+
+def test_a_bridge_that_vanished_is_told(other: Other, cli: CommandLine) -> None:
+    if other.kind != "docker":
+        pytest.skip("one engine is enough")
+    inside = ["nsenter", "--target", other.first, "--net", "ip"]
+    subprocess.run([*inside, "link", "delete", "docker0"], check=True)
+    try:
+        ran = cli("doctor", "--offline", env=other.env)
+        assert ran.code == 3
+        assert "the engine cannot give a container its network" in ran.text
+        assert "docker0" in ran.text
+        # And only that.
+        assert "seen, written and owned as they must be" in ran.text
+    finally:
+        for command in (["link", "add", "docker0", "type", "bridge"], ["link", "set", "docker0", "up"]):
+            subprocess.run([*inside, *command], check=True)
+
+
+@pytest.mark.parametrize("option", ["TMPDIR", "--workspace"])
+def test_folders_that_the_engine_does_not_see_are_told(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, seen = tmp_path / "hidden", tmp_path / "seen"
+    hidden.mkdir()
+    seen.mkdir()
+    with started("docker", HIDE=str(hidden)) as engine:
+        monkeypatch.setattr(tempfile, "tempdir", str(hidden if option == "TMPDIR" else seen))
+        workspace = seen if option == "TMPDIR" else hidden / "build"
+        findings = prove(engine.engine, workspace, build_user(engine.engine))
+    assert [finding.name for finding in findings if finding.fault is not None] == ["container folders"]
+    finding = findings[-1]
+    assert f"does not see {hidden}" in str(finding.fault)
+    assert str(finding.advice).endswith(option)
+    assert list(seen.iterdir()) == []
+
+
+def test_docker_29_is_doctored_typed_at_and_cleaned(engine: DockerEngine, tmp_path: Path, cli: CommandLine) -> None:
+    image = shell_image(engine)
+    # A short path, so that it stays on one line of doctor's table.
+    with tempfile.TemporaryDirectory(dir="/tmp") as short, newer_engine(Path(short) / "s") as url:
+        ran = cli("doctor", "--offline", env={"DOCKER_HOST": url})
+        assert ran.code == 0, ran.text
+        assert f"{engine.version} at {url}" in ran.text
+        assert "seen, written and owned as they must be" in ran.text
+        found = find_engine({"DOCKER_HOST": url})
+        assert isinstance(found, DockerEngine)
+        assert float(found.api.partition(".")[2]) >= 44
+        folder = tmp_path / "shell"
+        folder.mkdir()
+        shell_through(url, image, folder)
+        host, _, begun = owner().split(":")
+        dead = {LABEL: "1", OWNER_LABEL: f"{host}:999999999:{begun}"}
+        container = found.client.containers.create(image, ["/bin/sh"], labels=dead)
+        assert f"container {container.name}" in remove_leftovers(found)
+        found.close()
+    engine.client.images.remove(image, force=True)
+
+
+def test_docker_29_builds(
+    base_image: str, tmp_path: Path, cli: CommandLine, miniature_options: Callable[..., list[str]]
+) -> None:
+    with newer_engine(tmp_path / "newer.sock") as url:
+        options = miniature_options("--environment=docker", f"--base-image={base_image}")
+        ran = cli("--pytorch=v2.5.1-7.1.0", "--python=3.11", *options, env={"DOCKER_HOST": url})
+    assert ran.code == 0, ran.text
+    assert any(name.endswith(".whl") for name in cli.dist)
+
+
+def test_auto_is_not_the_host_where_an_engine_refuses(
+    tmp_path: Path, cli: CommandLine, miniature_options: Callable[..., list[str]]
+) -> None:
+    with newer_engine(tmp_path / "newest.sock", least=90, highest=99) as url:
+        for command in ("build", "plan"):
+            ran = cli(
+                command, "--pytorch=v2.5.1-7.1.0", "--python=3.11", *miniature_options(), env={"DOCKER_HOST": url}
+            )
+            assert ran.code == 3, ran.text
+            assert "wants API version 1.90 or later" in ran.text
+            assert "--environment host" in ran.text
+    assert cli.dist == []
