@@ -31,6 +31,7 @@ from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
 from builder.recipe import Recipe
+from builder.reports import warned
 from builder.results import Phase, Run, TargetResult
 from builder.scratch import Scratch
 from builder.sources.checkout import PreparedTree, load_prepared
@@ -215,6 +216,13 @@ class TargetBuild:
                 self.reporter.message(found.summary())
         return counts
 
+    def _compiler_warnings(self, reader: OutputReader) -> None:
+        """What compilers warned of, noted in the result, also of a build that failed."""
+        found = reader.warnings.most_common()
+        self.result.compiler_warnings = dict(found)
+        if found:
+            self.reporter.message(f"compilers warned: {warned(self.result.compiler_warnings)}")
+
     def _witness(self, opened: Opened, plan: Recipe) -> None:
         """Keep what the compiles took in, so that misses can be explained later."""
         if not plan.cached or self.result.cache is None:
@@ -334,6 +342,7 @@ class TargetBuild:
                 )
             finally:
                 counts = self._counted(plan)
+                self._compiler_warnings(reader)
         self._witness(opened, plan)
         reader.finish()
         if outcome.exit_code != 0 or outcome.timed_out:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 #: Raised whenever the builder's own steps change what comes out of the same inputs.
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:

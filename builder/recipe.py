@@ -30,33 +30,9 @@ from builder.workspace import atomic_write
 #: Bytes that one compiler of torch_npu's larger files takes (measured at 1.2 to 1.9 GB with gcc 12).
 COMPILER_MEMORY = 2 << 30
 
-#: Sources the CANN toolkit where one is mounted, finds the real ccache where one is wanted, puts the compiler launcher
-#: before it, then becomes the command that follows. The extension module is compiled by setuptools, past CMake and its
-#: launcher, with the compiler that the interpreter names; a file of that name ($4 is its folder) asks ccache, and the
-#: compiler itself where ccache fails.
-_COMMAND = """
-umask 022
-if [ -n "$1" ]; then . "$1" || exit 1; fi
-BUILDER_CCACHE=
-[ -z "$3" ] || BUILDER_CCACHE=$(command -v ccache || true)
-if [ -n "$BUILDER_CCACHE" ] && [ -n "${BUILDER_PYTHON:-}" ] && mkdir -p "$4"; then
-    name=$("$BUILDER_PYTHON" -S -E -c 'import sysconfig; print((sysconfig.get_config_var("CC") or "").split(" ")[0])')
-    real=$(command -v "$name" || true)
-    case $name in
-        */* | *"'"*) ;;
-        *gcc | *gcc-[0-9]* | *g++ | *g++-[0-9]* | *clang | *clang-[0-9]*)
-            case $BUILDER_CCACHE$real in *"'"*) real= ;; esac
-            if [ -x "$real" ]; then
-                printf "#!/bin/sh\\n'%s' '%s' \\"\\$@\\" || exec '%s' \\"\\$@\\"\\n" \\
-                    "$BUILDER_CCACHE" "$real" "$real" >"$4/$name" && chmod 755 "$4/$name" && PATH="$4:$PATH"
-            fi ;;
-    esac
-fi
-export BUILDER_CCACHE PATH="$2:$PATH"
-shift 4
-exec "$@"
-"""
-#: Below the results folder: that file.
+#: Below the launcher: the script that makes a command one of a build.
+_RUN_BUILD = "run_build.sh"
+#: Below the results folder: where that script puts the compiler of setuptools.
 _COMPILERS = "compilers"
 
 
@@ -108,7 +84,8 @@ class Recipe:
         set_env = f"{paths.cann}/set_env.sh" if self.cann else ""
         cached = "cached" if self.cached else ""
         first = f"{codegen.path(paths.out)}:{paths.launcher}"
-        return ("bash", "-c", _COMMAND, "build", set_env, first, cached, f"{paths.out}/{_COMPILERS}", *argv)
+        script = f"{paths.launcher}/{_RUN_BUILD}"
+        return ("bash", script, set_env, first, cached, f"{paths.out}/{_COMPILERS}", *argv)
 
     def variables(self) -> dict[str, str]:
         """Variables that can change the wheel; they are part of the fingerprint."""
@@ -116,9 +93,11 @@ class Recipe:
             **self.extra,
             "AUDITWHEEL_PLAT": self.repair.variable,
             "BUILD_WITHOUT_SHA": "1",
-            "LC_ALL": "C.UTF-8",
+            # glibc 2.17 has no C.UTF-8; Python alone is told of UTF-8, from 3.7 on.
+            "LC_ALL": "C",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONHASHSEED": "0",
+            "PYTHONUTF8": "1",
             "SOURCE_DATE_EPOCH": str(self.epoch),
             "TZ": "UTC",
         }

@@ -30,6 +30,9 @@ STEP_SUMMARY_BYTES = 1 << 20
 #: Characters of a reason in the table; the failures below it have it whole.
 REASON_LENGTH = 300
 
+#: Kinds of warnings that are told by name.
+WARNING_KINDS = 6
+
 #: What XML 1.0 has no way to say (section 2.2, Char), beyond the control characters that ``clean`` takes out.
 _NOT_IN_XML = re.compile("[\ufffe\uffff]")
 #: What Markdown may read as its own inside a line, GitHub's tables, formulas and HTML in it too.
@@ -66,6 +69,10 @@ class Result(Protocol):
     @property
     def cache(self) -> dict[str, int] | None:
         """``hits`` and ``misses`` of the compile cache."""
+
+    @property
+    def compiler_warnings(self) -> dict[str, int] | None:
+        """How often compilers warned, by kind."""
 
     @property
     def wheel(self) -> Path | None:
@@ -124,12 +131,24 @@ def markdown_summary(run: Results, *, log_lines: int = LOG_LINES) -> str:
         "|---|---|---:|---:|---:|---|---|",
         *map(_row, run.targets),
     ]
+    warning = [result for result in run.targets if result.compiler_warnings]
+    if warning:
+        told = (f"- {_inline(each.id)}: {_inline(warned(each.compiler_warnings or {}))}" for each in warning)
+        lines += ["", "Compilers warned:", "", *told]
     failed = [result for result in run.targets if result.status == "failed"]
     if failed and log_lines:
         lines += ["", "### Failures"]
     for result in failed if log_lines else ():
         lines += ["", *_details(result, log_lines)]
     return "\n".join(lines) + "\n"
+
+
+def warned(counts: Mapping[str, int]) -> str:
+    """``67 deprecated-declarations, 3 sign-compare``: the most frequent kinds of warnings, and how many are left."""
+    kinds = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in kinds[WARNING_KINDS:])
+    told = [f"{count} {kind}" for kind, count in kinds[:WARNING_KINDS]]
+    return ", ".join([*told, f"{rest} of other kinds"] if rest else told)
 
 
 def junit_xml(run: Results) -> str:

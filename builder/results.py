@@ -59,6 +59,8 @@ class TargetResult:
     cache: dict[str, int] | None = None
     headers: dict[str, Any] | None = None
     generation: dict[str, Any] | None = None
+    #: How often compilers warned, by kind of warning; None where nothing was compiled.
+    compiler_warnings: dict[str, int] | None = None
     warnings: list[str] = field(default_factory=list)
     error: BuilderError | None = None
     attempts: int = 1
@@ -84,7 +86,7 @@ class TargetResult:
         self.status, self.reason, self.error = "failed", "", None
         self.phases, self.warnings = [], []
         self.fingerprint = self.wheel = self.sha256 = self.files_compiled = self.cache = self.headers = None
-        self.generation = None
+        self.generation = self.compiler_warnings = None
 
     @property
     def peak_memory(self) -> int | None:
@@ -121,6 +123,7 @@ class TargetResult:
             "cache": self.cache,
             **({} if self.headers is None else {"headers": self.headers}),
             **({} if self.generation is None else {"generation": self.generation}),
+            **({} if self.compiler_warnings is None else {"compiler_warnings": self.compiler_warnings}),
             "attempts": self.attempts,
             "peak_memory": self.peak_memory,
             "warnings": self.warnings,

@@ -137,8 +137,9 @@ class Place:
         variables = {
             "PATH": f"{codegen.path(str(self.out))}:{self.tools}:{os.environ['PATH']}",
             "HOME": str(self.root),
-            "LC_ALL": "C.UTF-8",
+            "LC_ALL": "C",
             "PYTHONHASHSEED": "0",
+            "PYTHONUTF8": "1",
             "RUNS": str(self.root / "runs"),
         }
         if self.cached:

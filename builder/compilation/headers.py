@@ -30,7 +30,8 @@ class HeaderCounts:
     """What precompiled headers did in one build. Times are CPU seconds, those of the compiler only.
 
     ``plain`` are files that were compiled without a header, for ``reasons``; ``fallbacks`` those compiled again without
-    one, because the compile with the header failed, warned, or read a header that had changed.
+    one, because the compile with the header failed, gcc refused the header, a file of it had changed, or the compiler
+    warned of what the header forbids to warn of.
     """
 
     groups: int = 0

@@ -7,7 +7,7 @@ is the only early witness; two hours of compiling stale code come after it.
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 #: ``[ 42%] Building`` by make, ``[12/983] Building`` by ninja.
@@ -33,6 +33,19 @@ _KILLED = re.compile(
     r"fatal error: Killed signal|virtual memory exhausted|out of memory allocating|cc1plus: out of memory"
 )
 
+#: What a compiler warns of: at a place of a file, or of itself. Others that warn so (make, linkers) name no line.
+_WARNING = re.compile(
+    r"^(?:\S[^:]*:\d+(?::\d+)?|(?:\S*/)?(?:[\w-]*[gc]\+\+|[\w-]*gcc|cc)(?:-[\d.]+)?|cc1(?:plus)?): warning: "
+)
+_MAKEFILE = re.compile(r"^(?:\S*/)?(?:[Mm]akefile\d?|\S+\.(?:mk|make)):")
+#: ``[-Wname]`` or ``[-Wname=]`` at the end says which kind of warning it is.
+_KIND = re.compile(r"\[-W([\w+-]{1,60})[^\]\s]*\]$")
+#: Kinds that are counted by name; what comes after so many is among the others.
+_KINDS = 60
+OTHER_WARNINGS = "other"
+#: Colours, where a compiler was told to use them.
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[mK]")
+
 #: Lines of the log that an error carries.
 TAIL_LINES = 15
 #: Lines from the first compiler error on: the source line and the caret follow it.
@@ -52,6 +65,8 @@ class OutputReader:
         self.first_error: str | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.excerpt: list[str] = []
+        #: How often compilers warned, by kind (the name behind ``-W``).
+        self.warnings: Counter[str] = Counter()
         self._traceback: list[str] | None = None
         self._fallback: str | None = None
 
@@ -68,6 +83,8 @@ class OutputReader:
         if self.generating:
             self._follow_generation(text)
         self._follow_progress(text)
+        if "warning: " in text:
+            self._count_warning(_COLOURS.sub("", text))
         if self.first_error is None and _COMPILER_ERROR.search(text):
             self.first_error = text
         if self.first_error is not None and len(self.excerpt) < EXCERPT_LINES:
@@ -83,6 +100,13 @@ class OutputReader:
     def error(self) -> str | None:
         """The line that best says what failed: the first compiler error, else the first other error."""
         return self.first_error or self._fallback
+
+    def _count_warning(self, text: str) -> None:
+        if _WARNING.match(text) is None or _MAKEFILE.match(text):
+            return
+        found = _KIND.search(text)
+        kind = found[1] if found else OTHER_WARNINGS
+        self.warnings[kind if kind in self.warnings or len(self.warnings) < _KINDS else OTHER_WARNINGS] += 1
 
     def _follow_generation(self, text: str) -> None:
         if self.generation_failure is not None:

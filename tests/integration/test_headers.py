@@ -82,6 +82,7 @@ class Project:
     def variables(self) -> dict[str, str]:
         return {
             "PATH": "/usr/bin:/bin",
+            "LC_ALL": "C",
             "BUILDER_CCACHE": "",
             "BUILDER_COMPILE_LOG": str(self.out / cache.COMPILE_LOG),
             "BUILDER_PYTHON": self.python,
@@ -116,7 +117,12 @@ class Project:
     def plain(self, name: str) -> tuple[int, str, bytes, str]:
         """What the compiler does by itself."""
         done = subprocess.run(
-            self.command(name, ".plain"), cwd=self.build, stderr=subprocess.PIPE, text=True, check=False
+            self.command(name, ".plain"),
+            cwd=self.build,
+            env={**os.environ, "LC_ALL": "C"},
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         output, listing = self.build / f"{name}.plain.o", self.build / f"{name}.plain.o.d"
         if done.returncode:
@@ -211,6 +217,117 @@ def test_messages_and_exit_codes_are_those_of_the_plain_compile(project: Project
         assert project.compile(name) == [(code, expected[1])]
     project.assert_same("warns.cpp", "w0.cpp", *names[:2])
     assert project.counts().fallbacks == {"exit-1": 1}
+
+
+#: Warnings of each place: the source, a header behind the precompiled one, and templates and declarations within it.
+WARN_LATE = '#include "common.h"\nstatic int nothing() {}\ninline int late(int value) { return old(value); }\n'
+WARN_WITHIN = (
+    "template <class T> [[deprecated]] constexpr T old(T value) { return value; }\n"
+    "template <class T> int within(T value) { int unused; return old(value); }\n"
+    "#define OLD(value) old(value)\n"
+)
+WARNING = {
+    "own.cpp": "int f(int value) { int unused; return value; }\n",
+    "declared.cpp": "int f(int value) { return old(value); }\n",
+    "template.cpp": "int f(int value) { return within(value); }\nint g(int value) { return within(value + 1.5); }\n",
+    "macro.cpp": "int f(int value) { return OLD(value); }\n",
+    "late.cpp": '#include "late.h"\nint f(int value) { return late(value) + within(value); }\n',
+    "system.cpp": "#include <late_sys.h>\nint f() { int a; return of_sys(1u) + of_late(2u) + gone(3) + gone_late(4); }",
+}
+
+
+@pytest.mark.parametrize("way", ["gcc", "coloured", "ccache"])
+def test_warnings_are_no_reason_to_compile_again(project: Project, way: str) -> None:
+    """Whatever warns where: one compile, with the header, and the words of the plain one."""
+    # ccache always asks for colours, and takes them out again.
+    project.flags = "-O1 -Wall -Wextra" + (" -fdiagnostics-color=always" if way == "coloured" else "")
+    project.flags += f" -isystem {project.tree}/system"
+    (project.tree / "system").mkdir()
+    for name, end in (("sys", "gone"), ("late_sys", "gone_late")):
+        (project.tree / "system" / f"{name}.h").write_text(
+            f"#pragma once\ntemplate <class T> int of_{name.split('_')[0]}(T v) {{ int unused; return v < 3; }}\n"
+            f"[[deprecated]] inline int {end}(int value) {{ return value; }}\n"
+        )
+    project.header("deep.h", INCLUDES + "#include <sys.h>\n" + WARN_WITHIN)
+    project.header("common.h", '#include "deep.h"\ninline int twice(int value) { return value + value; }\n')
+    project.header("late.h", WARN_LATE)
+    names = project.group(6)
+    for number, (name, text) in enumerate(WARNING.items()):
+        # Where the include stands is told, too.
+        project.source(name, "\n" * number + '#include "common.h"\n' + text)
+    if way == "ccache":
+        settle()
+        project.env = {"BUILDER_CCACHE": ccache_program(), "CCACHE_DEPEND": "1"}
+    project.configure()
+    project.compile(*names[:2])
+    for name in WARNING:
+        code, expected, _, _ = project.plain(name)
+        assert (code, "warning: " in expected) == (0, True), name
+        assert project.compile(name) == [(0, expected)], name
+    project.assert_same(*WARNING, *names[:2])
+    counts = project.counts()
+    assert (counts.used, dict(counts.fallbacks or {})) == (8, {})
+    if way == "ccache":
+        return
+    # The comparison counts them among those that a header served, too, and finds the words to be the same.
+    done = verify(project)
+    files = [line for line in map(json.loads, done.stdout.splitlines()) if "file" in line]
+    assert (done.returncode, len(files)) == (0, 12), done.stdout
+    assert [line["fallback"] for line in files] == [None] * 12
+
+
+def test_warnings_that_a_header_forbids(project: Project) -> None:
+    """gcc forgets, in a precompiled header, which warnings were forbidden where: what it says wrongly is not told."""
+    project.flags = "-O1 -Wall -Wextra"
+    forbids = '#pragma GCC diagnostic {} "-W{}"\n'
+    project.header(
+        "common.h",
+        INCLUDES
+        + "[[deprecated]] inline int old(int value) { return value; }\n#pragma GCC diagnostic push\n"
+        + forbids.format("ignored", "unused-variable")
+        + "template <class T> int within(T value) { int nothing; return value; }\n#pragma GCC diagnostic pop\n"
+        + forbids.format("ignored", "sign-compare")
+        + "inline int twice(int value) { return value + value; }\n",
+    )
+    names = project.group(5)
+    start = '#include "common.h"\n'
+    project.source("within.cpp", start + "int f(int value) { return within(value); }\n")
+    project.source("behind.cpp", start + "bool f(int value, unsigned other) { return value < other; }\n")
+    project.source("told.cpp", start + "int f(int value) { int nothing; return old(value); }\n")
+    project.configure()
+    project.compile(*names)
+    for name, warns in (("within.cpp", False), ("behind.cpp", False), ("told.cpp", True)):
+        code, expected, _, _ = project.plain(name)
+        assert (code, bool(expected)) == (0, warns)
+        assert project.compile(name) == [(0, expected)]
+    assert project.counts().fallbacks == {"pragma": 2}
+    project.assert_same()
+
+
+@pytest.mark.parametrize("kind", ["warning", "error"])
+def test_a_header_that_asks_for_warnings_is_not_used(project: Project, kind: str) -> None:
+    project.header(
+        "common.h",
+        INCLUDES
+        + f'#pragma GCC diagnostic {kind} "-Wshadow"\ninline int twice(int value) {{ return value + value; }}\n',
+    )
+    project.group(5)
+    project.source("shadow.cpp", '#include "common.h"\nint f(int value) { { int value = 1; return value; } }\n')
+    project.configure()
+    assert [code for code, _ in project.compile()] == [0] * 5 + [int(kind == "error")]
+    assert project.counts().refused == {f"{project.tree}/inc/common.h asks for warnings": 1}
+
+
+def test_a_header_that_gcc_refuses_is_a_reason(project: Project) -> None:
+    names = project.group(6)
+    # Made with exceptions, used without: that is another language.
+    project.instead_of_the_compiler(
+        'case " $* " in *" -include "*) set -- "$@" -fno-exceptions ;; esac\nexec /usr/bin/g++ "$@"\n'
+    )
+    project.configure()
+    assert project.compile(*names[:2]) == [(0, "")] * 2
+    assert project.counts().fallbacks == {"invalid": 2}
+    project.assert_same(*names[:2])
 
 
 def test_a_header_that_warns_is_not_used(project: Project) -> None:
@@ -340,7 +457,7 @@ def test_a_source_that_changes_after_the_plan(project: Project) -> None:
 
 
 def test_a_compiler_that_crashes(project: Project) -> None:
-    project.instead_of_the_compiler('case "$*" in *-Winvalid-pch*) kill -SEGV $$ ;; esac\nexec /usr/bin/g++ "$@"\n')
+    project.instead_of_the_compiler('case "$*" in *=invalid-pch*) kill -SEGV $$ ;; esac\nexec /usr/bin/g++ "$@"\n')
     names = project.group(8)
     project.configure()
     assert project.compile() == [(0, "")] * 8
@@ -647,7 +764,7 @@ def test_verify_that_breaks_off_says_why(project: Project) -> None:
 def test_verify_names_what_differs(project: Project) -> None:
     # A compiler that makes something else where a header is used.
     project.instead_of_the_compiler(
-        'case "$*" in *a2.cpp*-Winvalid-pch*) set -- "$@" -Dnaming=other; esac\nexec /usr/bin/g++ "$@"\n'
+        'case "$*" in *a2.cpp*-Werror=invalid-pch*) set -- "$@" -Dnaming=other; esac\nexec /usr/bin/g++ "$@"\n'
     )
     project.group(4)
     with open(project.tree / "a2.cpp", "a") as file:
@@ -666,8 +783,7 @@ def test_verify_what_the_cache_answers(project: Project) -> None:
     # A compiler that another file makes give something else, of which ccache cannot know.
     project.instead_of_the_compiler(f'exec /usr/bin/g++ "$@" $(cat {project.root}/secret)\n')
     (project.root / "secret").write_text("")
-    # As builds do; else Python sets a locale of its own, which ccache counts among a compile's inputs.
-    project.env |= {"LC_ALL": "C.UTF-8", "BUILDER_CCACHE": ccache, "CCACHE_DEPEND": "1"}
+    project.env |= {"BUILDER_CCACHE": ccache, "CCACHE_DEPEND": "1"}
     names = project.group(6)
     project.source("other.cpp", "#ifndef SECRET\n#define SECRET 1\n#endif\nint other() { return SECRET; }\n")
     project.configure()

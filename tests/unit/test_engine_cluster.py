@@ -197,7 +197,7 @@ def test_results_come_back_as_they_were(tmp_path: Path) -> None:
     there = TargetResult(
         TARGET, tmp_path / "there.log", status="built", reason="built from source", fingerprint="f" * 64,
         phases=[Phase("prepare", 1.5, started=started), Phase("compile", 9.25, 30.5, 1 << 30, started)],
-        files_compiled=16, cache={"hits": 9, "misses": 7}, warnings=["gcc is another"],
+        files_compiled=16, cache={"hits": 9, "misses": 7}, compiler_warnings={"shadow": 2}, warnings=["gcc is another"],
         headers={"made": 2}, generation={"result": "hit"},
     )  # fmt: skip
     here = TargetResult(TARGET, tmp_path / "here.log", attempts=2)

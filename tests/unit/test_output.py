@@ -104,3 +104,37 @@ def test_a_missing_optional_program_is_no_failed_generation() -> None:
 def test_missing_and_stale_outputs() -> None:
     found = missing_outputs(["a.cpp", "b.cpp", "c.cpp"], {"a.cpp": 100.0, "b.cpp": 50.0, "c.cpp": None}, 90.0)
     assert found == ["b.cpp (stale)", "c.cpp (missing)"]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("/w/a.cpp:3:9: warning: unused variable \u2018x\u2019 [-Wunused-variable]", "unused-variable"),
+        ("/w/a.cpp:3:9: warning: unused variable 'x' [-Wunused-variable]", "unused-variable"),
+        ("a.cpp:3: warning: 'int f()' is deprecated [-Wdeprecated-declarations]", "deprecated-declarations"),
+        ("a b.cpp:3:1: warning: '%d' [-Wformat=]", "format"),
+        ("a.cpp:3:1: warning: enough [-Wimplicit-fallthrough=3]", "implicit-fallthrough"),
+        ("\x1b[1ma.cpp:3:9:\x1b[m \x1b[1;35m\x1b[Kwarning: \x1b[m\x1b[Kx [\x1b[1;35m-Wshadow\x1b[m\x1b[K]", "shadow"),
+        ('<command-line>:0:1: warning: "X" redefined', "other"),
+        ("cc1plus: warning: unrecognized command line option '-Wno-x'", "other"),
+        ("cc1plus: warning: command-line option '-Wx' is valid for C [-Wcpp]", "cpp"),
+        ("/opt/rh/bin/g++: warning: a.o: linker input file unused", "other"),
+        ("x86_64-linux-gnu-gcc-11: warning: x", "other"),
+        ("a.cpp:3:9: error: unused variable 'x' [-Werror=unused-variable]", None),
+        ("a.cpp:3:9: note: warning: x [-Wshadow]", None),
+        ("/usr/bin/ld: warning: x.o: missing .note.GNU-stack section", None),
+        ("make[2]: warning:  Clock skew detected.", None),
+        ("Makefile:12: warning: overriding recipe for target 'x'", None),
+        ("CMakeFiles/a.dir/build.make:7: warning: overriding recipe for target 'x'", None),
+        ("warning: no files found matching '*.h'", None),
+        ("CMake Warning at a.cmake:3 (message): warning: x", None),
+    ],
+)
+def test_what_compilers_warn_of_is_counted_by_kind(line: str, kind: str | None) -> None:
+    assert dict(read("running build", line).warnings) == ({} if kind is None else {kind: 1})
+
+
+def test_kinds_of_warnings_are_bounded() -> None:
+    lines = [f"a.cpp:1:1: warning: x [-Wkind{number}]" for number in range(1000)]
+    found = read(*lines, *lines).warnings
+    assert (sum(found.values()), len(found) <= 61, found["kind0"]) == (2000, True, 2)

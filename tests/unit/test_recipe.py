@@ -266,7 +266,7 @@ def test_without_a_cache_the_command_finds_no_ccache(tmp_path: Path, cached: boo
     ccache = tmp_path / "bin" / "ccache"
     ccache.write_text("#!/bin/sh\n")
     ccache.chmod(0o755)
-    command = plan(cached=cached).command(Paths())
+    command = plan(cached=cached).command(Paths(launcher=str(cache.LAUNCHER)))
     env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
     found = str(ccache) if cached else ""
@@ -285,7 +285,7 @@ def test_what_setuptools_compiles_goes_through_ccache(tmp_path: Path) -> None:
         (programs / name).chmod(0o755)
     (tmp_path / "ci").mkdir()
     (tmp_path / "ci" / "build.sh").write_text("odd-gcc -pthread -c module.cpp\n")
-    paths = Paths(out=str(tmp_path / "out"))
+    paths = Paths(out=str(tmp_path / "out"), launcher=str(cache.LAUNCHER))
     env = {"PATH": f"{programs}:/usr/bin:/bin", "BUILDER_PYTHON": str(programs / "python")}
 
     def run(*, cached: bool) -> list[str]:

@@ -262,3 +262,14 @@ def test_step_summary_that_cannot_be_written_is_told_after_the_files(run: Run, t
     with pytest.raises(OSError, match="No such file"):
         write_summaries(run, run.folder, {"GITHUB_STEP_SUMMARY": str(tmp_path / "no" / "step")})
     assert (run.folder / "junit.xml").exists()
+
+
+def test_what_compilers_warn_of_is_a_line_of_the_summary(run: Run) -> None:
+    built(run)
+    assert "warned" not in markdown_summary(run)
+    kinds = {f"kind-{number}": 1 for number in range(8)}
+    built(run).compiler_warnings = {"sign-compare": 3, "deprecated-declarations": 67, **kinds}
+    (line,) = (line for line in markdown_summary(run).splitlines() if line.startswith("- "))
+    assert line.endswith(
+        ": 67 deprecated-declarations, 3 sign-compare, 1 kind-0, 1 kind-1, 1 kind-2, 1 kind-3, 4 of other kinds"
+    )

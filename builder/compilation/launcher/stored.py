@@ -18,25 +18,28 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Match
 
 import depfiles
 import processes
 from commands import Command
 from includes import leading_includes, read
-from planning import Group
+from planning import Compiler, Group
+from pragmas import Forbidden
 
 #: Bytes of all headers at once, and of one that is not made yet (measured: 330 to 350 MB).
 LIMIT = 4 << 30
 EXPECTED = 400 << 20
-#: Characters of messages that a compile with a header may give.
-_MESSAGES = 1 << 20
 #: Nanoseconds by which a file's time may lie before the moment of its change: the kernel's clock for files is coarse.
 _COARSE = 20_000_000
 #: Groups that are remembered from build to build.
 _KNOWN = 300
+#: The warning of gcc that tells that it refuses a header.
+_INVALID = "invalid-pch"
 #: What makes a header's text depend on the file that includes it.
 _ODDITIES = (b"__BASE_FILE__", b"__INCLUDE_LEVEL__")
 
@@ -65,6 +68,7 @@ class Stored:
         self.inside: list[str] = []
         self._paths: list[str] = []
         self._signature = ""
+        self._forbidden = Forbidden()
 
     def ready(self) -> bool:
         """True where the header stands; reads what it was made of."""
@@ -75,6 +79,7 @@ class Stored:
             if _identity(self._gch) != facts["header"]:
                 return False
             self.inside, self._paths, self._signature = facts["inside"], facts["paths"], facts["signature"]
+            self._forbidden = Forbidden(**facts["forbidden"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
         return True
@@ -83,17 +88,17 @@ class Stored:
         """Compile with the header.
 
         Returns why the result does not count, None where it does; CPU seconds; and the messages, which are those of
-        the plain compile.
+        the plain compile. That a source warns is no reason.
         """
         path = os.path.join(self._folder, f"errors.{os.getpid()}")
         errors = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.unlink(path)
         listing = ["-fpch-deps"] if command.depfile is not None else []
-        argv = [*command.argv, "-include", self.header, "-Winvalid-pch", *listing]
+        argv = [*command.argv, "-include", self.header, "-Werror=" + _INVALID, *listing]
         with open(errors, encoding="utf-8", errors="surrogateescape") as file:
             status, seconds = processes.run(argv, command.cwd, errors)
             file.seek(0)
-            messages = file.read(_MESSAGES)
+            messages = file.read()
         if messages:
             messages = self._as_of_the_source(messages, command)
         return self._objection(command, status, messages), seconds, messages
@@ -101,10 +106,12 @@ class Stored:
     def _as_of_the_source(self, messages: str, command: Command) -> str:
         """What was included from the header's text was included from the source."""
         lines = [line for _, line in leading_includes(read(os.path.join(command.cwd, command.source)))]
-        for number, line in enumerate(lines[: len(self.group.includes)], 1):
-            messages = messages.replace(f"{self._text}:{number}:", f"{command.source}:{line}:")
-            messages = messages.replace(f"{self._text}:{number},", f"{command.source}:{line},")
-        return messages
+
+        def place(found: Match[str]) -> str:
+            return f"{command.source}:{lines[int(found[1]) - 1]}"
+
+        # ccache asks for colours: what follows the number may be a sequence of a terminal.
+        return re.sub(re.escape(self._text) + r":(\d+)", place, messages)
 
     def _objection(self, command: Command, status: int, messages: str) -> str | None:
         """Why a compile with the header does not count; puts its dependency file right."""
@@ -112,10 +119,9 @@ class Stored:
             self.remove()
             return "changed"
         if status != 0:
-            return f"exit-{status}"
-        if self.group.key in messages or len(messages) >= _MESSAGES:
-            # A warning of an invalid header, or another that the plain compile does not give in these words.
-            return "warning"
+            return "invalid" if _INVALID in messages else f"exit-{status}"
+        if messages and self._forbidden.in_messages(messages, command.cwd, self._paths):
+            return "pragma"
         if command.depfile is None:
             return None
         path = os.path.join(command.cwd, command.depfile)
@@ -176,6 +182,7 @@ class Stored:
             self._paths = depfiles.paths(self.inside)
             self._signature = _signature(self._paths, before=started - _COARSE)
             content = _content(self._paths)
+            self._forbidden = _forbidden(self._paths, command)
         except (RefusedError, depfiles.UnexpectedError) as error:
             _unlink(new)
             refused = RefusedError(str(error))
@@ -194,6 +201,7 @@ class Stored:
             "signature": self._signature,
             "inside": self.inside,
             "paths": self._paths,
+            "forbidden": vars(self._forbidden),
         }
         _write(self._facts, json.dumps(facts))
         self._remember(content)
@@ -290,6 +298,19 @@ def _content(paths: list[str]) -> str:
         found.update(b"%d " % len(text))
         found.update(text)
     return found.hexdigest()
+
+
+def _forbidden(paths: list[str], command: Command) -> Forbidden:
+    """What the files say of warnings. Raises RefusedError where they ask for some: gcc would forget that."""
+    found = Forbidden()
+    system = [flag[len("-isystem") :] for flag in command.flags if flag.startswith("-isystem")]
+    # gcc does not warn of what stands in a header of the system anyway.
+    folders = tuple(os.path.join(command.cwd, folder) + "/" for folder in system + Compiler(command.compiler).folders)
+    for path in paths:
+        place = os.path.join(command.cwd, path)
+        if not place.startswith(folders) and found.add(read(place)):
+            raise RefusedError(f"{path} asks for warnings")
+    return found
 
 
 def _place(path: str, text: str) -> None:

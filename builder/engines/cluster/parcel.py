@@ -170,6 +170,7 @@ def take_outcome(outcome: Mapping[str, Any], result: TargetResult) -> None:
     result.fingerprint = values["fingerprint"]
     result.files_compiled, result.cache = values["files_compiled"], values["cache"]
     result.headers, result.generation = values.get("headers"), values.get("generation")
+    result.compiler_warnings = values.get("compiler_warnings")
     result.warnings = list(values["warnings"])
     result.phases = [_phase(phase) for phase in values["phases"]]
     if outcome["error"] is not None:
