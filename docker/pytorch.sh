@@ -18,6 +18,7 @@ umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
 if [ -z "${INTERPRETER-}" ]; then
+    # shellcheck disable=SC2153  # PYTHON comes by environment
     short=cp$(printf %s "$PYTHON" | tr -d .)
     INTERPRETER=/opt/python/$short-$short
 fi

@@ -9,11 +9,13 @@ umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
 if [ -z "${INTERPRETER-}" ]; then
+    # shellcheck disable=SC2153  # PYTHON comes by environment
     short=cp$(printf %s "$PYTHON" | tr -d .)
     INTERPRETER=/opt/python/$short-$short
     # Python 3.7's folder ends in "m" on manylinux images; every environment shows the same name.
     if [ ! -e "$INTERPRETER" ] && [ -e "${INTERPRETER}m" ]; then ln -s "${INTERPRETER}m" "$INTERPRETER"; fi
     if [ ! -x "$INTERPRETER/bin/python" ]; then
+        # shellcheck disable=SC2012  # for people to read
         echo "builder-error: there is no $INTERPRETER in: $(ls /opt/python 2>/dev/null | tr '\n' ' ')"
         exit 64
     fi
