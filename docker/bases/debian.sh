@@ -28,15 +28,10 @@ Proxies are taken from http_proxy and https_proxy.
 TEXT
 }
 
-say() { printf '%s\n' "debian.sh: $*" >&2; }
-
-# fail CODE MESSAGE: 2 is a wrong request, 3 a machine that lacks something, 1 the rest.
-fail() {
-    code=$1
-    shift
-    say "error: $*"
-    exit "$code"
-}
+program=debian.sh
+bases=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=docker/bases/common.sh
+. "$bases/common.sh"
 
 suite=bookworm
 arch=$(uname -m)
@@ -111,26 +106,7 @@ if [ "$machine" != "$(uname -m)" ] && ! grep -qs '^enabled' "/proc/sys/fs/binfmt
         "(or docker/bases/binfmt.sh $machine where no init system registers it)"
 fi
 
-folder=$(mktemp -d "${work:-${TMPDIR:-/tmp}}/torch-npu-builder-base.XXXXXX")
-root=$folder/root
-clean_up() {
-    # debootstrap mounts proc and sys in there while it runs; removal must not reach through them.
-    for mounted in "$root/proc" "$root/sys" "$root/dev"; do
-        while umount "$mounted" 2>/dev/null; do :; done
-    done
-    rm -rf --one-file-system "$folder"
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-
-# Commands in the new root see none of this machine's environment but the proxies.
-in_root() {
-    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
-        ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
-        PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore \
-        chroot "$root" "$@"
-}
+work_in "${work:-${TMPDIR:-/tmp}}" base
 
 say "unpacking $suite for $machine (some 25 seconds; under emulation some minutes)"
 packages=build-essential,ca-certificates,patchelf,python3,python3-dev,python3-venv
@@ -149,9 +125,6 @@ fi
 
 # The loader finds a library beside a program ($ORIGIN) only where /proc tells it the program's place.
 mount -t proc proc "$root/proc"
-
-# The short name of an interpreter's folder, as manylinux images have it.
-short() { printf 'cp%s-cp%s' "${1%%.*}${1#*.}" "${1%%.*}${1#*.}"; }
 
 mkdir -p "$root/opt/python"
 
@@ -185,6 +158,8 @@ if [ "$bullseye_python" = yes ]; then
     for library in libssl libcrypto libffi libmpdec; do
         cp -a "$from/lib/$machine-linux-gnu/$library".so* "$root$prefix/lib/"
     done
+    # Where setuptools looks for Python.h.
+    sed -i "s|/usr/include/python3.9|$prefix/include/python3.9|g" "$root$prefix/lib/python3.9"/_sysconfigdata*.py
     # bookworm's setuptools wheel holds what bullseye has in a wheel of its own.
     sed -i "/_PROJECTS\|_projects/,/]/s/[\"']pkg_resources[\"'],\{0,1\} *//" "$root$prefix/lib/python3.9/ensurepip/__init__.py"
     rm -rf "$root$prefix/lib/python3.9/dist-packages" "$root$prefix/lib/python3.9/"config-*
@@ -210,9 +185,8 @@ for entry in $pythons; do
     [ ! -e "$root$target" ] || fail 2 "--python $version: the image has this Python already"
     say "Python $version copied from this machine"
     mkdir -p "$root$target"
-    # shellcheck disable=SC2086 # the patterns are expanded here, in the interpreter's own folder
-    (cd "$source" && for path in bin/python$version include/python$version* lib/python$version \
-        lib/libpython$version*.so* lib/libpython3.so; do
+    (cd "$source" && for path in "bin/python$version" "include/python$version"* "lib/python$version" \
+        "lib/libpython$version"*.so* lib/libpython3.so; do
         if [ -e "$path" ]; then printf '%s\n' "$path"; fi
     done) >"$folder/copied"
     tar -C "$source" -cf - --exclude='__pycache__' --exclude='*.pyc' --exclude='*.a' --exclude='test' --exclude='tests' \
@@ -246,10 +220,10 @@ rm -f "$root/etc/resolv.conf" "$root/etc/hostname"
 printf 'deb %s %s main\n' "$mirror" "$suite" >"$root/etc/apt/sources.list"
 
 say "loading $tag"
-tar -C "$root" --one-file-system --sort=name --mtime=@0 --numeric-owner -cf "$folder/rootfs.tar" .
+reproducible "$folder/rootfs.tar" --one-file-system .
 rm -rf --one-file-system "$root"
-sh "$(dirname "$0")/load.sh" --tag "$tag" --arch "$arch" --label "torch-npu-builder.base=$suite-$machine" \
-    --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$folder/rootfs.tar" ||
+sh "$bases/load.sh" --arch "$arch" --label "torch-npu-builder.base=$suite-$machine" \
+    --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$folder/rootfs.tar" --tag "$tag" ||
     fail 1 "the engine did not take $tag"
 
 # shellcheck disable=SC2016,SC2046
@@ -260,6 +234,7 @@ docker run --rm --network none --platform "linux/$arch" "$tag" sh -eu -c '
     done
     for folder in /opt/python/cp*/bin; do
         ls "$folder"/python3.* >/dev/null
+        "$folder/python" -c "import sysconfig; open(sysconfig.get_config_var(\"INCLUDEPY\") + \"/Python.h\")"
         # Wheels are tried in fresh environments made by these interpreters.
         "$folder/python" -m venv /tmp/try && /tmp/try/bin/pip --version >/dev/null && rm -rf /tmp/try
     done
