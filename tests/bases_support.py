@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import ipaddress
 import os
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
-from support import unavailable
+from support import bridge_address, unavailable
 
 from builder.environments.engine import DockerEngine
 from builder.environments.images import has_image
@@ -118,13 +117,6 @@ def serving(engine: DockerEngine, folder: Path, *, stalls: bool = False) -> Iter
         httpd.shutdown()
         httpd.server_close()
         thread.join()
-
-
-def bridge_address(engine: DockerEngine) -> str:
-    """The address of this machine at which containers of the default network find it."""
-    (configured, *_) = engine.client.networks.get("bridge").attrs["IPAM"]["Config"]
-    # An engine that has taken docker0 as it found it names no gateway; it is the first address then.
-    return str(configured.get("Gateway") or ipaddress.ip_network(configured["Subnet"])[1])
 
 
 @contextlib.contextmanager
