@@ -73,6 +73,7 @@ ask_rpm() {
         for key in /etc/pki/rpm-gpg/*; do
             [ ! -f "$key" ] || keys="$keys file://$key"
         done
+        [ -n "$keys" ] || { echo "this base has no key in /etc/pki/rpm-gpg that could prove these packages"; return 1; }
         mkdir -p "$work/repositories"
         for part in $parts; do
             name=builder-$(printf %s "$part" | tr / -)
@@ -101,7 +102,10 @@ else
     exit 66
 fi
 
-# tried PLACE ROOT PACKAGE...: one attempt, with its output.
+# What dnf, yum, rpm and apt say of a package whose signature is not that of a key which the base has.
+untrusted='GPG check FAILED|is not signed|Public key for .* is not installed|SIGNATURES NOT OK|NO_PUBKEY|BADSIG|EXPKEYSIG'
+
+# attempt PLACE ROOT PACKAGE...: one attempt, with its output.
 tried=
 attempt() {
     place=$1 root=$2
@@ -110,7 +114,7 @@ attempt() {
     "$ask" "$root" "$@" >"$work/log" 2>&1 </dev/null
     code=$?
     sed 's/^/  /' "$work/log"
-    if [ "$code" -ne 0 ] && grep -qE 'GPG check FAILED|GPG key|is not signed|NO_PUBKEY|BADSIG|EXPKEYSIG|digests SIGNATURES NOT OK|is not correct' "$work/log"; then
+    if [ "$code" -ne 0 ] && grep -qE "$untrusted" "$work/log"; then
         echo "builder-error: a package of $* from $place has no signature that this base trusts"
         exit 67
     fi

@@ -65,6 +65,8 @@ class PackageServer:
 
     url: str
     requests: list[str] = field(default_factory=list)
+    #: The public key that it publishes, in ASCII.
+    key: bytes = b""
 
     def configuration(self, name: str = "test") -> str:
         """The repository file (``/etc/yum.repos.d/*.repo``) that names this server, with its key."""
@@ -76,16 +78,25 @@ class PackageServer:
 
 @contextlib.contextmanager
 def package_server(
-    engine: DockerEngine, signature: Signature = "good", *, names: tuple[str, ...] = PACKAGES, stalls: bool = False
+    engine: DockerEngine,
+    signature: Signature = "good",
+    *,
+    names: tuple[str, ...] = PACKAGES,
+    stalls: bool = False,
+    layout: str = "",
 ) -> Iterator[PackageServer]:
     """A server with rpms of the packages ``names``, which containers of the default network reach.
 
-    With ``stalls`` it takes connections and requests and never answers.
+    With ``stalls`` it takes connections and requests and never answers. ``layout`` is the folder on it in which the
+    repository stands.
     """
     with tempfile.TemporaryDirectory(prefix="packages.") as folder:
+        place = Path(folder, layout)
+        place.mkdir(parents=True, exist_ok=True)
         if not stalls:
-            _make_repository(engine, Path(folder), signature, names)
+            _make_repository(engine, place, signature, names)
         with serving(engine, Path(folder), stalls=stalls) as server:
+            server.key = (place / _KEY).read_bytes() if not stalls else b""
             yield server
 
 
@@ -120,8 +131,11 @@ def serving(engine: DockerEngine, folder: Path, *, stalls: bool = False) -> Iter
 
 
 @contextlib.contextmanager
-def with_repository(engine: DockerEngine, base: str, configuration: str) -> Iterator[str]:
-    """The name of an image like ``base`` whose only repository is that of ``configuration``; removed at the end."""
+def with_repository(engine: DockerEngine, base: str, configuration: str, key: bytes = b"") -> Iterator[str]:
+    """The name of an image like ``base`` whose only repository is that of ``configuration``; removed at the end.
+
+    ``key`` is one that its packages may be signed with, beside those that the configuration names.
+    """
     with _container(engine, base) as container:
         with tarfile.open(fileobj=io.BytesIO(_archive(container, "/etc/yum.repos.d"))) as archive:
             files = [Path(name).name for name in archive.getnames() if name.endswith(".repo")]
@@ -132,7 +146,14 @@ def with_repository(engine: DockerEngine, base: str, configuration: str) -> Iter
                 member.size = len(text.encode())
                 archive.addfile(member, io.BytesIO(text.encode()))
         container.put_archive("/etc/yum.repos.d", stream.getvalue())
-        tag = f"{base.rpartition(':')[2]}-{hashlib.sha256(configuration.encode()).hexdigest()[:12]}"
+        if key:
+            stream = io.BytesIO()
+            with tarfile.open(fileobj=stream, mode="w") as archive:
+                member = tarfile.TarInfo(f"etc/pki/rpm-gpg/{_KEY}")
+                member.size, member.mode = len(key), 0o644
+                archive.addfile(member, io.BytesIO(key))
+            container.put_archive("/", stream.getvalue())
+        tag = f"{base.rpartition(':')[2]}-{hashlib.sha256(configuration.encode() + key).hexdigest()[:12]}"
         container.commit(REPOSITORY, tag)
     try:
         yield f"{REPOSITORY}:{tag}"
