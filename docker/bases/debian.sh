@@ -193,7 +193,7 @@ for entry in $pythons; do
     [ ! -e "$root$target" ] || fail 2 "--python $version: the image has this Python already"
     say "Python $version copied from this machine"
     mkdir -p "$root$target"
-    # shellcheck disable=SC2086 # the patterns are expanded here, in the interpreter's own folder
+    # shellcheck disable=SC2086,SC2231 # the patterns are expanded here, in the interpreter's own folder
     (cd "$source" && for path in bin/python$version include/python$version* lib/python$version \
         lib/libpython$version*.so* lib/libpython3.so; do
         if [ -e "$path" ]; then printf '%s\n' "$path"; fi
