@@ -48,6 +48,9 @@ class Recipe:
     ``cached`` is false where nothing is to be looked up or stored. ``pch`` allows precompiled headers. ``python`` is
     the interpreter's path and ``python_include`` the folder of its headers, both as the environment sees them.
     ``version_define``, ``inputs`` and ``read_only`` are found out by ``prepared``.
+
+    ``cmake`` is the environment's version of it, ``mismatch`` what there is to say of a gcc that is not the matrix's
+    and was accepted; both are for the next step where the compile fails.
     """
 
     arguments: tuple[str, ...]
@@ -70,6 +73,8 @@ class Recipe:
     version_define: bool = False
     inputs: bool = False
     read_only: bool = False
+    cmake: str | None = None
+    mismatch: str | None = None
 
     def cache_folder(self, paths: Paths) -> str:
         """The compile cache inside the environment."""
@@ -283,17 +288,34 @@ def wrong_toolchain(
     target: Target, mismatches: Sequence[str], compilers: Mapping[str, Compiler], system: str | None
 ) -> TargetError:
     """The error for ``mismatches``, with where the gcc that the matrix wants comes from on this base."""
+    where = _where_gcc_is(target, compilers, system)
+    hint = (
+        where and f"{where}; use the base image of the matrix, or accept the difference with --allow-toolchain-mismatch"
+    )
+    return TargetError("; ".join(mismatches), kind=FailureKind.TOOLCHAIN, hint=hint)
+
+
+def accepted_gcc(target: Target, facts: Mapping[str, Any], compilers: Mapping[str, Compiler]) -> str | None:
+    """What to say, where a compile fails, of a gcc that is not the matrix's; None where it is."""
+    if _numbers(str(facts["gcc"]), 2) == _numbers(target.toolchain.gcc, 2):
+        return None
+    where = _where_gcc_is(target, compilers, facts.get("system"))
+    return (
+        f"gcc is {facts['gcc']}, which may be why: {target.release.branch} is made for {target.toolchain.gcc}"
+        + (f" ({where})" if where else "")
+        + "; use the base image of the matrix, or one with that gcc, by --base-image"
+    )
+
+
+def _where_gcc_is(target: Target, compilers: Mapping[str, Compiler], system: str | None) -> str | None:
+    """How the gcc that the matrix wants comes onto ``system``; None where nobody knows."""
     wanted = target.toolchain.gcc_minor
     base = next((name for text, name in _BASES.items() if text in (system or "")), "")
     provider = compilers[wanted].provided_by.get(base) if wanted in compilers else None
-    hint = None
-    if provider is not None:
-        how = "has to be built from source" if provider == "source" else f"comes with {provider}"
-        hint = (
-            f"gcc {wanted} {how} on {system}; use the base image of the matrix, "
-            "or accept the difference with --allow-toolchain-mismatch"
-        )
-    return TargetError("; ".join(mismatches), kind=FailureKind.TOOLCHAIN, hint=hint)
+    if provider is None:
+        return None
+    how = "has to be built from source" if provider == "source" else f"comes with {provider}"
+    return f"gcc {wanted} {how} on {system}"
 
 
 def check_torch(target: Target, facts: Mapping[str, Any]) -> None:
