@@ -289,9 +289,7 @@ def wrong_toolchain(
 ) -> TargetError:
     """The error for ``mismatches``, with where the gcc that the matrix wants comes from on this base."""
     where = _where_gcc_is(target, compilers, system)
-    hint = (
-        where and f"{where}; use the base image of the matrix, or accept the difference with --allow-toolchain-mismatch"
-    )
+    hint = f"{where}; {FailureKind.TOOLCHAIN.advice}" if where else None
     return TargetError("; ".join(mismatches), kind=FailureKind.TOOLCHAIN, hint=hint)
 
 
