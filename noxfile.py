@@ -61,11 +61,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and the direction of imports."""
+    """Check style, shell scripts and the direction of imports."""
     _install(session, *_development())
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
+    scripts = session.run("python", "tests/shells.py", silent=True)
+    session.run("shellcheck", *str(scripts).split())
 
 
 @nox.session

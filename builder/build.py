@@ -303,6 +303,8 @@ class TargetBuild:
             line=self.target.release.branch,
             order_is_fixed=order_is_fixed(self.scratch.path, self.target.release.branch, [resource("patches")]),
             pch=self.options.pch,
+            cmake=facts.get("cmake"),
+            mismatch=recipe.accepted_gcc(self.target, facts, self.matrix.compilers),
         )
 
     def inputs(self, tree: PreparedTree, changes: list[str], environment: Ready) -> dict[str, Any]:
@@ -346,7 +348,7 @@ class TargetBuild:
         self._witness(opened, plan)
         reader.finish()
         if outcome.exit_code != 0 or outcome.timed_out:
-            raise compile_failure(reader, outcome, self.options.timeout)
+            raise compile_failure(reader, outcome, self.options.timeout, cmake=plan.cmake, mismatch=plan.mismatch)
         if not checked:
             check_generated(self.scratch.path, reader, setup, operators, started)
         generation = codegen.outcome(self.out)

@@ -14,6 +14,9 @@ from builder.errors import FailureKind, TargetError
 from builder.sources.upstream import SetupScript
 from builder.workspace import open_inside
 
+#: What CMake 4 says of a project that asks for a very old one
+#: (https://cmake.org/cmake/help/latest/release/4.0.html#deprecated-and-removed-features).
+_CMAKE_TOO_NEW = "Compatibility with CMake < "
 #: Generated C++ that registers the schemas of all custom operators.
 GENERATED_SCHEMA = "torch_npu/csrc/aten/CustomRegisterSchema.cpp"
 
@@ -58,8 +61,20 @@ def check_generated(
             )
 
 
-def compile_failure(reader: OutputReader, outcome: Outcome, timeout: float | None) -> TargetError:
-    """The error for a compile that ended badly: its kind, its first error, its last lines. ``timeout`` in seconds."""
+def compile_failure(
+    reader: OutputReader,
+    outcome: Outcome,
+    timeout: float | None,
+    *,
+    cmake: str | None = None,
+    mismatch: str | None = None,
+) -> TargetError:
+    """The error for a compile that ended badly: its kind, its first error, its last lines. ``timeout`` in seconds.
+
+    ``cmake`` is the environment's version of CMake, ``mismatch`` what there is to say of an accepted gcc that is not
+    the matrix's: the next step names what may be the reason.
+    """
+    hint = None
     if outcome.timed_out:
         kind, what = FailureKind.TIMEOUT, f"the compile did not end within {timeout:g} s"
     elif outcome.out_of_memory or reader.killed:
@@ -71,4 +86,19 @@ def compile_failure(reader: OutputReader, outcome: Outcome, timeout: float | Non
         what = reader.generation_failure or reader.error or f"exit code {outcome.exit_code} before the compile began"
     else:
         kind, what = FailureKind.COMPILE, reader.error or f"ci/build.sh ended with exit code {outcome.exit_code}"
-    return TargetError(what, kind=kind, details="\n".join(reader.excerpt or reader.tail))
+        told = _cmake_hint(reader, cmake) if what.startswith("CMake Error") else mismatch
+        hint = f"{kind.advice}; {told}" if told else None
+    return TargetError(what, kind=kind, hint=hint, details="\n".join(reader.excerpt or reader.tail))
+
+
+def _cmake_hint(reader: OutputReader, version: str | None) -> str | None:
+    """What CMake's version has to do with its failure; None where none is known."""
+    if version is None:
+        return None
+    if any(_CMAKE_TOO_NEW in line for line in reader.excerpt):
+        return (
+            f"CMake here is {version}, and third-party parts of lines up to 2.7.1 ask for one below 4: take a base "
+            'image with an older CMake by --base-image, or give the release line CMAKE_POLICY_VERSION_MINIMUM: "3.5" '
+            "under environment in its matrix file"
+        )
+    return f"CMake here is {version}"

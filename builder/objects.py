@@ -264,7 +264,7 @@ class Verification:
             )
         if not cache.stopped(self._build.out):
             reader.finish()
-            raise compile_failure(reader, outcome, plan.limits.timeout)
+            raise compile_failure(reader, outcome, plan.limits.timeout, cmake=plan.cmake, mismatch=plan.mismatch)
 
     def _compare(self, opened: Opened, plan: Recipe, results: Path) -> None:
         """Have the environment compare; each line is kept as it comes."""

@@ -48,6 +48,9 @@ class Recipe:
     ``cached`` is false where nothing is to be looked up or stored. ``pch`` allows precompiled headers. ``python`` is
     the interpreter's path and ``python_include`` the folder of its headers, both as the environment sees them.
     ``version_define``, ``inputs`` and ``read_only`` are found out by ``prepared``.
+
+    ``cmake`` is the environment's version of it, ``mismatch`` what there is to say of a gcc that is not the matrix's
+    and was accepted; both are for the next step where the compile fails.
     """
 
     arguments: tuple[str, ...]
@@ -70,6 +73,8 @@ class Recipe:
     version_define: bool = False
     inputs: bool = False
     read_only: bool = False
+    cmake: str | None = None
+    mismatch: str | None = None
 
     def cache_folder(self, paths: Paths) -> str:
         """The compile cache inside the environment."""
@@ -330,6 +335,15 @@ def debian_base(target: Target, compiler: Compiler) -> tuple[str, str, str] | No
 def _is_base(provider: Provider, facts: Mapping[str, Any]) -> bool:
     base = provider.base
     return any(is_release(os_id, base.version, facts.get("os_id"), facts.get("os_version")) for os_id in base.ids)
+
+
+def accepted_gcc(target: Target, facts: Mapping[str, Any], compilers: Mapping[str, Compiler]) -> str | None:
+    """What to say, where a compile fails, of a gcc that is not the matrix's; None where it is."""
+    if _numbers(str(facts["gcc"]), 2) == _numbers(target.toolchain.gcc, 2):
+        return None
+    advice = gcc_advice(target, facts, compilers) or "use the base image of the matrix, or one with that gcc"
+    found = f"gcc is {facts['gcc']}, which may be why: {target.release.branch} is made for {target.toolchain.gcc}"
+    return f"{found}; {advice}"
 
 
 def check_torch(target: Target, facts: Mapping[str, Any]) -> None:

@@ -46,6 +46,8 @@ OTHER_WARNINGS = "other"
 #: Colours, where a compiler was told to use them.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[mK]")
 
+_TRACEBACK = "Traceback (most recent call last)"
+
 #: Lines of the log that an error carries.
 TAIL_LINES = 15
 #: Lines from the first compiler error on: the source line and the caret follow it.
@@ -67,6 +69,7 @@ class OutputReader:
         self.excerpt: list[str] = []
         #: How often compilers warned, by kind (the name behind ``-W``).
         self.warnings: Counter[str] = Counter()
+        self._excerpt_ends = False
         self._traceback: list[str] | None = None
         self._fallback: str | None = None
 
@@ -87,7 +90,9 @@ class OutputReader:
             self._count_warning(_COLOURS.sub("", text))
         if self.first_error is None and _COMPILER_ERROR.search(text):
             self.first_error = text
-        if self.first_error is not None and len(self.excerpt) < EXCERPT_LINES:
+        # setup.py ends with a traceback of its own, which says no more; how soon depends on how two streams mix.
+        self._excerpt_ends = self._excerpt_ends or (self.first_error is not None and text.startswith(_TRACEBACK))
+        if self.first_error is not None and not self._excerpt_ends and len(self.excerpt) < EXCERPT_LINES:
             self.excerpt.append(text)
         elif self._fallback is None and not self.generating and _OTHER_ERROR.search(text):
             self._fallback = text
@@ -111,7 +116,7 @@ class OutputReader:
     def _follow_generation(self, text: str) -> None:
         if self.generation_failure is not None:
             return
-        if text.startswith("Traceback (most recent call last)"):
+        if text.startswith(_TRACEBACK):
             self._traceback = [text]
         elif self._traceback is not None:
             self._traceback.append(text)

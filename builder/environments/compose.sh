@@ -1,3 +1,4 @@
+#!/bin/sh
 # Runs in mount (and network, and process) namespaces of its own: makes a root in which the folders of a
 # build stand at their fixed paths and everything else stands where it always does, then runs a command
 # there. Arguments: ROOT CWD PROC [ro|rw SOURCE PLACE]... -- COMMAND...
@@ -60,4 +61,5 @@ done
 shift
 # A person's PATH often lacks the system programs' folders; the command keeps the PATH that it was given.
 chroot=$(PATH=$PATH:/usr/sbin:/sbin command -v chroot)
+# shellcheck disable=SC2016  # the shell behind the new root expands them
 exec "$chroot" "$root" /bin/sh -c 'cd "$1" && shift && exec "$@"' sh "$cwd" "$@"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from shells import oldest_python
 from support import ccache_program, settle
 
 from builder.compilation import cache
@@ -722,7 +723,10 @@ def verify(project: Project, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_verify(project: Project) -> None:
+@pytest.mark.parametrize("python", ["this", "oldest"])
+def test_verify(project: Project, python: str) -> None:
+    if python == "oldest":
+        project.python = oldest_python()
     project.group(6)
     project.group(4, "b", '#include <iostream>\n#include "common.h"')
     project.configure()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from shells import oldest_python
 
 from builder.environments.base import EnvironmentRequest, Toolset
 from builder.environments.docker import merged
@@ -149,7 +150,13 @@ def distribution(folder: Path, name: str, version: str, files: dict[str, str]) -
     (folder / info / "RECORD").write_text(record)
 
 
-def test_what_site_packages_have_leaves_the_folder_of_torch(tmp_path: Path) -> None:
+@pytest.fixture(params=["this", "oldest"])
+def inside_python(request: pytest.FixtureRequest) -> str:
+    """Scripts for images are run by this Python and by the oldest that images have."""
+    return sys.executable if request.param == "this" else oldest_python()
+
+
+def test_what_site_packages_have_leaves_the_folder_of_torch(tmp_path: Path, inside_python: str) -> None:
     site = tmp_path / "torch"
     distribution(site, "torch", "2.5.1", {"torch/__init__.py": "", "torch/version.py": "cuda: str = None\n"})
     distribution(site, "setuptools", "75.8.0", {"setuptools/__init__.py": "", "distutils-precedence.pth": "import os"})
@@ -160,7 +167,7 @@ def test_what_site_packages_have_leaves_the_folder_of_torch(tmp_path: Path) -> N
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("# pinned\npyyaml==6.0.2\n")
     subprocess.run(
-        [sys.executable, str(DOCKER / "torch_site.py"), "prune", str(site), str(requirements)],
+        [inside_python, str(DOCKER / "torch_site.py"), "prune", str(site), str(requirements)],
         check=True,
         capture_output=True,
     )
@@ -174,10 +181,10 @@ def test_what_site_packages_have_leaves_the_folder_of_torch(tmp_path: Path) -> N
     ("version", "code"),
     [("cuda: Optional[str] = '12.4'\n", 0), ("cuda = '11.7'\n", 0), ("cuda = None\n", 1), ("cuda: str = None\n", 1)],
 )
-def test_a_cuda_build_is_recognised(tmp_path: Path, version: str, code: int) -> None:
+def test_a_cuda_build_is_recognised(tmp_path: Path, inside_python: str, version: str, code: int) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "version.py").write_text(f"__version__ = '1'\n{version}")
-    done = subprocess.run([sys.executable, str(DOCKER / "torch_site.py"), "is-cuda", str(tmp_path)], check=False)
+    done = subprocess.run([inside_python, str(DOCKER / "torch_site.py"), "is-cuda", str(tmp_path)], check=False)
     assert done.returncode == code
 
 
@@ -222,11 +229,11 @@ def cmake_package(site: Path, targets: str) -> Path:
     return folder
 
 
-def test_the_cuda_builds_cmake_package_is_switched_off(tmp_path: Path) -> None:
+def test_the_cuda_builds_cmake_package_is_switched_off(tmp_path: Path, inside_python: str) -> None:
     folder = cmake_package(tmp_path, TARGETS)
     for _ in range(2):  # a second time changes nothing
         subprocess.run(
-            [sys.executable, str(DOCKER / "cpu_only_torch.py"), str(tmp_path)], check=True, capture_output=True
+            [inside_python, str(DOCKER / "cpu_only_torch.py"), str(tmp_path)], check=True, capture_output=True
         )
         assert "if(ON)" not in (folder / "Caffe2/Caffe2Config.cmake").read_text()
         assert "if(ON)" not in (folder / "Torch/TorchConfig.cmake").read_text()
@@ -236,10 +243,10 @@ def test_the_cuda_builds_cmake_package_is_switched_off(tmp_path: Path) -> None:
         assert 'INTERFACE_LINK_LIBRARIES "torch::cudart;c10_cuda"' in targets
 
 
-def test_an_unknown_cmake_package_is_left_alone(tmp_path: Path) -> None:
+def test_an_unknown_cmake_package_is_left_alone(tmp_path: Path, inside_python: str) -> None:
     folder = cmake_package(tmp_path, TARGETS.replace("torch_cuda_library", "torch_cuda_renamed"))
     done = subprocess.run(
-        [sys.executable, str(DOCKER / "cpu_only_torch.py"), str(tmp_path)], capture_output=True, text=True, check=False
+        [inside_python, str(DOCKER / "cpu_only_torch.py"), str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "CUDA" in done.stderr

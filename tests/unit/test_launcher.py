@@ -1,4 +1,4 @@
-"""The compiler launcher: counts, cache results, slots, exit codes. It runs real shells."""
+"""The compiler launcher: counts, cache results, slots, exit codes. Real shells run it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from shells import SHELLS, under
 from support import ccache_program, settle
 
 from builder.compilation import cache
 
 LAUNCHER = cache.LAUNCHER / "ccache"
+PATH = "/usr/bin:/bin"
+
+
+@pytest.fixture(params=SHELLS, autouse=True)
+def _shell(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test is run by each shell that may stand in an environment."""
+    launcher, path = under(request.param, cache.LAUNCHER, tmp_path / "shell")
+    monkeypatch.setitem(globals(), "LAUNCHER", launcher / "ccache")
+    monkeypatch.setitem(globals(), "PATH", path)
 
 
 def compiler(folder: Path, body: str) -> Path:
@@ -24,11 +34,11 @@ def compiler(folder: Path, body: str) -> Path:
 def variables(folder: Path, *, ccache: str | None = None, slots: int = 0) -> dict[str, str]:
     (folder / "slots").mkdir(exist_ok=True)
     return {
-        "PATH": "/usr/bin:/bin",
+        "PATH": PATH,
         "BUILDER_CCACHE": ccache or "",
         **cache.environment(
             cache=str(folder / "cache"),
-            launcher=str(cache.LAUNCHER),
+            launcher=str(LAUNCHER.parent),
             compile_log=str(folder / "compile.log"),
             slots=slots,
             slot_folder=str(folder / "slots"),

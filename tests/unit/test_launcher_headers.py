@@ -21,6 +21,7 @@ import journal
 import planning
 from commands import Command, Names, UnsuitableError, expand, split
 from includes import is_guarded, leading_includes
+from pragmas import Forbidden
 
 SOURCE = "/work/pytorch/ops/Abs.cpp"
 PLAIN = ["/usr/bin/c++", "-O2", "-I/inc", "-c", SOURCE, "-o", "Abs.cpp.o"]
@@ -405,3 +406,36 @@ def test_a_header_that_saves_nothing_does_not_pay(tmp_path: Path) -> None:
         found.add("plain", "key", f"a{number}.cpp", 0.5)
         found.add("used", "key", f"b{number}.cpp", 0.6)
     assert found.ratio(planning.Group("key", [], [], 1, 3.0, [])) == float("inf")
+
+
+PUSH, POP = "#pragma GCC diagnostic push\n", "#pragma GCC diagnostic pop\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning", "forbidden"),
+    [
+        (f'{PUSH}#pragma GCC diagnostic ignored "-Wshadow"\n{POP}', "inc/a.h:1:2: warning: x [-Wshadow]", True),
+        (f'{PUSH}#pragma GCC diagnostic ignored "-Wshadow"\n{POP}', "a.cpp:1:2: warning: x [-Wshadow]", False),
+        (f'{PUSH}#pragma GCC diagnostic ignored "-Wshadow"\n{POP}', "inc/a.h:1:2: warning: x [-Wother]", False),
+        ('#pragma GCC diagnostic ignored "-Wshadow"\n', "a.cpp:1:2: warning: x [-Wshadow]", True),
+        ('IGNORE("-Wformat")\n', "/build/inc/a.h:1:2: warning: x [-Wformat=]", True),
+        ('#define OFF _Pragma("GCC diagnostic ignored \\"-Wformat\\"")\n', "inc/a.h:1: warning: x [-Wformat=]", True),
+        ('#pragma GCC system_header\nIGNORE("-Wshadow")\n', "inc/a.h:1:2: warning: x [-Wshadow]", False),
+        ('#pragma clang diagnostic ignored "-Wshadow"\n', "a.cpp:1:2: warning: x [-Wshadow]", False),
+        ('IGNORE("-Wshadow")\n', "inc/a.h:1:2: note: x [-Wshadow]", False),
+        ('IGNORE("-Wshadow")\n', "\x1b[1minc/a.h:1:2:\x1b[m \x1b[35mwarning: \x1b[mx [\x1b[35m-Wshadow\x1b[m]", True),
+    ],
+)
+def test_warnings_that_a_header_forbids(text: str, warning: str, forbidden: bool) -> None:
+    found = Forbidden()
+    assert not found.add(text)
+    # As it is after it was written down.
+    again = Forbidden(**json.loads(json.dumps(vars(found))))
+    assert again.in_messages(f"first\n{warning}\nlast\n", "/build", ["inc/a.h", "/usr/include/b.h"]) is forbidden
+
+
+@pytest.mark.parametrize("kind", ["warning", "error"])
+def test_headers_that_ask_for_warnings(kind: str) -> None:
+    text = f'{PUSH}# pragma GCC diagnostic {kind} "-Wshadow"\n{POP}'
+    assert Forbidden().add(text)
+    assert not Forbidden().add("#pragma GCC system_header\n" + text)

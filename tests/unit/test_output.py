@@ -138,3 +138,11 @@ def test_kinds_of_warnings_are_bounded() -> None:
     lines = [f"a.cpp:1:1: warning: x [-Wkind{number}]" for number in range(1000)]
     found = read(*lines, *lines).warnings
     assert (sum(found.values()), len(found) <= 61, found["kind0"]) == (2000, True, 2)
+
+
+def test_an_excerpt_ends_where_pythons_own_traceback_begins() -> None:
+    error = ["CMake Error at CMakeLists.txt:1 (no_such_command):", '  Unknown CMake command "no_such_command".']
+    trace = ["Traceback (most recent call last):", '  File "setup.py", line 1, in <module>', "CalledProcessError: x"]
+    assert read("running build", *error, *trace, "-- Configuring incomplete, errors occurred!").excerpt == error
+    # One that came before, of code generation, does not count.
+    assert read(*trace, "running build", *error).excerpt == error

@@ -1,9 +1,8 @@
 """Pragmas of headers that forbid warnings, which gcc forgets in a precompiled header.
 
 ``#pragma GCC diagnostic`` says from which place to which a warning is not wanted. gcc does not write that into a
-precompiled header (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=64117): a template of the header, made into a function
-by the source, then warns of what the plain compile leaves out. Runs inside environments, on Python 3.7 and later,
-without packages.
+precompiled header (seen with 11.3 and 12.2): a template of the header, made into a function by the source, then warns
+of what the plain compile leaves out. Runs inside environments, on Python 3.7 and later, without packages.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Forbidden:
         """True where the compiler may have given a warning that is forbidden; ``paths`` are the header's files."""
         if not self.within:
             return False
-        inside = {os.path.normpath(path) for path in paths}
+        inside = {os.path.normpath(os.path.join(cwd, path)) for path in paths}
         return any(
             _named(kind, self.behind)
             or (_named(kind, self.within) and os.path.normpath(os.path.join(cwd, path)) in inside)
