@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_support import newer_engine
+from engine_support import Standin, newer_engine
 from support import CommandLine, typed
 
-from builder.environments import engine_search
+from builder.environments import engine_calls, engine_client, engine_search
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened
 from builder.environments.docker import Container, build_user
 from builder.environments.engine import (
@@ -37,12 +39,13 @@ from builder.environments.engine import (
 from builder.environments.engine_proof import archive_of, prove
 from builder.environments.images import Image
 from builder.environments.leftovers import remove_leftovers
+from builder.errors import FailureKind, TargetError
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 START = Path(__file__).resolve().parents[1] / "engines" / "start.sh"
 #: What the wrapper of a command and the tests call.
-PROGRAMS = ["/bin/sh", *(f"/usr/bin/{name}" for name in ("head", "sed", "id", "cat", "stat"))]
+PROGRAMS = ["/bin/sh", *(f"/usr/bin/{name}" for name in ("head", "sed", "id", "cat", "stat", "sleep"))]
 KINDS = ("docker", "docker-containerd", "docker-userns", "podman", "rootless")
 #: Whose containers write files that belong to somebody else than the builder, when that runs as root.
 FOREIGN = {"docker-userns": "userns-remap", "rootless": "run the builder as"}
@@ -299,6 +302,46 @@ def test_folders_that_the_engine_does_not_see_are_told(
     assert f"does not see {hidden}" in str(finding.fault)
     assert str(finding.advice).endswith(option)
     assert list(seen.iterdir()) == []
+
+
+def test_an_engine_that_stalls_ends_what_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with started("docker") as other:
+        first = int(other.first)
+        found = other.engine
+        monkeypatch.setattr(engine_client, "QUESTION", 1.0)
+        monkeypatch.setattr(engine_calls, "PULSE", 1.0)
+        with opened_on(found, shell_image(found), other.folder) as opened:
+            begun: list[float] = []
+
+            def up(_: str) -> None:
+                begun.append(time.monotonic())
+                os.kill(first, signal.SIGSTOP)
+
+            with pytest.raises(TargetError, match="went away") as raised:
+                opened.run(["/bin/sh", "-c", "echo; echo up; sleep 60"], env={}, cwd="/", on_line=up, limits=Limits())
+            assert raised.value.kind is FailureKind.ENGINE
+            assert time.monotonic() - begun[0] < 20
+            os.kill(first, signal.SIGCONT)
+            # What could not be removed is when it is found again.
+            assert find_engine(other.env) is found
+            assert found.client.containers.list(all=True, ignore_removed=True) == []
+
+
+def test_an_engine_that_hangs_is_told_within_half_a_minute(
+    tmp_path: Path, cli: CommandLine, miniature_options: Callable[..., list[str]]
+) -> None:
+    standin = Standin(tmp_path, lambda *_: None)
+    standin.start()
+    try:
+        for command in (["doctor", "--offline"], ["plan", "--pytorch=v2.5.1-7.1.0", *miniature_options()]):
+            begun = time.monotonic()
+            ran = cli(*command, env=standin.env)
+            assert ran.code == 3, ran.text
+            assert "takes connections" in ran.text
+            assert "systemctl restart docker" in ran.text
+            assert time.monotonic() - begun < 30
+    finally:
+        standin.stop()
 
 
 def test_docker_29_is_doctored_typed_at_and_cleaned(engine: DockerEngine, tmp_path: Path, cli: CommandLine) -> None:
