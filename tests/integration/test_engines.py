@@ -366,6 +366,23 @@ def test_docker_29_is_doctored_typed_at_and_cleaned(engine: DockerEngine, tmp_pa
     engine.client.images.remove(image, force=True)
 
 
+def test_a_commit_whose_answer_never_comes_has_made_its_image(engine: DockerEngine, tmp_path: Path) -> None:
+    image = shell_image(engine)
+    name = f"torch-npu-builder/test-commit:{os.getpid()}"
+    with newer_engine(tmp_path / "newer.sock", silent="/commit") as url:
+        found = find_engine({"DOCKER_HOST": url})
+        assert isinstance(found, DockerEngine)
+        container = found.client.containers.create(image, ["/bin/sh"], labels=labels())
+        try:
+            commit(found, container, *name.split(":"), ["LABEL made=yes"], 3)
+        finally:
+            remove_container(container)
+            found.close()
+    assert engine.client.images.get(name).labels["made"] == "yes"
+    engine.client.images.remove(name)
+    engine.client.images.remove(image, force=True)
+
+
 def test_docker_29_builds(
     base_image: str, tmp_path: Path, cli: CommandLine, miniature_options: Callable[..., list[str]]
 ) -> None:
