@@ -378,9 +378,11 @@ def test_a_commit_whose_answer_never_comes_has_made_its_image(engine: DockerEngi
         finally:
             remove_container(container)
             found.close()
-    assert engine.client.images.get(name).labels["made"] == "yes"
-    engine.client.images.remove(name)
-    engine.client.images.remove(image, force=True)
+    try:
+        assert engine.client.images.get(name).labels["made"] == "yes"
+    finally:
+        for one in (name, image):
+            engine.client.images.remove(one, force=True)
 
 
 def test_docker_29_builds(

@@ -428,9 +428,10 @@ def test_limits_fit_what_is_asked(place: Standin, monkeypatch: pytest.MonkeyPatc
     api.start("a")
     api.remove_container("a")
     api.wait("a")
+    api.remove_image("a")
     answer.patient(7).api.inspect_container("a")
     answer.patient(None).api.commit("a")
-    assert [limit for _, limit in used] == [10.0, 10.0, 60.0, 60.0, None, 7, None]
+    assert [limit for _, limit in used] == [10.0, 10.0, 60.0, 60.0, None, 300.0, 7, None]
     assert answer.patient(7) is answer.patient(7)
 
 
