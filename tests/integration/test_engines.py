@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,28 @@ def test_doctor_says_what_it_is_and_what_works(other: Other, cli: CommandLine) -
     mine = {"label": f"{LABEL}=1"}
     assert other.engine.client.containers.list(all=True, filters=mine) == []
     assert [image for image in other.engine.client.images.list(filters=mine) if "doctor" in str(image.tags)] == []
+
+
+def test_a_rootless_engine_serves_its_own_user(other: Other) -> None:
+    if other.kind != "rootless":
+        pytest.skip("only a rootless engine has a user")
+    user = ["setpriv", "--reuid=61100", "--regid=61100", "--clear-groups"]
+    home = other.folder / "engine" / "home"
+    env = {**os.environ, **other.env, "HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    reason = "it is root's own"
+    # That of a virtual environment may be in root's own folder.
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
+        command = [*user, python, "-B", "-m", "builder", "doctor", "--offline", f"--workspace={home}/build"]
+        with suppress(OSError):
+            ran = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, check=False)
+            if "container engine" in ran.stdout:
+                break
+            reason = ran.stderr[-200:]
+    else:
+        pytest.skip(f"no Python that another user may run imports the builder: {reason}")
+    assert ran.returncode == 0, ran.stdout
+    assert "rootless" in ran.stdout
+    assert "seen, written and owned as they must be" in ran.stdout
 
 
 def test_the_highest_version_is_spoken(other: Other) -> None:
