@@ -125,10 +125,13 @@ def _handler_of(standin: Standin) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def newer_engine(path: Path, *, real: Path = REAL, least: int = 44, highest: int = 52) -> Iterator[str]:
+def newer_engine(
+    path: Path, *, real: Path = REAL, least: int = 44, highest: int = 52, silent: str | None = None
+) -> Iterator[str]:
     """A passage to the engine at ``real`` that speaks API 1.``least`` to 1.``highest`` only, as Docker Engine 29 does.
 
-    Yields its DOCKER_HOST. What it lets through reaches the real engine without a version, hijacked streams too.
+    Yields its DOCKER_HOST. What it lets through reaches the real engine without a version, hijacked streams too. The
+    answers to requests whose path matches ``silent`` never come back.
     """
 
     class Passage(StreamRequestHandler):
@@ -157,8 +160,12 @@ def newer_engine(path: Path, *, real: Path = REAL, least: int = 44, highest: int
                     self._version(engine)
                     return
                 threading.Thread(target=self._send, args=(engine,), daemon=True).start()
+                kept_back = silent is not None and re.match(silent, target)
                 while data := engine.recv(1 << 16):
-                    self.connection.sendall(data)
+                    if not kept_back:
+                        self.connection.sendall(data)
+                if kept_back:
+                    server.ended.wait(300)
                 with suppress(OSError):
                     self.connection.shutdown(socket.SHUT_RDWR)
 

@@ -13,7 +13,15 @@ from concurrent.futures import TimeoutError as NotYetError
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from builder.environments.engine_search import DockerEngine, answers, ask_again, known_engines, left_behind
+from builder.environments.engine_search import (
+    DockerEngine,
+    answers,
+    ask_again,
+    is_away,
+    known_engines,
+    left_behind,
+    went_away,
+)
 from builder.environments.ownership import LABEL
 from builder.errors import FailureKind, MachineError, TargetError
 from builder.live import patience, registered
@@ -106,6 +114,7 @@ def watched(engine: DockerEngine, stop: Callable[[], object]) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(PULSE):
             if not engine.answers(tries=TRIES) and not over.is_set():
+                went_away(engine)
                 gone.set()
                 stop()
                 return
@@ -255,6 +264,9 @@ def remove_container(container: Any, patience: float = 10.0) -> None:
     import requests
     from docker.errors import APIError, DockerException, NotFound
 
+    if is_away(container.client):
+        left_behind(container)
+        return
     until = time.monotonic() + patience
     try:
         while time.monotonic() < until:

@@ -26,6 +26,8 @@ import docker
 QUESTION = 10.0
 #: Seconds for a change that an engine makes at once: create, start, remove.
 CHANGE = 60.0
+#: Seconds for the removal of an image: it waits for whatever the engine unpacks and commits meanwhile (seen: 70).
+REMOVAL = 300.0
 #: Docker 20.10 speaks it. What the builder asks of an engine (``platform`` of a container) came with it.
 OLDEST = (1, 41)
 
@@ -105,6 +107,8 @@ class _Api(docker.APIClient):
         question = self._is_question(request, kwargs.get("timeout"))
         if question:
             kwargs["timeout"] = QUESTION
+        elif self._removes_image(request, kwargs.get("timeout")):
+            kwargs["timeout"] = REMOVAL
         try:
             return super().send(request, **kwargs)
         except requests.ReadTimeout as error:
@@ -122,6 +126,10 @@ class _Api(docker.APIClient):
         asks = request.method in ("GET", "HEAD") and not _LONG.search(path)
         # Where the SDK sets another limit than its client's, it knows why.
         return not self._fixed and asks and limit == self.timeout
+
+    def _removes_image(self, request: requests.PreparedRequest, limit: Any) -> bool:
+        removes = request.method == "DELETE" and "/images/" in (request.url or "")
+        return not self._fixed and removes and limit == self.timeout
 
     def _answers(self, unanswered: requests.PreparedRequest) -> bool:
         """Whether the engine that did not answer a request answers a ping."""

@@ -134,6 +134,8 @@ class _Asked:
         self.left: list[Any] = []
         #: Whether it is worth waiting for.
         self.answered = False
+        #: Whether it answered no ping while it was waited for, and has not been asked since.
+        self.gone = False
 
 
 _asked: dict[tuple[str, ...], _Asked] = {}
@@ -185,13 +187,28 @@ def known_engines() -> list[DockerEngine]:
         return [asked.engine for asked in _asked.values() if asked.engine is not None]
 
 
+def went_away(engine: DockerEngine) -> None:
+    """Note that it answers no ping: nobody need ask it for anything before it has been found again."""
+    for asked in _of(engine.client):
+        asked.gone, asked.until = True, float("-inf")
+
+
+def is_away(client: Any) -> bool:
+    """Whether the engine of a client is known to answer no ping."""
+    return any(asked.gone for asked in _of(client))
+
+
 def left_behind(container: Any) -> None:
     """The engine of ``container`` went away before it was removed: it is when that is found again."""
+    for asked in _of(container.client):
+        with _asked_lock:
+            asked.left.append(container)
+        asked.until = float("-inf")
+
+
+def _of(client: Any) -> list[_Asked]:
     with _asked_lock:
-        for asked in _asked.values():
-            if asked.engine is not None and asked.engine.client is container.client:
-                asked.left.append(container)
-                asked.until = float("-inf")
+        return [asked for asked in _asked.values() if asked.engine is not None and asked.engine.client is client]
 
 
 def _answer(asked: _Asked, env: Mapping[str, str], *, afresh: bool = False) -> DockerEngine | NoEngine:
@@ -205,7 +222,7 @@ def _answer(asked: _Asked, env: Mapping[str, str], *, afresh: bool = False) -> D
             asked.until = now + max(HOLDS, HOLDS_TIMES * (now - started))
         if not isinstance(asked.answer, DockerEngine):
             return asked.answer
-        asked.answered = True
+        asked.answered, asked.gone = True, False
         with _asked_lock:
             left, asked.left = asked.left, []
     for container in left:
@@ -272,70 +289,66 @@ def why(place: Place | None, env: Mapping[str, str], error: Exception) -> NoEngi
     """
     import requests
     from docker.errors import APIError, DockerException, TLSParameterError
+    from urllib3.exceptions import NewConnectionError
 
     url = env.get("DOCKER_HOST", "") if place is None else place.url
-    at = f"the container engine at {url}"
     named = "" if place is None or place.named is None else f" (named by {place.named})"
-    text = str(error)
-    if _is(error, PermissionError):
-        return NoEngine(
-            f"this user may not use {at}{named}",
+    at, text = f"the container engine at {url}{named}", str(error)
+    correct = "correct DOCKER_HOST"
+    if place is not None and place.named != "DOCKER_HOST":
+        correct = "choose another docker context ('docker context ls' lists them), or set DOCKER_HOST"
+    unreached = _within(error, NewConnectionError, requests.ConnectTimeout)
+    if _within(error, PermissionError):
+        reason = f"this user may not use {at}"
+        hint = (
             "add the user to the group docker (usermod -aG docker USER, then log in again), "
-            "or set DOCKER_HOST to a rootless engine",
-            absent=False,
+            "or set DOCKER_HOST to a rootless engine"
         )
-    if _is(error, FileNotFoundError) or _is(error, ConnectionRefusedError):
-        if named:
-            correct = (
-                "correct DOCKER_HOST" if place and place.named == "DOCKER_HOST" else "choose another docker context"
-            )
-            reason, hint = f"no container engine listens at {url}{named}", f"start that engine, or {correct}"
-        else:
-            reason, hint = f"no container engine listens at {url}", _other_engine(env)
-        return NoEngine(reason, hint, absent=not named)
-    if isinstance(error, (requests.Timeout, TimeoutError)) or "timed out" in text:
-        return NoEngine(
-            f"{at}{named} takes connections and does not answer ({text})",
-            "it runs, but hangs: look into its log (journalctl -u docker), then restart it (systemctl restart docker)",
-            absent=False,
+    elif _within(error, FileNotFoundError, ConnectionRefusedError):
+        reason = f"no container engine listens at {url}{named}"
+        if not named:
+            return NoEngine(reason, _other_engine(env))
+        hint = f"start that engine, or {correct}"
+    elif unreached is not None:
+        cause = _within(unreached, OSError)
+        reason = f"{at} cannot be reached: {getattr(cause, 'strerror', None) or 'it takes no connection'}"
+        hint = correct
+    elif _within(error, requests.Timeout, TimeoutError):
+        reason = f"{at} takes connections and does not answer ({text})"
+        hint = (
+            "it runs, but hangs: look into its log (journalctl -u docker), then restart it (systemctl restart docker)"
         )
-    if isinstance(error, (requests.exceptions.SSLError, TLSParameterError)) or "ssl" in text.lower():
-        return NoEngine(
-            f"{at}{named} cannot be spoken to by TLS: {text}",
-            "check DOCKER_TLS_VERIFY and the certificates in DOCKER_CERT_PATH, or the docker context's",
-            absent=False,
-        )
-    if isinstance(error, APIError):
-        return NoEngine(
-            f"{at}{named} refuses: {error.explanation or error}",
-            "do what it says, or name another engine by DOCKER_HOST or the docker context",
-            absent=False,
-        )
-    if isinstance(error, (requests.ConnectionError, ValueError, KeyError, TypeError)) and place is not None:
-        return NoEngine(
-            f"what listens at {url}{named} does not answer as a container engine does: {text}",
-            "correct DOCKER_HOST or the docker context, or restart the engine (systemctl restart docker)",
-            absent=False,
-        )
-    if isinstance(error, (DockerException, requests.RequestException, OSError, ValueError)):
-        return NoEngine(
-            f"{at}{named} cannot be asked: {text}", "correct DOCKER_HOST or the docker context", absent=False
-        )
-    raise error
+    elif _within(error, requests.exceptions.SSLError, TLSParameterError):
+        reason = f"{at} cannot be spoken to by TLS: {text}"
+        hint = "check DOCKER_TLS_VERIFY and the certificates in DOCKER_CERT_PATH, or the docker context's"
+    elif isinstance(error, APIError):
+        reason = f"{at} refuses: {error.explanation or error}"
+        hint = f"do what it says, or {correct}"
+    elif isinstance(error, (requests.RequestException, ValueError, KeyError, TypeError)):
+        reason = f"what listens at {url}{named} does not answer as a container engine does: {text}"
+        hint = f"{correct}, or restart the engine (systemctl restart docker)"
+    elif isinstance(error, (DockerException, OSError)):
+        reason, hint = f"{at} cannot be used: {text}", correct
+    else:
+        raise error
+    if place is not None and place.remote:
+        reason = f"{reason}; it is on another machine, whose containers do not see this machine's folders"
+        hint = f"run the builder on that machine (builds mount the workspace), or {correct}"
+    return NoEngine(reason, hint, absent=False)
 
 
-def _is(error: BaseException | None, kind: type[OSError]) -> bool:
-    """Whether ``error`` is, or was made of, an error of that kind: libraries wrap them, in arguments and in causes."""
+def _within(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+    """The first of those kinds that ``error`` is or was made of: libraries wrap them, in arguments and in causes."""
     seen: list[Any] = []
-    open_ = [error]
-    while open_:
-        one = open_.pop()
-        if isinstance(one, kind):
-            return True
-        if isinstance(one, BaseException) and one not in seen:
+    left: list[Any] = [error]
+    while left:
+        one = left.pop(0)
+        if isinstance(one, kinds):
+            return one
+        if isinstance(one, BaseException) and not any(one is other for other in seen):
             seen.append(one)
-            open_ += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
-    return False
+            left += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+    return None
 
 
 def _other_engine(env: Mapping[str, str]) -> str:

@@ -9,8 +9,9 @@
 #   start.sh podman FOLDER             this machine's podman, its Docker socket
 #   start.sh rootless FOLDER           this machine's docker.io, as user 61100
 #
-# HIDE=DIR gives the engine an empty folder of its own there, as PrivateTmp does. TRIXIE=DIR is where trixie's packages
-# are unpacked (once). Exit code 3: this machine cannot run it, with the reason.
+# UPLINK=yes leads out of its network, by slirp4netns. HIDE=DIR gives the engine an empty folder of its own there, as
+# PrivateTmp does. TRIXIE=DIR is where trixie's packages are unpacked (once). Exit code 3: this machine cannot run it,
+# with the reason.
 set -eu
 
 say() { printf '%s\n' "$*" >&2; }
@@ -145,10 +146,12 @@ esac
 TRIXIE=$TRIXIE HIDE=${HIDE:-} unshare --net --mount --pid --fork --mount-proc --kill-child=KILL \
     sh "$0" --inside "$kind" "$folder" >"$folder/log" 2>&1 &
 engine=$!
-first=
+first=''
+uplink=''
 # shellcheck disable=SC2329 # the traps call it
 end() {
     trap - EXIT INT TERM HUP
+    [ -z "$uplink" ] || kill "$uplink" 2>/dev/null || true
     # unshare itself passes no signals on; it ends with the first process of the namespaces, and the rest with that.
     if [ -n "$first" ]; then
         kill "$first" 2>/dev/null || true
@@ -165,6 +168,10 @@ trap 'end; exit 143' INT TERM HUP
 
 for _ in $(seq 300); do
     [ -n "$first" ] || read -r first _ <"/proc/$engine/task/$engine/children" || true
+    if [ -n "$first" ] && [ "${UPLINK:-}" = yes ] && [ -z "$uplink" ]; then
+        slirp4netns --configure --mtu=65520 "$first" tap0 >>"$folder/log" 2>&1 &
+        uplink=$!
+    fi
     if [ -S "$socket" ] && docker --host "unix://$socket" version >/dev/null 2>&1; then
         printf 'unix://%s\n' "$socket"
         wait "$engine" || true

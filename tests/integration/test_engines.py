@@ -8,20 +8,22 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_support import newer_engine
+from engine_support import Standin, newer_engine
 from support import CommandLine, typed
 
-from builder.environments import engine_search
+from builder.environments import engine_calls, engine_client, engine_search
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened
 from builder.environments.docker import Container, build_user
 from builder.environments.engine import (
@@ -37,12 +39,13 @@ from builder.environments.engine import (
 from builder.environments.engine_proof import archive_of, prove
 from builder.environments.images import Image
 from builder.environments.leftovers import remove_leftovers
+from builder.errors import FailureKind, TargetError
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 START = Path(__file__).resolve().parents[1] / "engines" / "start.sh"
 #: What the wrapper of a command and the tests call.
-PROGRAMS = ["/bin/sh", *(f"/usr/bin/{name}" for name in ("head", "sed", "id", "cat", "stat"))]
+PROGRAMS = ["/bin/sh", *(f"/usr/bin/{name}" for name in ("head", "sed", "id", "cat", "stat", "sleep"))]
 KINDS = ("docker", "docker-containerd", "docker-userns", "podman", "rootless")
 #: Whose containers write files that belong to somebody else than the builder, when that runs as root.
 FOREIGN = {"docker-userns": "userns-remap", "rootless": "run the builder as"}
@@ -170,6 +173,28 @@ def test_doctor_says_what_it_is_and_what_works(other: Other, cli: CommandLine) -
     mine = {"label": f"{LABEL}=1"}
     assert other.engine.client.containers.list(all=True, filters=mine) == []
     assert [image for image in other.engine.client.images.list(filters=mine) if "doctor" in str(image.tags)] == []
+
+
+def test_a_rootless_engine_serves_its_own_user(other: Other) -> None:
+    if other.kind != "rootless":
+        pytest.skip("only a rootless engine has a user")
+    user = ["setpriv", "--reuid=61100", "--regid=61100", "--clear-groups"]
+    home = other.folder / "engine" / "home"
+    env = {**os.environ, **other.env, "HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    reason = "it is root's own"
+    # That of a virtual environment may be in root's own folder.
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
+        command = [*user, python, "-B", "-m", "builder", "doctor", "--offline", f"--workspace={home}/build"]
+        with suppress(OSError):
+            ran = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, check=False)
+            if "container engine" in ran.stdout:
+                break
+            reason = ran.stderr[-200:]
+    else:
+        pytest.skip(f"no Python that another user may run imports the builder: {reason}")
+    assert ran.returncode == 0, ran.stdout
+    assert "rootless" in ran.stdout
+    assert "seen, written and owned as they must be" in ran.stdout
 
 
 def test_the_highest_version_is_spoken(other: Other) -> None:
@@ -301,6 +326,46 @@ def test_folders_that_the_engine_does_not_see_are_told(
     assert list(seen.iterdir()) == []
 
 
+def test_an_engine_that_stalls_ends_what_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with started("docker") as other:
+        first = int(other.first)
+        found = other.engine
+        monkeypatch.setattr(engine_client, "QUESTION", 1.0)
+        monkeypatch.setattr(engine_calls, "PULSE", 1.0)
+        with opened_on(found, shell_image(found), other.folder) as opened:
+            begun: list[float] = []
+
+            def up(_: str) -> None:
+                begun.append(time.monotonic())
+                os.kill(first, signal.SIGSTOP)
+
+            with pytest.raises(TargetError, match="went away") as raised:
+                opened.run(["/bin/sh", "-c", "echo; echo up; sleep 60"], env={}, cwd="/", on_line=up, limits=Limits())
+            assert raised.value.kind is FailureKind.ENGINE
+            assert time.monotonic() - begun[0] < 20
+            os.kill(first, signal.SIGCONT)
+            # What could not be removed is when it is found again.
+            assert find_engine(other.env) is found
+            assert found.client.containers.list(all=True, ignore_removed=True) == []
+
+
+def test_an_engine_that_hangs_is_told_within_half_a_minute(
+    tmp_path: Path, cli: CommandLine, miniature_options: Callable[..., list[str]]
+) -> None:
+    standin = Standin(tmp_path, lambda *_: None)
+    standin.start()
+    try:
+        for command in (["doctor", "--offline"], ["plan", "--pytorch=v2.5.1-7.1.0", *miniature_options()]):
+            begun = time.monotonic()
+            ran = cli(*command, env=standin.env)
+            assert ran.code == 3, ran.text
+            assert "takes connections" in ran.text
+            assert "systemctl restart docker" in ran.text
+            assert time.monotonic() - begun < 30
+    finally:
+        standin.stop()
+
+
 def test_docker_29_is_doctored_typed_at_and_cleaned(engine: DockerEngine, tmp_path: Path, cli: CommandLine) -> None:
     image = shell_image(engine)
     # A short path, so that it stays on one line of doctor's table.
@@ -321,6 +386,25 @@ def test_docker_29_is_doctored_typed_at_and_cleaned(engine: DockerEngine, tmp_pa
         assert f"container {container.name}" in remove_leftovers(found)
         found.close()
     engine.client.images.remove(image, force=True)
+
+
+def test_a_commit_whose_answer_never_comes_has_made_its_image(engine: DockerEngine, tmp_path: Path) -> None:
+    image = shell_image(engine)
+    name = f"torch-npu-builder/test-commit:{os.getpid()}"
+    with newer_engine(tmp_path / "newer.sock", silent="/commit") as url:
+        found = find_engine({"DOCKER_HOST": url})
+        assert isinstance(found, DockerEngine)
+        container = found.client.containers.create(image, ["/bin/sh"], labels=labels())
+        try:
+            commit(found, container, *name.split(":"), ["LABEL made=yes"], 3)
+        finally:
+            remove_container(container)
+            found.close()
+    try:
+        assert engine.client.images.get(name).labels["made"] == "yes"
+    finally:
+        for one in (name, image):
+            engine.client.images.remove(one, force=True)
 
 
 def test_docker_29_builds(

@@ -395,9 +395,10 @@ def test_limits_fit_what_is_asked(place: Standin, monkeypatch: pytest.MonkeyPatc
     api.start("a")
     api.remove_container("a")
     api.wait("a")
+    api.remove_image("a")
     answer.patient(7).api.inspect_container("a")
     answer.patient(None).api.commit("a")
-    assert [limit for _, limit in used] == [10.0, 10.0, 60.0, 60.0, None, 7, None]
+    assert [limit for _, limit in used] == [10.0, 10.0, 60.0, 60.0, None, 300.0, 7, None]
     assert answer.patient(7) is answer.patient(7)
 
 
@@ -532,3 +533,39 @@ def test_an_engine_that_does_not_see_a_folder_is_a_fault_of_the_machine(text: st
     with pytest.raises(MachineError, match="does not see this machine's folders") as raised, engine_errors("x"):
         raise APIError("400", explanation=text)
     assert "doctor" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("env", "reason", "hint"),
+    [
+        ({"DOCKER_HOST": "ssh://x@192.0.2.7"}, "on another machine", "run the builder on that machine"),
+        ({"DOCKER_HOST": "foo://x"}, "cannot be used: Invalid bind address protocol", "correct DOCKER_HOST"),
+        ({"DOCKER_HOST": "tcp://127.0.0.1:1"}, "no container engine listens", "start that engine"),
+        ({"DOCKER_HOST": "tcp://no-such.invalid:1"}, "cannot be reached", "run the builder on that machine"),
+        (
+            {"DOCKER_HOST": "tcp://127.0.0.1:1", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/nowhere"},
+            "cannot be spoken to by TLS",
+            "DOCKER_CERT_PATH",
+        ),
+    ],
+    ids=["ssh", "no-protocol", "nobody", "no-host", "tls"],
+)
+def test_a_named_engine_that_cannot_be_reached_is_an_error(env: dict[str, str], reason: str, hint: str) -> None:
+    answer = find_engine(env)
+    assert isinstance(answer, NoEngine)
+    assert not answer.absent
+    assert reason in answer.reason
+    assert hint in answer.hint
+
+
+def test_an_engine_that_this_user_may_not_ask_is_an_error(place: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Root, as which tests may run, may ask every socket.
+    monkeypatch.setattr(engine_client.Place, "try_socket", refuse)
+    answer = find_engine(place.env)
+    assert isinstance(answer, NoEngine)
+    assert not answer.absent
+    assert "may not use" in answer.reason
+    assert "usermod -aG docker" in answer.hint
