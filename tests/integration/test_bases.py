@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -26,9 +27,14 @@ from bases_support import (
 from builder.environments.base import is_release
 from builder.environments.engine import DockerEngine
 from builder.environments.images import has_image
+from builder.inputs import environment_request
+from builder.matrix.loader import load_matrix
+from builder.matrix.selection import parse_target_id
+from builder.options import BuildOptions
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
+PROBE = Path(__file__).resolve().parents[2] / "builder" / "environments" / "probe_inside.py"
 LOAD = Path(__file__).resolve().parents[2] / "docker" / "bases" / "load.sh"
 RELEASES: tuple[Release, ...] = ("7", "8")
 VARIANTS: tuple[Variant, ...] = ("full", "bare", "nothing")
@@ -76,6 +82,20 @@ def test_the_system_says_what_it_is(engine: DockerEngine, release: Release) -> N
     assert named["PRETTY_NAME"].startswith({"7": "CentOS Linux 7", "8": "AlmaLinux 8"}[release])
     assert package in output
     assert "/etc/debian_version" not in output
+
+
+@pytest.mark.parametrize(("release", "line"), [("7", "v2.5.1-7.1.0-py3.9-x86_64"), ("8", "v2.7.1-7.3.0-py3.9-x86_64")])
+def test_a_probe_tells_which_toolset_of_a_request_is_for_it(engine: DockerEngine, release: Release, line: str) -> None:
+    script = f"/opt/python/cp39-cp39/bin/python - <<'TEXT'\n{PROBE.read_text()}\nTEXT"
+    code, output = run_in(engine, enterprise_base(engine, release, "nothing"), script)
+    assert code == 0, output
+    facts = json.loads(output.rpartition("probe: ")[2])
+    assert facts["system"].startswith(("CentOS Linux 7", "AlmaLinux 8"))
+    assert facts["gcc"] == GCC[release]
+    assert facts["make"] is None
+    request = environment_request(parse_target_id(load_matrix(), line), BuildOptions())
+    fitting = [set_.package for set_ in request.toolsets if set_.is_for(facts["os_id"], facts["os_version"])]
+    assert fitting == [TOOLSET[release]]
 
 
 @pytest.mark.parametrize("release", RELEASES)
