@@ -27,6 +27,7 @@ from builder.environments.engine import (
     watched,
 )
 from builder.environments.inventory import Inventory
+from builder.environments.recipe import inputs_digest
 from builder.errors import FailureKind, MachineError, TargetError
 from builder.live import patience
 
@@ -54,11 +55,15 @@ _HELPER = re.compile(r"docker-credential-[\w.-]+")
 
 @dataclass(frozen=True)
 class Base:
-    """A base image as the engine has it, and what a look inside showed. ``place`` is where it was found or pulled."""
+    """A base image as the engine has it, and what a look inside showed. ``place`` is where it was found or pulled.
+
+    ``identity`` is the engine's own, ``content`` says on every engine what is in it.
+    """
 
     name: str
     place: str
     identity: str
+    content: str
     digests: tuple[str, ...]
     inventory: Inventory
 
@@ -81,17 +86,30 @@ def get_image(engine: DockerEngine, name: str) -> Any | None:
 
 
 def standing_base(engine: DockerEngine, request: EnvironmentRequest) -> str | None:
-    """The identity of the base image of ``request`` where the engine has it; nothing is pulled or run."""
+    """The content of the base image of ``request`` where the engine has it; nothing is pulled or run."""
     found = _standing(engine, request)
-    return None if found is None else str(found[1].id)
+    return None if found is None else content_of(found[1])
+
+
+def content_of(image: Any) -> str:
+    """A digest over an image's layers and those settings that containers of it have, in hexadecimal.
+
+    The engine's identity is the digest of a configuration on some engines, of a manifest on others (the containerd
+    image store); layers are known everywhere by the digest of what they hold.
+    """
+    config = image.attrs.get("Config") or {}
+    layers = (image.attrs.get("RootFS") or {}).get("Layers") or []
+    settings = {name: config.get(name) or None for name in ("Env", "WorkingDir", "User", "Entrypoint")}
+    return inputs_digest([image.attrs.get("Architecture"), layers, settings])
 
 
 def registry_digest(engine: DockerEngine, request: EnvironmentRequest) -> str | None:
     """The digest under which a registry has the base image that the engine has; None for one of no registry."""
     found = _standing(engine, request)
     digests = () if found is None else found[1].attrs.get("RepoDigests") or ()
-    # The containerd image store gives an image that was made here a digest under its own name, too.
-    return next((digest.partition("@")[2] for digest in digests if not digest.startswith(f"{LABEL}/")), None)
+    # The containerd image store and podman give an image that was made here a digest under its own name, too.
+    ours = re.compile(rf"(?:localhost/|docker\.io/)?{re.escape(LABEL)}/")
+    return next((digest.partition("@")[2] for digest in digests if not ours.match(digest)), None)
 
 
 def places(request: EnvironmentRequest) -> tuple[str, ...]:
@@ -152,7 +170,8 @@ def ensure_base(
             kind=FailureKind.IMAGE,
             hint="name a base that has it with --base-image, or another --python; docker/bases/debian.sh adds some",
         )
-    return Base(name, place, str(image.id), tuple(image.attrs.get("RepoDigests") or ()), inventory)
+    digests = tuple(image.attrs.get("RepoDigests") or ())
+    return Base(name, place, str(image.id), content_of(image), digests, inventory)
 
 
 def _pull(engine: DockerEngine, request: EnvironmentRequest, reporter: Reporter) -> None:

@@ -8,6 +8,7 @@ and files as mounts, so that neither a layer nor the history ever holds them.
 
 from __future__ import annotations
 
+import base64
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +55,7 @@ REPOSITORY = "torch-npu-builder/env"
 SYSTEM_REPOSITORY = "torch-npu-builder/system"
 #: The folder that scripts see their files in; it exists in every distribution.
 STAGE = "/mnt"
+_WARNINGS = f"{LABEL}.warnings"
 #: Exit codes: of requirements.sh for a base without the wanted interpreter; of packages.sh for packages that nobody
 #: has or gives, and for one with a wrong signature.
 NO_INTERPRETER, NO_PACKAGES, WRONG_SIGNATURE = 64, 66, 67
@@ -99,7 +101,7 @@ def ensure_image(
     """
     folders = folders_of_wheels(request, settings)
     base = abandonable(lambda: ensure_base(engine, request, reporter, resources=resources, offline=settings.offline))
-    system, digest = image_digests(request, base.identity, resources)
+    system, digest = image_digests(request, base.content, resources)
     system_name, name = f"{SYSTEM_REPOSITORY}:{system[:20]}", f"{REPOSITORY}:{digest[:20]}"
     image, created = get_image(engine, name), False
     if image is None:
@@ -123,12 +125,11 @@ def ensure_image(
         raise TargetError(f"the image {name} vanished from the engine", kind=FailureKind.ENGINE)
     config = image.attrs.get("Config") or {}
     env = dict(item.partition("=")[::2] for item in config.get("Env") or ())
-    warnings = json.loads((config.get("Labels") or {}).get(f"{LABEL}.warnings", "[]"))
-    return Image(name, str(image.id), digest, base, env.get("PATH", ""), tuple(warnings), created)
+    return Image(name, str(image.id), digest, base, env.get("PATH", ""), tuple(_warnings_of(image)), created)
 
 
 def image_digests(request: EnvironmentRequest, base: str, resources: Path) -> tuple[str, str]:
-    """Digests of all that the system part and the whole image are made from; ``base`` is the base's identity."""
+    """Digests of all that the system part and the whole image are made from; ``base`` is the base's content."""
     system = inputs_digest([base, system_inputs(request, resources)])
     return system, inputs_digest([system, python_inputs(request, resources)])
 
@@ -177,10 +178,7 @@ class Maker:
         self.log.line(f"== Python part {name} on {system_name}")
         system = get_image(self.engine, system_name)
         if system is not None:
-            known = (system.attrs.get("Config") or {}).get("Labels") or {}
-            for warning in json.loads(known.get(f"{LABEL}.warnings", "[]")):
-                if warning not in self.log.warnings:
-                    self.log.warnings.append(warning)
+            self.log.warnings.extend(text for text in _warnings_of(system) if text not in self.log.warnings)
         with self.workshop(system_name) as shop:
             code = shop.run(["sh", f"{STAGE}/requirements.sh"])
             if code == NO_INTERPRETER:
@@ -268,13 +266,26 @@ class Maker:
                 stop()
 
     def _changes(self, digest: str, path: str) -> list[str]:
-        warnings = json.dumps(self.log.warnings).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+        # One label a line, and none with quotes in it: podman reads them in its own way.
+        warnings = base64.b64encode(json.dumps(self.log.warnings).encode()).decode()
         return [
             f"ENV PATH={path}",
             "ENV PYTHONPATH=/opt/torch",
             'CMD ["/bin/sh"]',
-            f'LABEL {LABEL}=1 {OWNER_LABEL}="" {LABEL}.digest={digest} {LABEL}.warnings="{warnings}"',
+            f"LABEL {LABEL}=1",
+            f'LABEL {OWNER_LABEL}=""',
+            f"LABEL {LABEL}.digest={digest}",
+            f"LABEL {_WARNINGS}={warnings}",
         ]
+
+
+def _warnings_of(image: Any) -> list[str]:
+    """What was said when an image was made."""
+    labels_ = (image.attrs.get("Config") or {}).get("Labels") or {}
+    try:
+        return [str(text) for text in json.loads(base64.b64decode(labels_.get(_WARNINGS, "")) or "[]")]
+    except ValueError:
+        return []
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from support import CommandLine, Ran, typed
 
 from builder.environments import engine_calls, engine_client, engine_search
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened
+from builder.environments.bases import Base
 from builder.environments.docker import Container, build_user
 from builder.environments.engine import (
     LABEL,
@@ -39,7 +40,9 @@ from builder.environments.engine import (
 )
 from builder.environments.engine_proof import archive_of, prove
 from builder.environments.images import Image
+from builder.environments.inventory import Inventory
 from builder.environments.leftovers import remove_leftovers
+from builder.environments.pytorch import PyTorch
 from builder.errors import FailureKind, TargetError
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -138,16 +141,18 @@ def opened_on(engine: DockerEngine, image: str, parent: Path) -> Iterator[Contai
     """Containers of ``image`` with folders below ``parent``, which belong to whom a build writes as."""
     with tempfile.TemporaryDirectory(dir=parent) as name:
         place = Path(name)
-        made = {name: place / name for name in ("tree", "mirrors", "cache", "out", "launcher", "scratch")}
+        made = {name: place / name for name in ("tree", "mirrors", "cache", "out", "launcher", "scratch", "site")}
         for folder in (place, *made.values()):
             folder.mkdir(exist_ok=True)
             folder.chmod(0o755)
             if engine.rootless:
                 os.chown(folder, 61100, 61100)
-        scratch = made.pop("scratch")
+        scratch, site = made.pop("scratch"), made.pop("site")
         request = EnvironmentRequest(engine.arch, "3.11", "2.5.1", "pypi", (), "base", ())
-        standing = Image(image, image, "0", "base", image, (), "/usr/bin:/bin", (), False)
-        yield Container(engine, standing, request, Folders(**made), build_user(engine), scratch)
+        base = Base("base", "base", image, "0", (), Inventory())
+        standing = Image(image, image, "0", base, "/usr/bin:/bin", (), False)
+        pytorch = PyTorch(site, "0", {})
+        yield Container(engine, standing, request, Folders(**made), build_user(engine), scratch, pytorch)
 
 
 def said(opened: Opened, script: str) -> tuple[list[str], Any]:
