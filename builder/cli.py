@@ -190,7 +190,7 @@ def audit(**values: Any) -> int:
 @cli.command()
 @options(PLACES, GENERAL)
 @option("--target", help="Only targets of this id; * and ? stand for parts of it.")
-@option("--status", type=click.Choice(["built", "skipped", "failed"]), help="Only targets that ended so.")
+@option("--status", type=click.Choice(["built", "rehearsed", "pulled", "skipped", "failed"]), help="Only targets that ended so.")
 @option("--since", type=Day(), metavar="YYYY-MM-DD", help="Only since this day.")
 @option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many, the newest first.")
 @click.option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
