@@ -16,6 +16,7 @@ from builder.cli_options import (
     DEMO_SELECTION,
     ENVIRONMENT,
     GENERAL,
+    INPUTS,
     LIMITS,
     MATRIX,
     NEW_FILE,
@@ -32,6 +33,7 @@ from builder.cli_options import (
     options,
 )
 from builder.cli_values import (
+    command_line,
     engine_of,
     matrix_of,
     options_of,
@@ -88,7 +90,7 @@ def build(**values: Any) -> int:
 
     matrix, reporter = matrix_of(values), reporter_of(values)
     targets, locked = targets_of(values, matrix, reporter)
-    policy = Policy(values["parallel"], values["fail_fast"], locked)
+    policy = Policy(values["parallel"], values["fail_fast"], locked, pull=command_line("pull"))
     places = (matrix, workspace_of(values), options_of(values), reporter, policy)
     return build_targets(targets, *places, engine=engine_of(values), dry_run=values["dry_run"])
 
@@ -104,9 +106,23 @@ def rehearse(**values: Any) -> int:
     matrix, reporter = matrix_of(values), reporter_of(values)
     targets, locked = targets_of(values, matrix, reporter)
     purpose = rehearsal(values["files"])
-    policy = Policy(values["parallel"], values["fail_fast"], locked, purpose=purpose)
+    policy = Policy(values["parallel"], values["fail_fast"], locked, purpose=purpose, pull=command_line("pull"))
     places = (matrix, workspace_of(values), options_of(values), reporter, policy)
     return build_targets(targets, *places, engine=run_targets)
+
+
+@cli.command()
+@options(SELECTION, RUN_HERE, INPUTS, ENVIRONMENT, MATRIX, PLACES, GENERAL)
+@option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that one phase may take.")
+def pull(**values: Any) -> int:
+    """Fetch what builds of the selected targets need, so that build --offline needs no network."""
+    from builder.engines.local import Policy
+    from builder.pull import pull_targets
+
+    matrix, reporter = matrix_of(values), reporter_of(values)
+    targets, locked = targets_of(values, matrix, reporter)
+    policy = Policy(values["parallel"], values["fail_fast"], locked)
+    return pull_targets(targets, matrix, workspace_of(values), options_of(values), reporter, policy)
 
 
 @cli.command()

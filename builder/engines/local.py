@@ -27,6 +27,7 @@ from builder.ledger import BuildLedger
 from builder.lock import Lock
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
+from builder.offline import find_missing, refusal
 from builder.options import BuildOptions
 from builder.plan import Planned, Planner
 from builder.recipe import default_jobs, machine_memory
@@ -175,6 +176,7 @@ class LocalRun:
             for plan in skipped:
                 self._skipped(plan, results[plan.target.id])
             self._context.run.write()
+            self._check_offline(wanted, results)
             self._drive(Schedule(wanted, expected, free_memory=available_memory), results)
         except BaseException as error:
             broken = error
@@ -190,6 +192,19 @@ class LocalRun:
             return []
         planner = Planner(context.gatherer, context.workspace, context.options, self._reporter)
         return [plan for plan in planner.plan(targets) if plan.action == "skip"]
+
+    def _check_offline(self, targets: Sequence[Target], results: Mapping[str, TargetResult]) -> None:
+        """Raise BuilderError where a run without network lacks anything: for all targets, before the first begins."""
+        context = self._context
+        if not context.options.offline or self._policy.part:
+            return
+        lacking = find_missing(targets, context.gatherer, context.workspace, context.options, self._reporter)
+        for target in targets:
+            if target.id in lacking:
+                results[target.id].fail(lacking[target.id].error())
+                self._finished(results[target.id], show=False)
+        if lacking:
+            raise refusal(lacking, of=len(targets), pull=self._policy.pull)
 
     def _skipped(self, planned: Planned, result: TargetResult) -> None:
         result.skip(planned.reason)
@@ -273,12 +288,12 @@ class LocalRun:
         result.again()
         return True
 
-    def _finished(self, result: TargetResult) -> None:
+    def _finished(self, result: TargetResult, *, show: bool = True) -> None:
         with suppress(OSError):  # a full disk has been reported as the target's failure
             self._context.run.write()
         self._ledger.record(self._context.run.id, result)
         self._reporter.target_finished(result.id, result.status, result.seconds, result.reason)
-        if result.error is not None:
+        if result.error is not None and show:
             self._show_failure(result)
 
     def _show_failure(self, result: TargetResult) -> None:
