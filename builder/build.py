@@ -60,14 +60,16 @@ class BuildContext:
     accept: Callable[[Target, Mapping[str, Any]], None] | None = None
     #: What targets before have found out: after one in a container none is built on the host.
     machine: Machine = field(default_factory=Machine)
+    #: What is done with each target.
+    purpose: Purpose = field(default_factory=lambda: BUILD)
 
 
 def build_target(target: Target, context: BuildContext, result: TargetResult) -> None:
-    """Build one target and fill in ``result``. No error leaves this function."""
+    """Do with one target what the run is for, and fill in ``result``. No error leaves this function."""
     build = TargetBuild(target, context, result)
     try:
         with context.workspace.locked(f"target-{target.id}", wait_seconds=0), disk_errors():
-            build.run()
+            context.purpose.steps(build)
     except BuilderError as error:
         phase = result.phases[-1].name if result.phases else "start"
         # While the run ends, its command was killed, whatever that looked like to the build.
@@ -108,29 +110,24 @@ class TargetBuild:
         finish = Finish(
             self.target, self.options, self.scratch, self.out, self.workspace.output, self.result, self._warn
         )
-        with self._phase("prepare"), deadline(self.options.timeout):
+        with self.phase("prepare"), deadline(self.options.timeout):
             tree = self.gatherer.gather(self.target)
             changes = self.fresh_copy(tree)
-            script, setup = self.scratch.scripts()
-        with self._phase("image"), deadline(self.options.timeout):
+            scripts = self.scratch.scripts()
+        with self.phase("image"), deadline(self.options.timeout):
             environment = self.environment()
-        with self._opened(environment) as opened:
-            with self._phase("toolchain"):
-                facts = probe(opened, self.target.python)
-                plan = self._recipe(facts, script, setup, int(tree.record["commit_time"]))
+        with self.opened(environment) as opened:
+            with self.phase("toolchain"):
                 inputs = self.inputs(tree, changes, environment)
-                self.result.fingerprint = fingerprint(inputs)
-                if self.context.accept is not None:
-                    self.context.accept(self.target, inputs)
-                plan = recipe.prepared(opened, plan, tree=self.scratch.path, out=self.out, warn=self._warn)
-            with self._phase("compile") as phase:
-                outcome = self._compile(opened, tree, setup, plan)
+                facts, plan = self.toolchain(opened, tree, inputs, scripts)
+            with self.phase("compile") as phase:
+                outcome = self._compile(opened, tree, scripts[1], plan)
                 phase.cpu_seconds, phase.peak_memory = outcome.cpu_seconds, outcome.peak_memory
-            with self._phase("repair"):
-                wheel = finish.repair(opened, setup, plan)
-        with self._phase("verify"):
+            with self.phase("repair"):
+                wheel = finish.repair(opened, scripts[1], plan)
+        with self.phase("verify"):
             verified = finish.verified(wheel, tree, plan)
-        with self._phase("publish"):
+        with self.phase("publish"):
             compiled = Compiled(tree, changes, inputs, environment, facts, plan)
             finish.publish(wheel, compiled, verified, run=self.run_id, started=self.started)
         self.scratch.remove()
@@ -138,11 +135,35 @@ class TargetBuild:
         remove_tree(wheel.parent)
 
     @contextmanager
-    def _phase(self, name: str) -> Iterator[Phase]:
+    def phase(self, name: str) -> Iterator[Phase]:
+        """One step, measured and told of; none begins once the run is to end."""
         if self.context.stopping.is_set():
             raise TargetError("interrupted", kind=FailureKind.INTERRUPTED, phase=name)
         with self.result.phase(name) as phase, self.reporter.phase(name):
             yield phase
+
+    def toolchain(
+        self,
+        opened: Opened,
+        tree: PreparedTree,
+        inputs: Mapping[str, Any],
+        scripts: tuple[BuildScript, SetupScript],
+    ) -> tuple[Mapping[str, Any], Recipe]:
+        """What the environment holds, and how to compile there; notes the fingerprint of ``inputs``.
+
+        Raises TargetError where that is not what the matrix, or a lock, wants.
+        """
+        facts = probe(opened, self.target.python)
+        plan = self._recipe(facts, *scripts, int(tree.record["commit_time"]))
+        self.result.fingerprint = fingerprint(inputs)
+        if self.context.accept is not None:
+            self.context.accept(self.target, inputs)
+        return facts, recipe.prepared(opened, plan, tree=self.scratch.path, out=self.out, warn=self._warn)
+
+    @property
+    def prepared_tree(self) -> Path:
+        """Where the target's prepared tree stands, or would."""
+        return self.workspace.trees / self.target.id
 
     def shell(self) -> int:
         """Open the target's environment on the terminal, with the tree that a failed build left or a fresh one."""
@@ -162,7 +183,7 @@ class TargetBuild:
     ) -> Iterator[tuple[Opened, Recipe]]:
         """The environment over the copy of ``tree`` that stands, and how it is compiled there. Raises TargetError."""
         script, setup = self.scratch.scripts()
-        with self._opened(environment) as opened:
+        with self.opened(environment) as opened:
             facts = probe(opened, self.target.python)
             epoch = int(tree.record["commit_time"])
             plan = self._recipe(facts, script, setup, epoch, accept_mismatch=accept_mismatch)
@@ -203,7 +224,7 @@ class TargetBuild:
             self._warn(warning)
         return ready
 
-    def _counted(self, plan: Recipe) -> cache.CompileCounts:
+    def counted(self, plan: Recipe) -> cache.CompileCounts:
         """What the compile cache and precompiled headers did, noted in the result, also of a build that failed."""
         counts = cache.read_counts(self.out)
         self.result.files_compiled = counts.files
@@ -216,7 +237,7 @@ class TargetBuild:
                 self.reporter.message(found.summary())
         return counts
 
-    def _compiler_warnings(self, reader: OutputReader) -> None:
+    def compiler_warnings(self, reader: OutputReader) -> None:
         """What compilers warned of, noted in the result, also of a build that failed."""
         found = reader.warnings.most_common()
         self.result.compiler_warnings = dict(found)
@@ -236,7 +257,7 @@ class TargetBuild:
             self._warn(f"`cache explain` will know nothing of this build: {problem}")
 
     @contextmanager
-    def _opened(self, environment: Ready) -> Iterator[Opened]:
+    def opened(self, environment: Ready) -> Iterator[Opened]:
         """The environment over the copy of the prepared tree."""
         self.cache = self._cache()
         slots = self.cache / self.context.shared_slots if self.context.shared_slots else self.out / "slots"
@@ -343,18 +364,37 @@ class TargetBuild:
                     limits=plan.limits,
                 )
             finally:
-                counts = self._counted(plan)
-                self._compiler_warnings(reader)
+                counts = self.counted(plan)
+                self.compiler_warnings(reader)
         self._witness(opened, plan)
         reader.finish()
         if outcome.exit_code != 0 or outcome.timed_out:
             raise compile_failure(reader, outcome, self.options.timeout, cmake=plan.cmake, mismatch=plan.mismatch)
         if not checked:
             check_generated(self.scratch.path, reader, setup, operators, started)
+        self.keep_generated()
+        self.reporter.message(f"{counts.summary()} in {outcome.seconds:.0f} s")
+        return outcome
+
+    def keep_generated(self) -> None:
+        """Note what became of code generation, and cache its result. Only for generated files that were looked at."""
         generation = codegen.outcome(self.out)
         if generation is not None:
             self.result.generation = generation.describe()
         if warning := codegen.keep(self.out, self.cache, self.target.release.branch):
             self._warn(warning)
-        self.reporter.message(f"{counts.summary()} in {outcome.seconds:.0f} s")
-        return outcome
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a run does with each of its targets: ``name`` is the command, ``steps`` carries it out.
+
+    ``publishes``: wheels come of it, so that targets whose wheels stand have nothing to be done.
+    """
+
+    name: str
+    steps: Callable[[TargetBuild], None]
+    publishes: bool = False
+
+
+BUILD: Purpose = Purpose("build", TargetBuild.run, publishes=True)

@@ -16,11 +16,13 @@ from builder.cli_options import (
     DEMO_SELECTION,
     ENVIRONMENT,
     GENERAL,
+    INPUTS,
     LIMITS,
     MATRIX,
     NEW_FILE,
     PLACES,
     RUN,
+    RUN_HERE,
     SELECTION,
     SOURCES,
     WORKSPACE,
@@ -30,7 +32,17 @@ from builder.cli_options import (
     option,
     options,
 )
-from builder.cli_values import engine_of, matrix_of, options_of, query_of, reporter_of, source_of, workspace_of
+from builder.cli_values import (
+    command_line,
+    engine_of,
+    matrix_of,
+    options_of,
+    query_of,
+    reporter_of,
+    source_of,
+    targets_of,
+    workspace_of,
+)
 from builder.workspace import Workspace
 
 click.rich_click.MAX_WIDTH = 110
@@ -75,22 +87,42 @@ def cli() -> None:
 def build(**values: Any) -> int:
     """Build the wheels of the selected targets that have none of the same inputs yet."""
     from builder.engines.local import Policy, build_targets
-    from builder.lock import read_lock
-    from builder.matrix.selection import Query, select_for_build
 
-    matrix, query = matrix_of(values), query_of(values)
-    reporter = reporter_of(values)
-    locked = read_lock(values["locked"]) if values["locked"] else None
-    if locked is not None and query == Query():
-        targets = locked.select(matrix)
-    else:
-        selection = select_for_build(matrix, query)
-        targets = list(selection.targets)
-        for warning in selection.warnings():
-            reporter.warning(warning)
-    policy = Policy(values["parallel"], values["fail_fast"], locked)
+    matrix, reporter = matrix_of(values), reporter_of(values)
+    targets, locked = targets_of(values, matrix, reporter)
+    policy = Policy(values["parallel"], values["fail_fast"], locked, pull=command_line("pull"))
     places = (matrix, workspace_of(values), options_of(values), reporter, policy)
     return build_targets(targets, *places, engine=engine_of(values), dry_run=values["dry_run"])
+
+
+@cli.command()
+@options(SELECTION, RUN_HERE, SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
+@option("--files", type=click.IntRange(min=1), default=20, show_default=True, help="Sources of each target to compile.")
+def rehearse(**values: Any) -> int:
+    """Try whether the selected targets would still build: up to the compile, then a few sources; no wheel."""
+    from builder.engines.local import Policy, build_targets, run_targets
+    from builder.rehearse import rehearsal
+
+    matrix, reporter = matrix_of(values), reporter_of(values)
+    targets, locked = targets_of(values, matrix, reporter)
+    purpose = rehearsal(values["files"])
+    policy = Policy(values["parallel"], values["fail_fast"], locked, purpose=purpose, pull=command_line("pull"))
+    places = (matrix, workspace_of(values), options_of(values), reporter, policy)
+    return build_targets(targets, *places, engine=run_targets)
+
+
+@cli.command()
+@options(SELECTION, RUN_HERE, INPUTS, ENVIRONMENT, MATRIX, PLACES, GENERAL)
+@option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that one phase may take.")
+def pull(**values: Any) -> int:
+    """Fetch what builds of the selected targets need, so that build --offline needs no network."""
+    from builder.engines.local import Policy
+    from builder.pull import pull_targets
+
+    matrix, reporter = matrix_of(values), reporter_of(values)
+    targets, locked = targets_of(values, matrix, reporter)
+    policy = Policy(values["parallel"], values["fail_fast"], locked)
+    return pull_targets(targets, matrix, workspace_of(values), options_of(values), reporter, policy)
 
 
 @cli.command()
@@ -190,7 +222,11 @@ def audit(**values: Any) -> int:
 @cli.command()
 @options(PLACES, GENERAL)
 @option("--target", help="Only targets of this id; * and ? stand for parts of it.")
-@option("--status", type=click.Choice(["built", "skipped", "failed"]), help="Only targets that ended so.")
+@option(
+    "--status",
+    type=click.Choice(["built", "rehearsed", "pulled", "skipped", "failed"]),
+    help="Only targets that ended so.",
+)
 @option("--since", type=Day(), metavar="YYYY-MM-DD", help="Only since this day.")
 @option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many, the newest first.")
 @click.option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")

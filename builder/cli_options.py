@@ -208,16 +208,21 @@ ENVIRONMENT = options(
         help="Precompiled headers. auto: but for what a lock or its channel of nightly.yaml builds without.",
     ),
 )
-RUN = options(
+#: Of every run on this machine.
+RUN_HERE = options(
     option("--parallel", type=click.IntRange(1, 64), default=1, help="Targets at once; they share --jobs compilers."),
     option("--fail-fast", is_flag=True, help="Start no further target after a failure."),
-    option("--locked", type=FILE, help="Lock file: build exactly what it names, or fail."),
+    option("--locked", type=FILE, help="Lock file: exactly what it names, or fail."),
+    option("--json-lines", is_flag=True, help="Events as JSON lines on standard output, for programs."),
+)
+RUN = options(
+    RUN_HERE,
     option("--engine", type=click.Choice(["local", "dask"]), default="local", help="This machine, or a Dask cluster."),
     option("--scheduler", help="Address of the Dask scheduler, tcp://host:port; a cluster on this machine without it."),
     option("--store", help="Folder or URL by which wheels return from the workers of a cluster."),
-    option("--json-lines", is_flag=True, help="Events as JSON lines on standard output, for programs."),
 )
-SOURCES = options(
+#: What is built, and how new it is.
+INPUTS = options(
     option("--torch-npu", help="Tag or commit of torch_npu instead of the head of the release line's branch."),
     option(
         "--op-plugin", default="branch", help="branch, pinned, the name of a branch or commit, or a checkout's path."
@@ -230,8 +235,11 @@ SOURCES = options(
     ),
     option("--custom-ops", type=FOLDER, help="Folder with op_plugin_functions.yaml and *.cpp of your own operators."),
     option("--patches", type=FOLDER, multiple=True, help="Further folder of patch series."),
-    option("--offline", is_flag=True, help="Never touch the network."),
     option("--refresh", is_flag=True, help="Fetch again and prepare the tree anew."),
+)
+SOURCES = options(
+    INPUTS,
+    option("--offline", is_flag=True, help="Never touch the network."),
     option("--rebuild", is_flag=True, help="Prepare the tree anew, discarding changes made by hand."),
     option("--keep-changes", is_flag=True, help="Build with changes made by hand; the wheel's record names them."),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
+import click
 from click.core import ParameterSource
 from click.globals import get_current_context
 
@@ -13,7 +15,9 @@ from builder.options import BuildOptions
 from builder.workspace import Workspace
 
 if TYPE_CHECKING:
+    from builder.lock import Lock
     from builder.matrix.loader import Matrix
+    from builder.matrix.model import Target
     from builder.matrix.selection import Query
 
 
@@ -85,3 +89,41 @@ def query_of(values: dict[str, Any]) -> Query:
     from builder.matrix.selection import Query
 
     return Query(**{name: values[name] for name in Query.__dataclass_fields__ if name in values})
+
+
+def targets_of(values: dict[str, Any], matrix: Matrix, reporter: Reporter) -> tuple[list[Target], Lock | None]:
+    """What a run is over: the selection, or all that a lock names where nothing was selected; and that lock."""
+    from builder.lock import read_lock
+    from builder.matrix.selection import Query, select_for_build
+
+    query = query_of(values)
+    locked = read_lock(values["locked"]) if values["locked"] else None
+    if locked is not None and query == Query():
+        return locked.select(matrix), locked
+    selection = select_for_build(matrix, query)
+    for warning in selection.warnings():
+        reporter.warning(warning)
+    return list(selection.targets), locked
+
+
+def command_line(command: str) -> str:
+    """The command line that runs another ``command`` with what this one was given on its own, as far as it takes it.
+
+    What variables say holds for both.
+    """
+    context = get_current_context()
+    group = context.find_root().command
+    other = group.get_command(context, command) if isinstance(group, click.Group) else None
+    taken = {parameter.name for parameter in other.params} if other is not None else set()
+    words = ["python", "-m", "builder", command]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in taken or source_of(name) is not ParameterSource.COMMANDLINE:
+            continue
+        option, value = parameter.opts[0], context.params[name]
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            words += [option] if value else []
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"{option}={each}" for each in values]
+    return shlex.join(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from builder.compilation.output import OutputReader, missing_outputs
@@ -68,27 +68,29 @@ def compile_failure(
     *,
     cmake: str | None = None,
     mismatch: str | None = None,
+    what: str = "ci/build.sh",
 ) -> TargetError:
-    """The error for a compile that ended badly: its kind, its first error, its last lines. ``timeout`` in seconds.
+    """The error for a compile that ended badly: its kind, its first error, its last lines. ``timeout`` in seconds;
+    ``what`` is what was run.
 
     ``cmake`` is the environment's version of CMake, ``mismatch`` what there is to say of an accepted gcc that is not
     the matrix's: the next step names what may be the reason.
     """
     hint = None
     if outcome.timed_out:
-        kind, what = FailureKind.TIMEOUT, f"the compile did not end within {timeout:g} s"
+        kind, why = FailureKind.TIMEOUT, f"the compile did not end within {timeout:g} s"
     elif outcome.out_of_memory or reader.killed:
-        kind, what = FailureKind.OUT_OF_MEMORY, "the kernel killed a compiler for want of memory"
+        kind, why = FailureKind.OUT_OF_MEMORY, "the kernel killed a compiler for want of memory"
     elif reader.disk_full:
-        kind, what = FailureKind.DISK, "no space left on device"
+        kind, why = FailureKind.DISK, "no space left on device"
     elif reader.generating:
         kind = FailureKind.CODE_GENERATION
-        what = reader.generation_failure or reader.error or f"exit code {outcome.exit_code} before the compile began"
+        why = reader.generation_failure or reader.error or f"exit code {outcome.exit_code} before the compile began"
     else:
-        kind, what = FailureKind.COMPILE, reader.error or f"ci/build.sh ended with exit code {outcome.exit_code}"
-        told = _cmake_hint(reader, cmake) if what.startswith("CMake Error") else mismatch
+        kind, why = FailureKind.COMPILE, reader.error or f"{what} ended with exit code {outcome.exit_code}"
+        told = _cmake_hint(reader, cmake) if why.startswith("CMake Error") else mismatch
         hint = f"{kind.advice}; {told}" if told else None
-    return TargetError(what, kind=kind, hint=hint, details="\n".join(reader.excerpt or reader.tail))
+    return TargetError(why, kind=kind, hint=hint, details="\n".join(reader.excerpt or reader.tail))
 
 
 def _cmake_hint(reader: OutputReader, version: str | None) -> str | None:
@@ -102,3 +104,21 @@ def _cmake_hint(reader: OutputReader, version: str | None) -> str | None:
             "under environment in its matrix file"
         )
     return f"CMake here is {version}"
+
+
+def sources_failure(failed: Mapping[str, OutputReader], tried: int, *, mismatch: str | None = None) -> TargetError:
+    """The error for sources that were compiled one by one: each of ``failed`` (of ``tried``) with its first error.
+
+    ``mismatch`` is as of ``compile_failure``.
+    """
+    readers = list(failed.values())
+    errors = {name: reader.error or "the compiler says nothing" for name, reader in failed.items()}
+    name, error = next(iter(errors.items()))
+    kind, what = FailureKind.COMPILE, f"{len(failed)} of {tried} sources do not compile; the first is {name}: {error}"
+    if any(reader.killed for reader in readers):
+        kind, what = FailureKind.OUT_OF_MEMORY, "the kernel killed a compiler for want of memory"
+    elif any(reader.disk_full for reader in readers):
+        kind, what = FailureKind.DISK, "no space left on device"
+    lines = [f"{name}: {error}" for name, error in errors.items()]
+    hint = f"{kind.advice}; {mismatch}" if mismatch and kind is FailureKind.COMPILE else None
+    return TargetError(what, kind=kind, hint=hint, details="\n".join([*lines, *readers[0].excerpt]))

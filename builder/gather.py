@@ -8,7 +8,7 @@ overwritten on the way.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,18 @@ from builder.sources import gitcli
 from builder.sources.checkout import (
     OverlaySource,
     PreparedTree,
-    SubmoduleSource,
     TreeRequest,
     describe,
     load_prepared,
     prepare,
 )
 from builder.sources.custom_ops import CustomOps
-from builder.sources.mirrors import Mirror, Mirrors, Repository, Submodule
-from builder.sources.patches import Patch, find_series, offered
+from builder.sources.mirrors import Mirrors
+from builder.sources.patches import find_series
 from builder.sources.prepared import changed
-from builder.sources.upstream import no_build_script
+from builder.tree_request import OP_PLUGIN, TORCH_NPU, Given, Opener, tree_request
 from builder.workspace import Workspace, resource
 
-TORCH_NPU = "torch_npu"
 #: What the parts of a tree's origin are called in messages.
 _PARTS = {
     "asked": "--op-plugin or --components",
@@ -45,7 +43,6 @@ _PARTS = {
     "patches": "the patches",
     "series": "the patches",
 }
-OP_PLUGIN = "op-plugin"
 
 
 @dataclass(frozen=True)
@@ -62,25 +59,6 @@ class _Folders:
             CustomOps.read(options.custom_ops) if options.custom_ops is not None else None,
             OverlaySource.local(folder) if folder is not None else None,
         )
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user gave, read and checked before anything is fetched."""
-
-    asked: dict[str, str]
-    patches: dict[str, tuple[Patch, ...]]
-    custom_ops: CustomOps | None
-    local_op_plugin: OverlaySource | None
-
-    def origin(self) -> dict[str, Any]:
-        """The parts of a tree's origin that the user decides."""
-        return {
-            "asked": self.asked,
-            "series": offered([*self.patches[TORCH_NPU], *self.patches[OP_PLUGIN]]),
-            "custom_operators": self.custom_ops.describe() if self.custom_ops is not None else None,
-            **({"op_plugin": self.local_op_plugin.describe()} if self.local_op_plugin is not None else {}),
-        }
 
 
 def check_request(targets: Sequence[Target], options: BuildOptions) -> None:
@@ -149,7 +127,7 @@ class Gatherer:
         self._reporter = reporter
         self._pins = pins or {}
         self._mirrors = Mirrors(workspace.mirrors, reporter, offline=options.offline)
-        self._repositories = _Opener(self._mirrors, matrix)
+        self._repositories = Opener(self._mirrors, matrix)
         self._found: dict[str, TreeRequest | TargetError] = {}
         self._lock = threading.Lock()
         self._folders: _Folders | None = None
@@ -162,13 +140,7 @@ class Gatherer:
         Raises RequestError for what the user gave, TargetError for what hosts and branches hold, and for
         a tree that was changed by hand and would be lost.
         """
-        # A plan has no time for hosts that do not answer; a build gives them another chance.
-        self._mirrors.ask_again()
-        with self._lock:
-            if getattr(self._found.get(target.release.branch), "kind", None) is FailureKind.TIMEOUT:
-                del self._found[target.release.branch]
-        given = _given(target, self._options, _Folders.read(self._options))
-        decided = self._decide(target, given, glance=False)
+        decided = self.fetch(target)
         if isinstance(decided, PreparedTree):
             self._reporter.message(f"{target.id}: the tree {decided.path} stands (--refresh fetches again)")
             return decided
@@ -178,6 +150,19 @@ class Gatherer:
             changed_parts = " and ".join(dict.fromkeys(_PARTS.get(part, part) for part in parts))
             self._reporter.message(f"{target.id}: preparing the tree anew, because {changed_parts} changed")
         return prepare(decided, self._place(target), self._reporter)
+
+    def fetch(self, target: Target) -> PreparedTree | TreeRequest:
+        """The tree that stands, or what a new one is made of, which is in the mirrors then. No tree is touched.
+
+        Raises as ``gather`` does.
+        """
+        # A plan has no time for hosts that do not answer; a build gives them another chance.
+        self._mirrors.ask_again()
+        with self._lock:
+            if getattr(self._found.get(target.release.branch), "kind", None) is FailureKind.TIMEOUT:
+                del self._found[target.release.branch]
+        given = _given(target, self._options, _Folders.read(self._options))
+        return self._decide(target, given, glance=False)
 
     def decide(self, target: Target) -> PreparedTree | TreeRequest:
         """The tree that stands and would be built, or what a new one would be made of. No tree is touched.
@@ -234,7 +219,7 @@ class Gatherer:
             if found is None:
                 pins = self._pins.get(target.release.branch, {})
                 try:
-                    found = _request(target, self._repositories, self._options, given, pins)
+                    found = tree_request(target, self._repositories, self._options, given, pins)
                 except TargetError as error:
                     if error.kind.passing:
                         raise
@@ -269,110 +254,3 @@ def _given(target: Target, options: BuildOptions, folders: _Folders) -> Given:
         custom_ops=folders.custom_ops,
         local_op_plugin=folders.op_plugin,
     )
-
-
-def _request(
-    target: Target, mirrors: _Opener, options: BuildOptions, given: Given, pins: Mapping[str, str]
-) -> TreeRequest:
-    release = target.release
-    torch_npu = mirrors.open(TORCH_NPU)
-    wanted = pins.get("torch_npu", options.torch_npu)
-    commit = (
-        torch_npu.branch(release.branch, refresh=options.refresh)
-        if wanted is None
-        else torch_npu.commit(wanted, refresh=options.refresh)
-    )
-    if not torch_npu.exists(commit, "ci/build.sh"):
-        raise no_build_script(release.branch)
-    pinned = next((m for m in torch_npu.submodules(commit) if mirrors.name_of(m) == OP_PLUGIN), None)
-    return TreeRequest(
-        target_id=target.id,
-        branch=release.branch,
-        torch_npu=torch_npu,
-        commit=commit,
-        submodules=_submodules(target, options, torch_npu, commit, mirrors),
-        overlay=given.local_op_plugin or _overlay(target, options, pinned, pins.get("op_plugin"), mirrors),
-        overlay_path=pinned.path if pinned is not None else "third_party/op-plugin",
-        torch_npu_patches=given.patches[TORCH_NPU],
-        op_plugin_patches=given.patches[OP_PLUGIN],
-        custom_ops=given.custom_ops,
-        pinned_op_plugin=pinned.commit if pinned is not None else None,
-        asked={**given.asked, "host": torch_npu.host or ""},
-    )
-
-
-def _overlay(
-    target: Target, options: BuildOptions, pinned: Submodule | None, commit: str | None, mirrors: _Opener
-) -> OverlaySource | None:
-    branch = target.release.op_plugin
-    if commit is not None:
-        mirror = mirrors.open(OP_PLUGIN)
-        return OverlaySource(mirror=mirror, commit=mirror.commit(commit))
-    if options.op_plugin == "branch":
-        if branch is None:
-            return None
-        mirror = mirrors.open(OP_PLUGIN)
-        return OverlaySource(mirror=mirror, commit=mirror.branch(branch, refresh=options.refresh))
-    mirror = mirrors.open(OP_PLUGIN)
-    if options.op_plugin == "pinned":
-        if pinned is None:
-            raise RequestError(
-                f"{target.release.branch} pins no commit of op-plugin", hint="use --op-plugin branch, or name a branch"
-            )
-        return OverlaySource(mirror=mirror, commit=mirror.commit(pinned.commit))
-    return OverlaySource(mirror=mirror, commit=mirror.commit(options.op_plugin, refresh=options.refresh))
-
-
-def _submodules(
-    target: Target, options: BuildOptions, torch_npu: Mirror, commit: str, mirrors: _Opener
-) -> tuple[SubmoduleSource, ...]:
-    """Only the submodules that the build needs, nested ones too, each at the commit that its parent pins."""
-    needed = frozenset(target.release.submodules_for(options.components))
-    sources = mirrors.submodules(torch_npu, commit, needed)
-    missing = needed - {source.mirror.name for source in _all(sources)}
-    if missing:
-        raise TargetError(
-            f"the matrix says that {target.release.branch} needs the submodule {', '.join(sorted(missing))}, "
-            "which no .gitmodules of it names",
-            kind=FailureKind.SOURCE,
-            hint=f"correct the submodules of {target.release.branch} in the matrix, "
-            "or give the URL that .gitmodules names to that repository in sources.yaml",
-        )
-    return sources
-
-
-def _all(sources: Iterable[SubmoduleSource]) -> Iterator[SubmoduleSource]:
-    for source in sources:
-        yield source
-        yield from _all(source.children)
-
-
-class _Opener:
-    """Opens mirrors by the names of sources.yaml."""
-
-    def __init__(self, mirrors: Mirrors, matrix: Matrix) -> None:
-        self._mirrors = mirrors
-        self._sources = matrix.sources
-        self._names: dict[str, str | None] = {}
-
-    def open(self, name: str) -> Mirror:
-        return self._mirrors.open(Repository(name, self._sources.urls(name)))
-
-    def name_of(self, module: Submodule) -> str | None:
-        """The name of a submodule's repository, if sources.yaml knows its URL."""
-        # Most branches name the same few URLs, and each is compared with all that sources.yaml has.
-        if module.url not in self._names:
-            self._names[module.url] = self._sources.find(module.url)
-        return self._names[module.url]
-
-    def submodules(self, parent: Mirror, commit: str, needed: frozenset[str]) -> tuple[SubmoduleSource, ...]:
-        """The submodules of a commit whose names are in ``needed``, with those that they need themselves."""
-        sources = []
-        for module in parent.submodules(commit):
-            name = self.name_of(module)
-            if name is None or name not in needed or module.update == "none":
-                continue
-            mirror = self.open(name)
-            pinned = mirror.commit(module.commit)
-            sources.append(SubmoduleSource(module.path, mirror, pinned, self.submodules(mirror, pinned, needed)))
-        return tuple(sources)

@@ -17,9 +17,10 @@ from builder.console import Reporter, print_table, standard_output
 from builder.errors import EXIT_OK, FailureKind, RequestError
 from builder.ledger import Entry, Ledger, ledger_path, rebuild
 from builder.ledger.entries import Status
+from builder.progress.state import STYLES
 from builder.workspace import Workspace
 
-_STYLES = {"built": "green", "skipped": "cyan", "failed": "bold red", "interrupted": "bold red"}
+_STYLES = {**STYLES, "interrupted": "bold red"}
 _HEADINGS = ("when", "target", "status", "time", "hits", "phases", "reason")
 #: Columns from which on an entry has room on one line.
 _WIDE = 140
@@ -166,9 +167,12 @@ def _hits(entry: Entry) -> str:
 
 def _reason(entry: Entry) -> str:
     text = " ".join(entry.reason.split())
+    # A failed rehearsal says nothing of a wheel.
+    before = f"{entry.purpose}: " if entry.purpose != "build" and entry.status in ("failed", "skipped") else ""
     if entry.failure is not None and not _is_interrupted(entry):
         kind, phase = entry.failure.kind, entry.failure.phase
         text = f"{kind}{f' in {phase}' if phase and phase != kind else ''}: {text}"
+    text = before + text
     if len(text) > _LONGEST_REASON:
         text = f"{text[: _LONGEST_REASON - 3]}..."
     return f"{text} ({entry.attempts} attempts)" if entry.attempts > 1 else text

@@ -21,9 +21,8 @@ from rich.table import Table
 
 from builder.build import BuildContext, TargetBuild
 from builder.compilation import cache
-from builder.compilation.output import OutputReader
+from builder.configure import configure
 from builder.console import Reporter, print_table, standard_output
-from builder.diagnosis import compile_failure
 from builder.engines.local import gatherer
 from builder.environments.base import Opened
 from builder.environments.leftovers import remove_leftovers
@@ -214,7 +213,7 @@ class Verification:
                 raise TargetError("the compile cache cannot be used (see above)", kind=FailureKind.VERIFY, hint="")
             results = self._results(inputs)
             with self._reporter.phase("configure"):
-                self._configure(opened, plan)
+                configure(build, opened, tree, build.scratch.scripts()[1], plan)
             with self._reporter.phase("compare"):
                 self._compare(opened, plan, results)
         groups = _groups(_read(results))
@@ -241,30 +240,6 @@ class Verification:
             self._reporter.message(f"{self._known} sources were compared before")
         atomic_write(path, "".join([first, *kept]))
         return path
-
-    def _configure(self, opened: Opened, plan: Recipe) -> None:
-        """Run upstream's script to its first compile."""
-        reader = OutputReader()
-        with (
-            open(self._build.result.log, "a", encoding="utf-8", buffering=1) as log,
-            self._reporter.task(f"{self._build.target.id} configure") as task,
-        ):
-
-            def on_line(line: str) -> None:
-                log.write(line + "\n")
-                reader.feed(line)
-                task.update(detail=reader.activity)
-
-            outcome = opened.run(
-                plan.command(opened.paths),
-                env={**plan.environment(opened.paths), "BUILDER_STOP_AT_COMPILE": "1"},
-                cwd=opened.paths.tree,
-                on_line=on_line,
-                limits=plan.limits,
-            )
-        if not cache.stopped(self._build.out):
-            reader.finish()
-            raise compile_failure(reader, outcome, plan.limits.timeout, cmake=plan.cmake, mismatch=plan.mismatch)
 
     def _compare(self, opened: Opened, plan: Recipe, results: Path) -> None:
         """Have the environment compare; each line is kept as it comes."""

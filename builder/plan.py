@@ -18,7 +18,7 @@ from builder.console import Reporter
 from builder.environments.select import Machine, environment_identity
 from builder.errors import BuilderError
 from builder.fingerprint import fingerprint
-from builder.gather import OP_PLUGIN, TORCH_NPU, Gatherer, commits_of
+from builder.gather import Gatherer, commits_of
 from builder.guards import deadline
 from builder.inputs import differences, environment_request, inputs_of
 from builder.matrix.model import Target
@@ -26,6 +26,7 @@ from builder.options import BuildOptions
 from builder.sources import gitcli
 from builder.sources.checkout import PreparedTree
 from builder.sources.manifest import digest_of_folder
+from builder.tree_request import OP_PLUGIN, TORCH_NPU
 from builder.wheels.inspect import sha256
 from builder.workspace import Workspace, resource
 

@@ -48,7 +48,7 @@ class Result(Protocol):
 
     @property
     def status(self) -> str:
-        """built, skipped or failed."""
+        """built, rehearsed, pulled, skipped or failed."""
 
     @property
     def reason(self) -> str:

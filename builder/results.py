@@ -45,7 +45,10 @@ class Phase:
 
 @dataclass
 class TargetResult:
-    """The outcome of one target: ``status`` is built, skipped or failed."""
+    """The outcome of one target: ``status`` is built, rehearsed, pulled, skipped or failed.
+
+    ``purpose`` is what its run was for: build, rehearse or pull.
+    """
 
     id: str
     log: Path
@@ -64,6 +67,7 @@ class TargetResult:
     warnings: list[str] = field(default_factory=list)
     error: BuilderError | None = None
     attempts: int = 1
+    purpose: str = "build"
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Phase]:
@@ -113,6 +117,7 @@ class TargetResult:
         """The target's entry in result.json."""
         entry: dict[str, Any] = {
             "id": self.id,
+            "purpose": self.purpose,
             "status": self.status,
             "reason": self.reason,
             "fingerprint": self.fingerprint,
@@ -144,7 +149,8 @@ class TargetResult:
 class Run:
     """One invocation: its id, its folder, and a result file that is true at every moment."""
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, purpose: str = "build") -> None:
+        self.purpose = purpose
         self.started = datetime.now(timezone.utc)
         self.id = f"{self.started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.folder = runs / self.id
@@ -159,7 +165,7 @@ class Run:
 
     def target(self, identity: str) -> TargetResult:
         """A new entry for a target, with its log's place."""
-        result = TargetResult(id=identity, log=self.folder / f"{identity}.log")
+        result = TargetResult(id=identity, log=self.folder / f"{identity}.log", purpose=self.purpose)
         self.targets.append(result)
         return result
 
@@ -180,6 +186,7 @@ class Run:
         return {
             "schema": SCHEMA,
             "run": self.id,
+            "purpose": self.purpose,
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": round(self.seconds, 3),
             "targets": [target.to_json() for target in self.targets],

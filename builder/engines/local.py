@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from builder.build import BuildContext, TargetBuild, build_target
+from builder.build import BUILD, BuildContext, Purpose, TargetBuild, build_target
 from builder.compilation import remote
 from builder.console import Reporter
 from builder.engines.ending import exit_code as exit_code
@@ -27,6 +27,7 @@ from builder.ledger import BuildLedger
 from builder.lock import Lock
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
+from builder.offline import find_missing, refusal
 from builder.options import BuildOptions
 from builder.plan import Planned, Planner
 from builder.recipe import default_jobs, machine_memory
@@ -40,18 +41,25 @@ ATTEMPTS = 3
 PATIENCE = 5.0
 
 
+#: What fetches all that a run without network needs, where nothing better is known.
+PULL = "python -m builder pull, with the same selection"
+
+
 @dataclass(frozen=True)
 class Policy:
-    """How a run treats its targets. ``parallel`` of them at once; ``fail_fast`` starts no more after a failure.
+    """How a run treats its targets, and what it does with them. ``parallel`` of them at once; ``fail_fast`` starts no
+    more after a failure.
 
     ``part`` says that the run belongs to something larger, as a night, which tells at its own end where wheels are, and
-    tells ``$GITHUB_STEP_SUMMARY``.
+    tells ``$GITHUB_STEP_SUMMARY``. ``pull`` is the command that fetches what a run without network lacks.
     """
 
     parallel: int = 1
     fail_fast: bool = False
     locked: Lock | None = None
     part: bool = False
+    purpose: Purpose = BUILD
+    pull: str = PULL
 
 
 #: What builds the targets of a run: ``run_targets``, or another engine that takes and gives the same.
@@ -105,7 +113,9 @@ def run_targets(
     reporter: Reporter,
     policy: Policy | None = None,
 ) -> Run:
-    """Build the targets; the run's result file is up to date after each of them, also after Ctrl-C."""
+    """Build the targets, or do what the policy says with them; the run's result file is up to date after each of them,
+    also after Ctrl-C.
+    """
     policy = policy or Policy()
     check_request(targets, options)
     remote.check()
@@ -113,7 +123,7 @@ def run_targets(
     if options.environment != "host":
         for name in remove_leftovers():
             reporter.message(f"removed {name}, which a killed builder left")
-    run = Run(workspace.runs)
+    run = Run(workspace.runs, policy.purpose.name)
     slots = slots_of(run.id) if policy.parallel > 1 else None
     limit = options.memory if options.memory is not None else machine_memory() * 9 // 10
     jobs = run.jobs = options.jobs or default_jobs(limit)
@@ -126,6 +136,7 @@ def run_targets(
         gatherer=gatherer(matrix, workspace, options, reporter, policy.locked),
         shared_slots=slots,
         accept=policy.locked.check if policy.locked is not None else None,
+        purpose=policy.purpose,
     )
     with recorded(run, targets, workspace, reporter, part=policy.part) as ledger:
         try:
@@ -148,11 +159,9 @@ class LocalRun:
         self._options: dict[str, BuildOptions] = {}
 
     def over(self, targets: Sequence[Target]) -> None:
-        """Plan ``targets``, skip what stands, build the rest. KeyboardInterrupt leaves it when all is stopped."""
-        planner = Planner(self._context.gatherer, self._context.workspace, self._context.options, self._reporter)
+        """Skip what stands, build the rest. KeyboardInterrupt leaves it when all is stopped."""
         results = {target.id: self._context.run.target(target.id) for target in targets}
-        plans = planner.plan(targets)
-        skipped = [plan for plan in plans if plan.action == "skip"]
+        skipped = self._not_needed(targets)
         stand = {plan.target.id for plan in skipped}
         wanted = [target for target in targets if target.id not in stand]
         expected = self._expectations(wanted)
@@ -167,6 +176,7 @@ class LocalRun:
             for plan in skipped:
                 self._skipped(plan, results[plan.target.id])
             self._context.run.write()
+            self._check_offline(wanted, results)
             self._drive(Schedule(wanted, expected, free_memory=available_memory), results)
         except BaseException as error:
             broken = error
@@ -174,6 +184,27 @@ class LocalRun:
             raise
         finally:
             self._reporter.run_finished(self._context.run.seconds, exit_code(self._context.run.targets, broken))
+
+    def _not_needed(self, targets: Sequence[Target]) -> list[Planned]:
+        """The plans of targets of which nothing is to be done, because their wheels stand."""
+        context = self._context
+        if not context.purpose.publishes:
+            return []
+        planner = Planner(context.gatherer, context.workspace, context.options, self._reporter)
+        return [plan for plan in planner.plan(targets) if plan.action == "skip"]
+
+    def _check_offline(self, targets: Sequence[Target], results: Mapping[str, TargetResult]) -> None:
+        """Raise BuilderError where a run without network lacks anything: for all targets, before the first begins."""
+        context = self._context
+        if not context.options.offline or self._policy.part:
+            return
+        lacking = find_missing(targets, context.gatherer, context.workspace, context.options, self._reporter)
+        for target in targets:
+            if target.id in lacking:
+                results[target.id].fail(lacking[target.id].error())
+                self._finished(results[target.id], show=False)
+        if lacking:
+            raise refusal(lacking, of=len(targets), pull=self._policy.pull)
 
     def _skipped(self, planned: Planned, result: TargetResult) -> None:
         result.skip(planned.reason)
@@ -184,7 +215,12 @@ class LocalRun:
         self._reporter.target_finished(result.id, result.status, 0.0, result.reason)
 
     def _expectations(self, targets: Sequence[Target]) -> dict[str, Expectation]:
-        """What earlier builds say of each target; its cache counts as warm where it was built before."""
+        """What earlier builds say of each target; its cache counts as warm where it was built before.
+
+        Of what is no build they say nothing.
+        """
+        if not self._context.purpose.publishes:
+            return {}
         estimates = self._ledger.estimates()
         found = {}
         for target in targets:
@@ -252,12 +288,12 @@ class LocalRun:
         result.again()
         return True
 
-    def _finished(self, result: TargetResult) -> None:
+    def _finished(self, result: TargetResult, *, show: bool = True) -> None:
         with suppress(OSError):  # a full disk has been reported as the target's failure
             self._context.run.write()
         self._ledger.record(self._context.run.id, result)
         self._reporter.target_finished(result.id, result.status, result.seconds, result.reason)
-        if result.error is not None:
+        if result.error is not None and show:
             self._show_failure(result)
 
     def _show_failure(self, result: TargetResult) -> None:

@@ -12,9 +12,8 @@ from rich.table import Table
 from builder.console import Reporter, print_table, standard_output
 from builder.errors import FailureKind, TargetError
 from builder.plan import Planned
+from builder.progress.state import STYLES
 from builder.results import Run, TargetResult
-
-_STYLES = {"built": "green", "skipped": "cyan", "failed": "bold red"}
 
 
 def show_plan(planned: Sequence[Planned], *, as_json: bool = False) -> None:
@@ -53,7 +52,7 @@ def show_summary(run: Run, reporter: Reporter, *, wheels: bool = True) -> None:
         # Names that a person copies are never broken.
         table.add_column(heading, no_wrap=True, justify="left" if heading in {"target", "status"} else "right")
     for result in run.targets:
-        style = _STYLES[result.status]
+        style = STYLES[result.status]
         kind = getattr(result.error, "kind", None)
         status = "interrupted" if kind is FailureKind.INTERRUPTED else result.status
         table.add_row(

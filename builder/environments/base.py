@@ -151,3 +151,5 @@ class Ready:
     build_user: tuple[int, int] | None = None
     identity: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    #: What stands on this machine for it: what each is, and its name or place.
+    held: tuple[tuple[str, str], ...] = ()

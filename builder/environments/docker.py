@@ -139,6 +139,11 @@ def ready_docker(
         # The digests cover the base image, the requirements and the scripts; and what decides PyTorch.
         identity=("environment", "image_digest", "pytorch"),
         warnings=image.warnings,
+        held=(
+            ("base image", image.base.place),
+            ("environment", image.name),
+            ("PyTorch", str(pytorch.site.parent)),
+        ),
     )
 
 

@@ -22,7 +22,7 @@ from builder.environments.base import EnvironmentRequest, Folders, Limits, Opene
 from builder.environments.bases import interpreter_folder
 from builder.environments.docker import merged
 from builder.environments.interpreters import Interpreter, need_interpreter
-from builder.environments.inventory import Inventory, additions, tools_needed
+from builder.environments.inventory import Inventory, additions, tools_needed, without_ccache
 from builder.environments.namespace import Bind, Namespaces, find_namespaces
 from builder.environments.network import NetworkSettings
 from builder.environments.process import run_process
@@ -31,6 +31,7 @@ from builder.environments.recipe import (
     Log,
     folders_of_wheels,
     inputs_digest,
+    not_offered,
     python_inputs,
     pytorch_digest,
     script_failure,
@@ -39,7 +40,7 @@ from builder.environments.recipe import (
     system_inputs,
 )
 from builder.environments.temporary import temporary
-from builder.errors import MachineError
+from builder.errors import FailureKind, MachineError, TargetError
 from builder.live import file_lock
 from builder.workspace import atomic_json, remove_tree, resource
 
@@ -76,14 +77,21 @@ def ready_host(
     interpreter = need_interpreter(request.python, env)
     path = env.get("PATH") or os.defpath
     _need_programs(path)
-    found = _inventory(resources, path)
+    found = look_around(resources, path)
     path = _with_toolset(path, found, request, workspace_environments)
     wheels = folders_of_wheels(request, settings)
-    digest = _digest(request, resources, interpreter)
+    digest = environment_digest(request, resources, interpreter)
     home = workspace_environments.resolve() / digest[:20]
     workspace_environments.mkdir(parents=True, exist_ok=True)
     with _Maker(request, interpreter, settings, resources, wheels, home, path, env, log) as maker:
         with file_lock(workspace_environments / f"{digest[:20]}.lock"):
+            if settings.offline and (parts := absent_parts(request, found, wheels, home)):
+                raise TargetError(
+                    f"the environment of Python {request.python} on this host does not stand, and --offline forbids "
+                    f"fetching what it is made of: {', '.join(parts)}",
+                    kind=FailureKind.IMAGE,
+                    hint="make it beforehand with 'pull', or name folders of wheels that have these with --find-links",
+                )
             if not (home / MARKER).is_file():
                 remove_tree(home)
                 with reporter.task(f"environment for Python {request.python} on this host") as task:
@@ -143,7 +151,15 @@ def ready_host(
         build_user=(os.getuid(), os.getgid()),
         identity=("environment", "environment_digest", "pytorch", "fixed_paths", "folder"),
         warnings=tuple(warnings),
+        held=(("environment", str(home)), ("PyTorch", str(pytorch.site.parent))),
     )
+
+
+def absent_parts(request: EnvironmentRequest, found: Inventory, folders: tuple[Path, ...], home: Path) -> list[str]:
+    """What the environment at ``home`` is made of that has to be fetched; nothing where it stands."""
+    if (home / MARKER).is_file():
+        return []
+    return not_offered([*request.requirements, *without_ccache(tools_needed(found))], folders)
 
 
 def host_identity(
@@ -159,19 +175,21 @@ def host_identity(
     namespaces = find_namespaces()
     return {
         "environment": "host",
-        "environment_digest": _digest(request, resources, interpreter),
+        "environment_digest": environment_digest(request, resources, interpreter),
         "pytorch": pytorch_digest(request, resources, folders_of_wheels(request, settings)),
         "fixed_paths": namespaces is not None,
         "folder": None if namespaces else str(workspace_environments.resolve()),
     }
 
 
-def _digest(request: EnvironmentRequest, resources: Path, interpreter: Interpreter) -> str:
+def environment_digest(request: EnvironmentRequest, resources: Path, interpreter: Interpreter) -> str:
+    """Digest of all that decides the environment of ``request``; its folder is called by the beginning of it."""
     parts = [system_inputs(request, resources), python_inputs(request, resources)]
     return inputs_digest([*parts, str(interpreter.path.resolve()), interpreter.version])
 
 
-def _inventory(resources: Path, path: str) -> Inventory:
+def look_around(resources: Path, path: str) -> Inventory:
+    """What this machine has for builds, with ``path`` as PATH."""
     lines: list[str] = []
     run_process(
         ["sh", str(resources / "inventory.sh")], env={"PATH": path}, cwd="/", on_line=lines.append, limits=Limits()

@@ -31,13 +31,14 @@ from builder.environments.engine import (
     remove_container,
     streamed,
 )
-from builder.environments.inventory import additions
+from builder.environments.inventory import additions, without_ccache
 from builder.environments.lines import LineSplitter
 from builder.environments.network import NetworkSettings
 from builder.environments.recipe import (
     Log,
     folders_of_wheels,
     inputs_digest,
+    not_offered,
     python_inputs,
     script_failure,
     script_variables,
@@ -104,6 +105,13 @@ def ensure_image(
     system, digest = image_digests(request, base.content, resources)
     system_name, name = f"{SYSTEM_REPOSITORY}:{system[:20]}", f"{REPOSITORY}:{digest[:20]}"
     image, created = get_image(engine, name), False
+    if image is None and settings.offline and (parts := absent_parts(engine, request, base, resources, folders)):
+        raise TargetError(
+            f"the environment of Python {request.python} on {base.name} is not in the engine, and --offline forbids "
+            f"fetching what it is made of: {', '.join(parts)}",
+            kind=FailureKind.IMAGE,
+            hint="make it beforehand with 'pull', or name folders of wheels that have these with --find-links",
+        )
     if image is None:
         with lock(system[:20]), reporter.task(f"image for Python {request.python} on {request.arch}") as task:
             writer = Log(log, settings, lambda line: task.update(detail=line))
@@ -126,6 +134,28 @@ def ensure_image(
     config = image.attrs.get("Config") or {}
     env = dict(item.partition("=")[::2] for item in config.get("Env") or ())
     return Image(name, str(image.id), digest, base, env.get("PATH", ""), tuple(_warnings_of(image)), created)
+
+
+def absent_parts(
+    engine: DockerEngine, request: EnvironmentRequest, base: Base, resources: Path, folders: tuple[Path, ...]
+) -> list[str]:
+    """What the build image for ``request`` is made of that has to be fetched; nothing where it stands."""
+    system, digest = image_digests(request, base.identity, resources)
+    if has_image(engine, f"{REPOSITORY}:{digest[:20]}"):
+        return []
+    wanted = list(request.requirements)
+    packages: tuple[str, ...] = ()
+    if not has_image(engine, f"{SYSTEM_REPOSITORY}:{system[:20]}"):
+        added = additions(base.inventory, request, f"the base image {base.name}")
+        packages = added.packages
+        wanted += without_ccache(added.tools)
+    return [*packages, *not_offered(wanted, folders)]
+
+
+def image_size(engine: DockerEngine, name: str) -> int | None:
+    """Bytes of an image, what it shares with others included; None where the engine has none of that name."""
+    image = get_image(engine, name)
+    return None if image is None else int(image.attrs.get("Size") or 0)
 
 
 def image_digests(request: EnvironmentRequest, base: str, resources: Path) -> tuple[str, str]:

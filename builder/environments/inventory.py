@@ -150,6 +150,11 @@ def tools_needed(found: Inventory) -> tuple[str, ...]:
     return (CCACHE, *wanted)
 
 
+def without_ccache(tools: Iterable[str]) -> list[str]:
+    """The tools without which an environment cannot be made: it can be without a compile cache."""
+    return [name for name in tools if name != CCACHE]
+
+
 def numbers(version: str) -> tuple[int, ...]:
     """The numbers of a version, for comparisons: ``0.14.5`` -> (0, 14, 5). Empty where it has none."""
     return tuple(int(part) for part in re.findall(r"\d+", version))

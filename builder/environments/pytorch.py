@@ -81,6 +81,31 @@ def standing(request: EnvironmentRequest, resources: Path, folders: tuple[Path, 
     return resolved is not None and (store.folder(resolved[0]).is_dir() or store.has_wheels(request, resolved[1]))
 
 
+def offered(request: EnvironmentRequest, folders: tuple[Path, ...]) -> bool:
+    """Whether one of the folders of wheels has the request's PyTorch; an archive is built for ``find-links`` only."""
+    names = [f"torch-{request.torch}[-+]*.whl"]
+    if request.torch_source == "find-links":
+        names.append(f"torch-{request.torch}*.tar.gz")
+    return any(any(folder.glob(name)) for folder in folders for name in names)
+
+
+def absent(request: EnvironmentRequest, resources: Path, folders: tuple[Path, ...], libc: str | None) -> str | None:
+    """What to say where PyTorch has to be fetched: neither made before, nor offered by a folder; None where not.
+
+    Without ``libc``, because the place is not known yet, only what was never fetched for any place is told.
+    """
+    if offered(request, folders):
+        return None
+    if libc is None:
+        kept = PyTorchStore(packages_folder()).wheels(request)
+        here = kept.is_dir() and any(kept.glob(f"torch-{request.torch}[-+]*"))
+    else:
+        here = standing(request, resources, folders, libc)
+    if here:
+        return None
+    return f"PyTorch {request.torch}{request.torch_local} for Python {request.python} on {request.arch}"
+
+
 def ensure_pytorch(
     request: EnvironmentRequest,
     *,
@@ -103,10 +128,9 @@ def ensure_pytorch(
     found = store.find(inputs, request, reporter)
     if found is not None:
         return found
-    if offline and not folders and not standing(request, resources, folders, libc):
+    if offline and (lacking := absent(request, resources, folders, libc)) is not None:
         raise TargetError(
-            f"PyTorch {request.torch}{request.torch_local} for Python {request.python} on {request.arch} is not on "
-            "this machine, and --offline forbids fetching it",
+            f"{lacking} is not on this machine, and --offline forbids fetching it",
             kind=FailureKind.IMAGE,
             hint="fetch it beforehand with 'pull', or name folders of wheels with --find-links",
         )

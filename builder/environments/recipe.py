@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,28 @@ def wheels_digest(request: EnvironmentRequest, folders: tuple[Path, ...]) -> lis
     names = (f"torch-{request.torch}*.whl", f"torch-{request.torch}*.tar.gz")
     found = [path for folder in folders for name in names for path in sorted(folder.glob(name))]
     return [f"{path.name} {sha256_of(path)}" for path in found]
+
+
+def not_offered(requirements: Iterable[str], folders: Iterable[Path]) -> list[str]:
+    """Those of the pinned requirement lines that no file of ``folders`` is for: pip cannot have them without an index.
+
+    A file may still turn out not to fit the interpreter; that is for pip to say.
+    """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    offered = [canonicalize_name(path.name) for folder in folders for path in folder.iterdir() if path.is_file()]
+    missing = []
+    for line in requirements:
+        wanted = Requirement(line.partition(" --hash")[0].rstrip(" \\"))
+        pinned = [each.version for each in wanted.specifier if each.operator == "=="]
+        # A wheel's name and an archive's begin alike: with the package and its version.
+        beginnings = tuple(
+            f"{canonicalize_name(wanted.name)}-{canonicalize_name(version)}" for version in pinned or [""]
+        )
+        if not any(name.startswith(beginnings) for name in offered):
+            missing.append(f"{wanted.name}{wanted.specifier}")
+    return missing
 
 
 def sha256_of(path: Path) -> str:

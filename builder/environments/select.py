@@ -78,6 +78,23 @@ def environment_identity(
         return None
 
 
+def missing_for_environment(
+    kind: str, request: EnvironmentRequest, *, docker: Path, host: Path, reporter: Reporter, machine: Machine
+) -> list[str]:
+    """What ``ready_environment`` would have to fetch for ``request``, in words; nothing is made or fetched.
+
+    Raises what ``ready_environment`` would raise before it fetches anything.
+    """
+    settings = network_settings(request.find_links, offline=True)
+    if machine.chosen(kind) == "docker":
+        from builder.environments.missing import missing_docker
+
+        return missing_docker(request, settings=settings, resources=docker, reporter=reporter)
+    from builder.environments.missing import missing_host
+
+    return missing_host(request, settings=settings, workspace_environments=host, resources=docker)
+
+
 def base_image_digest(kind: str, request: EnvironmentRequest) -> str | None:
     """``sha256:...`` under which a registry has the base image of ``request``; None for one that was made here."""
     found = find_engine()
@@ -132,3 +149,13 @@ def ready_environment(
     return ready_host(
         request, settings=settings, resources=docker, workspace_environments=host, log=log, reporter=reporter
     )
+
+
+def size_of_image(name: str) -> int | None:
+    """Bytes of an image in the engine, what it shares with others included; None where there is none."""
+    found = find_engine()
+    if isinstance(found, NoEngine):
+        return None
+    from builder.environments.images import image_size
+
+    return image_size(found, name)

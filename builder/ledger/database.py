@@ -67,6 +67,8 @@ MIGRATIONS = [
         PRIMARY KEY (entry, number)
     ) WITHOUT ROWID;
     """,
+    # Runs that are no builds came later.
+    "ALTER TABLE targets ADD COLUMN purpose TEXT NOT NULL DEFAULT 'build';",
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 #: What can become of a target.
-Status = Literal["built", "skipped", "failed"]
+Status = Literal["built", "rehearsed", "pulled", "skipped", "failed"]
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
 #: What must not reach a terminal from a table; and halves of surrogate pairs, which no database takes.
@@ -72,11 +72,13 @@ class CacheCounts(_Row):
 class Entry(_Row):
     """What became of one target in one run: as in ``result.json``, with the run, and when the target was done.
 
-    ``peak_memory`` is in bytes, ``log`` a path, ``attempts`` how often the target was begun in that run.
+    ``purpose`` is what the run was for (build, rehearse, pull), ``peak_memory`` is in bytes, ``log`` a path,
+    ``attempts`` how often the target was begun in that run.
     """
 
     run: Text
     id: Text
+    purpose: Text = "build"
     status: Status
     reason: Text
     finished: Moment

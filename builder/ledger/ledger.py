@@ -30,11 +30,11 @@ from builder.workspace import Workspace
 
 _INSERT_TARGET = """
     INSERT INTO targets (
-        run, target, status, reason, finished, fingerprint, wheel, sha256, files_compiled, hits, misses,
+        run, target, purpose, status, reason, finished, fingerprint, wheel, sha256, files_compiled, hits, misses,
         peak_memory, attempts, log, failure_kind, failure_phase, failure_message
     ) VALUES (
-        :run, :id, :status, :reason, :finished, :fingerprint, :wheel, :sha256, :files_compiled, :hits, :misses,
-        :peak_memory, :attempts, :log, :failure_kind, :failure_phase, :failure_message
+        :run, :id, :purpose, :status, :reason, :finished, :fingerprint, :wheel, :sha256, :files_compiled, :hits,
+        :misses, :peak_memory, :attempts, :log, :failure_kind, :failure_phase, :failure_message
     )
 """
 _INSERT_PHASE = """

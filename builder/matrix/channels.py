@@ -82,6 +82,9 @@ class Channel(Frozen):
     required: Globs = Field(
         default=("*",), description="latest moves only to a night that has all targets of these globs"
     )
+    rehearse: TargetChoice | None = Field(
+        default=None, description="Targets that are rehearsed after the night, as far as they are not among its own"
+    )
     store: Annotated[str, Field(pattern=patterns.TEXT, max_length=500)] | None = Field(
         default=None, description="Folder or URL; by default the folder nightly in the output folder"
     )
@@ -107,13 +110,17 @@ class ChannelFile(Frozen):
 
 @dataclass(frozen=True)
 class ChosenChannel:
-    """A channel with the targets that it selects today. ``required`` holds ids; ``left_out`` lines and why."""
+    """A channel with the targets that it selects today. ``required`` holds ids; ``left_out`` lines and why.
+
+    ``rehearsed`` are targets that are only tried.
+    """
 
     name: str
     channel: Channel
     targets: tuple[Target, ...]
     required: frozenset[str]
     left_out: tuple[tuple[ReleaseLine, str], ...] = ()
+    rehearsed: tuple[Target, ...] = ()
 
 
 def choose_channels(matrix: Matrix, names: Sequence[str]) -> list[ChosenChannel]:
@@ -138,13 +145,7 @@ def choose_channels(matrix: Matrix, names: Sequence[str]) -> list[ChosenChannel]
 
 
 def _chosen(matrix: Matrix, document: Document, name: str, channel: Channel) -> ChosenChannel:
-    try:
-        found = select(matrix, channel.targets.query(), default_arch="native")
-    except RequestError as error:
-        # Messages begin with the option that they are about, and keys are called as options are.
-        key = error.message.removeprefix("--").split(":")[0].split(" ")[0]
-        place = document.place("channels", name, "targets", key)
-        raise RequestError(f"{place}: channels.{name}.targets: {error.message}", hint=error.hint) from error
+    found = _selected(matrix, document, name, "targets", channel.targets)
     refused = {line: line.refusal for line in dict.fromkeys(target.release for target in found) if line.refusal}
     targets = tuple(target for target in found if target.release not in refused)
     if not targets:
@@ -157,7 +158,20 @@ def _chosen(matrix: Matrix, document: Document, name: str, channel: Channel) -> 
     if channel.version == "branch":
         _names_differ(document, name, targets)
     required = frozenset(_required(document, name, channel, targets))
-    return ChosenChannel(name, channel, targets, required, tuple(refused.items()))
+    beside = () if channel.rehearse is None else _selected(matrix, document, name, "rehearse", channel.rehearse)
+    rehearsed = tuple(target for target in beside if target.release.refusal is None and target not in targets)
+    return ChosenChannel(name, channel, targets, required, tuple(refused.items()), rehearsed)
+
+
+def _selected(matrix: Matrix, document: Document, name: str, part: str, choice: TargetChoice) -> Sequence[Target]:
+    """What a selection of a channel means today; errors name its place in the file."""
+    try:
+        return tuple(select(matrix, choice.query(), default_arch="native"))
+    except RequestError as error:
+        # Messages begin with the option that they are about, and keys are called as options are.
+        key = error.message.removeprefix("--").split(":")[0].split(" ")[0]
+        place = document.place("channels", name, part, key)
+        raise RequestError(f"{place}: channels.{name}.{part}: {error.message}", hint=error.hint) from error
 
 
 def _required(document: Document, name: str, channel: Channel, targets: Sequence[Target]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.nightly.heads import HeadFinder
 from builder.nightly.night import Night, Wishes
+from builder.nightly.rehearsals import rehearse_others
 from builder.options import BuildOptions
 from builder.results import Run
 from builder.store import Store, open_store
@@ -44,8 +45,9 @@ def run_nightly(
     ``night`` is its day, by default today (UTC). ``waive`` gives, by target, why the night may do without it;
     ``retry`` builds also what failed in the newest night and has not changed since. ``dry_run`` prints the plan.
 
-    The code is 0 when every required target is there or waived. Raises BuilderError for what is wrong with the
-    request or a store, before anything is built; for one channel alone also for what stops it later.
+    The code is 0 when every required target is there or waived, and what a channel rehearses beside succeeds. Raises
+    BuilderError for what is wrong with the request or a store, before anything is built; for one channel alone also
+    for what stops it later.
     """
     policy = policy or Policy()
     _check(options, policy)
@@ -71,6 +73,7 @@ def run_nightly(
         work = Night(one, stores[one.name], matrix, workspace, wanted, reporter, policy, finder, wishes, engine)
         try:
             codes.append(work.show() if dry_run else work.run())
+            codes.append(rehearse_others(one, matrix, workspace, wanted, reporter, policy, dry_run=dry_run))
         except BuilderError as error:
             if len(chosen) == 1:
                 raise

@@ -8,11 +8,11 @@ from typing import Any
 
 from builder.console import Reporter
 from builder.errors import BuilderError, FailureKind, TargetError
-from builder.gather import OP_PLUGIN, TORCH_NPU
 from builder.lock import Lock
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine, Target
 from builder.sources.mirrors import Mirror, Mirrors, Repository
+from builder.tree_request import OP_PLUGIN, TORCH_NPU
 from builder.workspace import Workspace
 
 #: Commits by branch of torch_npu and by what Gatherer calls the repository: ``torch_npu``, ``op_plugin``.

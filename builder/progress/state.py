@@ -17,7 +17,8 @@ COMPILE = "compile"
 #: A pace is believed after this many percent.
 LEAST_PERCENT = 2.0
 
-STYLES = {"built": "green", "skipped": "cyan", "failed": "bold red"}
+#: What can become of a target, and how a terminal shows it.
+STYLES = {"built": "green", "rehearsed": "green", "pulled": "green", "skipped": "cyan", "failed": "bold red"}
 
 #: Escape sequences and control characters, but for line feeds and tabs: a compiler's colours, or worse.
 _CONTROL = re.compile(

@@ -214,6 +214,15 @@ class Mirror(TreeExport):
             return True
         return not self._refreshed & {ref, None} if refresh else found is None and not self._whole
 
+    def check_filled(self) -> None:
+        """Raise TargetError of kind SOURCE where the mirror holds nothing at all."""
+        if not git.run(["for-each-ref", "--count=1"], git_dir=self.path).strip():
+            raise TargetError(
+                f"nothing of {self.name} is in {self.path}, and --offline forbids fetching it",
+                kind=FailureKind.SOURCE,
+                hint="run once without --offline",
+            )
+
     def _resolve(self, expression: str) -> str | None:
         try:
             said = git.run(

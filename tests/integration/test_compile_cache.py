@@ -112,6 +112,8 @@ class Project:
             "BUILDER_PYTHON_INCLUDE": str(self.root / f"python{self.python}"),
             "BUILDER_PYTHON_INCLUDE_AS": str(self.out / witness.PYTHON_INCLUDE),
             "BUILDER_VERSION_DEFINE": str(self.out / witness.VERSION_DEFINE),
+            # Else a Python that starts compilers would set another locale for them (PEP 538).
+            "LC_ALL": "C.UTF-8",
             "SOURCE_DATE_EPOCH": str(self.epoch),
             "TZ": "UTC",
         }
@@ -238,6 +240,27 @@ def test_the_same_again_is_all_hits_and_another_python_misses_its_own_files(proj
     assert (other.counts.direct, other.counts.misses) == (4, 1)
     assert kinds(other.misses(again, first)) == {"python.cpp": "python"}
     assert other.objects == project.plain()
+
+
+@pytest.mark.parametrize("generator", ["Unix Makefiles", "Ninja"])
+def test_what_a_rehearsal_compiles_the_build_finds(project: Project, generator: str) -> None:
+    if generator == "Ninja" and shutil.which("ninja") is None:
+        unavailable("there is no ninja")
+    # The commands of a configured tree, and no object of it anywhere.
+    project.build(generator=generator)
+    shutil.rmtree(project.root / project.store)
+    for made in (project.tree / "build").rglob("*.cpp.o*"):
+        made.unlink()
+    (project.out / "compile.log").unlink()
+    script = [sys.executable, "-S", "-E", str(cache.LAUNCHER / "rehearse.py"), str(project.tree / "build")]
+    told = project._run([*script, "--files=3", f"--since={2**40}"], project.variables()).splitlines()
+    assert json.loads(told[0]) == {"sources": 3, "of": 5}
+    assert [json.loads(line)["status"] for line in told[1:-1]] == [0, 0, 0]
+    assert cache.read_counts(project.out).misses == 3
+    settle()
+    built = project.build(generator=generator)
+    assert (built.counts.direct, built.counts.misses) == (3, 2)
+    assert built.objects == project.plain()
 
 
 def test_each_input_is_named_by_the_file_that_missed_for_it(project: Project) -> None:

@@ -11,18 +11,21 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
+from builder.cli import cli
 from builder.console import Reporter
 from builder.errors import FailureKind, MachineError, RequestError, TargetError
 from builder.history import duration, history_table, rebuild_ledger, show_history
 from builder.ledger import BuildLedger, Entry, Estimates, Ledger, ledger_path
 from builder.ledger import database as tables
+from builder.ledger.entries import Status
 from builder.ledger.estimates import Sample
+from builder.progress.state import STYLES
 from builder.results import Phase, TargetResult
 from builder.workspace import Workspace
 
@@ -647,3 +650,49 @@ def test_the_history_command(workspace: Workspace, capsys: pytest.CaptureFixture
         show_history(workspace, limit=0)
     with pytest.raises(RequestError, match="--status: 'green'"):
         show_history(workspace, status="green")
+
+
+def test_every_place_that_knows_statuses_knows_all_of_them() -> None:
+    known = set(get_args(Status))
+    assert known == set(STYLES)
+    (option,) = [each for each in cli.commands["history"].params if each.name == "status"]
+    assert set(option.type.choices) == known  # type: ignore[attr-defined]
+
+
+def test_a_ledger_of_before_holds_builds(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(tables.MIGRATIONS[0])
+        database.execute("PRAGMA user_version = 1")
+        database.execute("INSERT INTO runs (id) VALUES ('old')")
+        database.execute(
+            "INSERT INTO targets (run, target, status, reason, finished, attempts) VALUES (?, ?, ?, ?, ?, 1)",
+            ["old", TARGET, "built", "built from source", START.isoformat()],
+        )
+        database.commit()
+    with Ledger.open(path) as ledger:
+        ledger.record(
+            "new", TargetResult(TARGET, path, "rehearsed", phases=[Phase("compile", 3.0)], purpose="rehearse")
+        )
+        assert [(entry.run, entry.purpose) for entry in ledger.history()] == [("new", "rehearse"), ("old", "build")]
+
+
+def test_what_is_no_build_teaches_nothing_of_builds(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        for run, purpose, status in (("a", "rehearse", "rehearsed"), ("b", "pull", "pulled")):
+            result = TargetResult(TARGET, path, status, phases=[Phase("compile", 3.0)], purpose=purpose)
+            ledger.record(run, result)
+        assert ledger.last_built(TARGET) is None
+        assert ledger.estimates().of(TARGET) is None
+        assert [entry.status for entry in ledger.history(status="pulled")] == ["pulled"]
+
+
+def test_a_failed_rehearsal_is_told_from_a_failed_build(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = TargetResult(TARGET, workspace.root, purpose="rehearse")
+    result.fail(TargetError("no such name", kind=FailureKind.COMPILE, phase="configure"))
+    with Ledger.open(ledger_path(workspace)) as ledger:
+        ledger.record("r", result)
+    show_history(workspace)
+    assert "rehearse: compile in configure: no such name" in " ".join(capsys.readouterr().out.split())

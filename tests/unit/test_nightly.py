@@ -6,8 +6,8 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ from nightly_support import (
 )
 from packaging.version import Version
 
+from builder.console import Reporter
 from builder.engines.local import Policy
 from builder.errors import FailureKind, MachineError, RequestError, TargetError
 from builder.inputs import inputs_of
@@ -36,14 +37,17 @@ from builder.lock import Lock
 from builder.matrix.channels import choose_channels
 from builder.matrix.documents import read_document
 from builder.matrix.loader import Matrix, load_matrix
+from builder.matrix.model import Target
 from builder.miniature import Miniature
 from builder.nightly.bench import Bench
 from builder.nightly.decisions import suffix_for
 from builder.nightly.earlier import FAILURES
 from builder.options import BuildOptions
 from builder.releases import latest, releases
+from builder.results import Run
 from builder.sources.version import add_suffix, suffix_of, with_suffix
 from builder.store import open_store
+from builder.workspace import Workspace
 
 Make = Callable[..., World]
 
@@ -950,3 +954,76 @@ def test_what_failed_is_noted_beside_the_manifest(world: World) -> None:
     place.write_text(json.dumps(noted))
     assert world.night(FRIDAY) == 0
     assert world.engine.built == [C]
+
+
+# -- rehearsals -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Rehearsals:
+    """Takes the place of the executor of rehearsals; notes what it was asked for."""
+
+    failing: bool = False
+    asked: list[tuple[list[str], BuildOptions, Policy]] = field(default_factory=list)
+
+    def __call__(
+        self,
+        targets: Sequence[Target],
+        matrix: Matrix,
+        workspace: Workspace,
+        options: BuildOptions,
+        reporter: Reporter,
+        policy: Policy,
+    ) -> Run:
+        self.asked.append(([target.id for target in targets], options, policy))
+        run = Run(workspace.runs, policy.purpose.name)
+        for target in targets:
+            result = run.target(target.id)
+            result.status = "rehearsed"
+            if self.failing:
+                result.fail(compile_error())
+        run.write()
+        return run
+
+
+@pytest.fixture
+def rehearsals(monkeypatch: pytest.MonkeyPatch) -> Rehearsals:
+    found = Rehearsals()
+    monkeypatch.setattr("builder.nightly.rehearsals.run_targets", found)
+    return found
+
+
+def test_what_is_not_due_is_rehearsed_after_the_night(world: World, rehearsals: Rehearsals) -> None:
+    world.settle(targets={"target": [A]}, rehearse={"target": [A, C]}, op_plugin="pinned")
+    assert world.night(FRIDAY) == 0
+    assert world.engine.built == [A]
+    ((targets, options, policy),) = rehearsals.asked
+    assert (targets, policy.purpose.name, policy.locked) == ([C], "rehearse", None)
+    # At the heads of the branches, and made of what the channel's wheels are made of.
+    assert (options.refresh, options.op_plugin) == (True, "pinned")
+    assert set(world.statuses("2026-11-20")) == {A}
+    # Also where the night had nothing to build; not where it was only looked at.
+    assert world.night(SATURDAY) == 0
+    assert len(rehearsals.asked) == 2
+    assert world.night(SUNDAY, dry_run=True) == 0
+    assert len(rehearsals.asked) == 2
+    assert f"it would rehearse 1 target beside: {C}" in world.text
+
+
+def test_a_failed_rehearsal_is_told_and_holds_nothing_back(world: World, rehearsals: Rehearsals) -> None:
+    rehearsals.failing = True
+    world.settle(targets={"target": [A]}, rehearse={"target": [C]})
+    assert world.night(FRIDAY) == 1
+    assert (world.nights, world.latest) == (["2026-11-20"], "2026-11-20")
+
+
+def test_a_channel_without_rehearsals_has_none(world: World, rehearsals: Rehearsals) -> None:
+    assert world.night(FRIDAY) == 0
+    assert rehearsals.asked == []
+
+
+def test_a_selection_of_rehearsals_that_is_wrong_is_told_with_its_place(world: World, rehearsals: Rehearsals) -> None:
+    world.settle(rehearse={"pytorch": "9.9"})
+    with pytest.raises(RequestError, match=r"nightly\.yaml:\d+:\d+: channels\.night\.rehearse: "):
+        world.night(FRIDAY)
+    assert rehearsals.asked == []

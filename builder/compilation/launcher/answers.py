@@ -16,6 +16,8 @@ from planning import COMMANDS
 
 #: Sources that the launcher takes for those of a project (see the file ``ccache``).
 _SOURCES = (*CXX, ".c")
+#: In the folder in which ninja builds, with each rule's dependency file.
+NINJA = "build.ninja"
 
 
 class Asked:
@@ -48,9 +50,10 @@ def read_all(folder: str, names: Names) -> list[Asked]:
 
 
 def _with_dependencies(argv: list[str], folder: str) -> list[str]:
-    """With the dependency file, as CMake's makefiles have it and ``compile_commands.json`` has not."""
+    """With the dependency file, as CMake's makefiles and ninja have it and ``compile_commands.json`` has not."""
     output = value_of(argv, "-o")
-    if "-MD" in argv or timestamp_of(argv, folder) is None:
+    writes = timestamp_of(argv, folder) is not None or os.path.exists(os.path.join(folder, NINJA))
+    if "-MD" in argv or not writes:
         return argv
     at = argv.index("-o")
     return [*argv[:at], "-MD", "-MT", output, "-MF", output + ".d", *argv[at:]]

@@ -14,16 +14,15 @@ Runs inside environments, on Python 3.7 and later, without packages.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sys
 import time
 from contextlib import suppress
 
 import processes
-from commands import CXX, Command, Names, UnsuitableError, digest
+from commands import CXX, Command, Names, UnsuitableError
 from journal import Journal
-from planning import Group, Plan, find_commands, from_json, make_plan, spelt_includes
+from planning import Group, Plan, find_commands, keep, kept, make_plan, place, spelt_includes, stamp_of
 from stored import LIMIT, RefusedError, Stored, make_room
 
 #: Seconds for which a compile waits for another one that makes the plan; it takes about two.
@@ -46,25 +45,22 @@ class Compiling:
         if commands is None:
             return None
         os.makedirs(self._folder, exist_ok=True)
-        path = os.path.join(self._folder, f"plan-{digest(commands)}.json")
-        status = os.stat(commands)
-        stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-        plan = _read_plan(path, stamp)
+        path = place(self._folder, commands)
+        stamp = stamp_of(commands)
+        plan = kept(path, stamp)
         if plan is not None:
             return plan
         handle = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if not _lock(handle):
                 return None
-            plan = _read_plan(path, stamp)
+            plan = kept(path, stamp)
             if plan is None:
                 # One that cannot be made is empty, so that not every compile tries it anew.
                 plan = Plan([], {})
                 with suppress(Exception):
                     plan = make_plan(commands, Names(self._env))
-                with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
-                    json.dump({"stamp": stamp, "plan": plan.to_json()}, file)
-                os.replace(f"{path}.{os.getpid()}", path)
+                keep(plan, path, stamp)
         finally:
             os.close(handle)
         return plan
@@ -174,15 +170,6 @@ class Compiling:
         # A full disk is nothing that a compile should fail of.
         with suppress(OSError):
             self.journal.add(event, group.key if group else "-", self.command.source, seconds, reason)
-
-
-def _read_plan(path: str, stamp: list[int]) -> Plan | None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-        return from_json(data["plan"]) if data["stamp"] == stamp else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _lock(handle: int) -> bool:

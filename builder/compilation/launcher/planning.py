@@ -49,6 +49,14 @@ class Plan:
         self.groups = {group.key: group for group in groups}
         self._kinds = kinds
 
+    def among(self, sources: set[str]) -> Plan:
+        """The same plan for a build that compiles nothing but ``sources``."""
+        groups = []
+        for group in self.groups.values():
+            members = [member for member in group.members if member in sources]
+            groups.append(Group(group.key, group.includes, group.files, group.weight, group.ratio, members))
+        return Plan(groups, self._kinds)
+
     def group_of(self, command: Command) -> Group | None:
         """The group of a compile, by its flags and source; None where it has none."""
         return self.groups.get(self._kinds.get(command.kind + " " + command.source, ""))
@@ -63,6 +71,35 @@ def from_json(data: dict[str, object]) -> Plan:
     groups: list[dict[str, object]] = data["groups"]  # type: ignore[assignment]
     kinds: dict[str, str] = data["kinds"]  # type: ignore[assignment]
     return Plan([Group(**group) for group in groups], kinds)  # type: ignore[arg-type]
+
+
+def place(folder: str, commands: str) -> str:
+    """Where the plan for the build of ``commands`` (a path) is kept, below the folder of precompiled headers."""
+    return os.path.join(folder, f"plan-{digest(commands)}.json")
+
+
+def stamp_of(commands: str) -> list[int]:
+    """What tells one state of the compile commands from another."""
+    status = os.stat(commands)
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def keep(plan: Plan, path: str, stamp: list[int]) -> None:
+    """Write a plan, whole or not at all. Raises OSError."""
+    beside = f"{path}.{os.getpid()}"
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump({"stamp": stamp, "plan": plan.to_json()}, file)
+    os.replace(beside, path)
+
+
+def kept(path: str, stamp: list[int]) -> Plan | None:
+    """The plan that ``keep`` wrote for that state; None where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+        return from_json(data["plan"]) if data["stamp"] == stamp else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def find_commands(folder: str) -> str | None:

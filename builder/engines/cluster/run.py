@@ -108,6 +108,9 @@ class ClusterRun(LocalRun):
             # A fetch that is under way is worth hours of a worker.
             self._fetchers.shutdown(wait=True, cancel_futures=False)
 
+    def _check_offline(self, targets: Sequence[Target], results: Mapping[str, TargetResult]) -> None:
+        """What a worker lacks only the worker knows, whose builds say it."""
+
     def _drive(self, _schedule: Schedule, results: Mapping[str, TargetResult]) -> None:
         # One schedule for each architecture: none of them waits for workers of another.
         wanted = [self._targets[name] for name, result in results.items() if result.status != "skipped"]

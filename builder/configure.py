@@ -1,0 +1,47 @@
+"""A tree configured by upstream's own script, and no more: for commands that then compile single sources themselves."""
+
+from __future__ import annotations
+
+import time
+
+from builder.build import TargetBuild
+from builder.compilation import cache
+from builder.compilation.output import OutputReader
+from builder.diagnosis import check_generated, compile_failure
+from builder.environments.base import Opened, Outcome
+from builder.recipe import Recipe
+from builder.sources.checkout import PreparedTree
+from builder.sources.upstream import SetupScript
+
+
+def configure(build: TargetBuild, opened: Opened, tree: PreparedTree, setup: SetupScript, plan: Recipe) -> Outcome:
+    """Run upstream's script to its first compile: code generation, stub libraries, CMake.
+
+    ``compile_commands.json`` then stands in the folder ``build`` of the tree. Raises TargetError as a build does where
+    generation or CMake fails.
+    """
+    reader = OutputReader()
+    started = time.time()
+    with (
+        open(build.result.log, "a", encoding="utf-8", buffering=1) as log,
+        build.reporter.task(f"{build.target.id} configure") as task,
+    ):
+
+        def on_line(line: str) -> None:
+            log.write(line + "\n")
+            reader.feed(line)
+            task.update(detail=reader.activity)
+
+        outcome = opened.run(
+            plan.command(opened.paths),
+            env={**plan.environment(opened.paths), "BUILDER_STOP_AT_COMPILE": "1"},
+            cwd=opened.paths.tree,
+            on_line=on_line,
+            limits=plan.limits,
+        )
+    reader.finish()
+    if not cache.stopped(build.out):
+        raise compile_failure(reader, outcome, plan.limits.timeout, cmake=plan.cmake, mismatch=plan.mismatch)
+    check_generated(build.scratch.path, reader, setup, tree.record["custom_operators"], started)
+    build.keep_generated()
+    return outcome
