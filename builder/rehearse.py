@@ -18,7 +18,7 @@ from builder.build import Purpose, TargetBuild
 from builder.compilation.output import OutputReader
 from builder.configure import configure
 from builder.diagnosis import compile_failure, sources_failure
-from builder.environments.base import Opened, Outcome
+from builder.environments.base import Limits, Opened, Outcome
 from builder.guards import deadline
 from builder.recipe import Recipe
 from builder.sources.checkout import PreparedTree
@@ -121,7 +121,7 @@ class Rehearsal:
                 sample = Sample()
                 outcome = self._compile(build, opened, tree, plan, sample)
                 phase.cpu_seconds, phase.peak_memory = outcome.cpu_seconds, outcome.peak_memory
-                _judge(sample, outcome, plan)
+                _judge(sample, outcome, plan.limits, plan.mismatch)
         build.result.status = "rehearsed"
         build.result.reason = f"{sample.total} of {sample.of} sources compile; no wheel was made"
 
@@ -172,13 +172,12 @@ def custom_sources(build: TargetBuild, tree: PreparedTree) -> Sequence[str]:
     return sorted(name for name in tree.manifest if any(name == end or name.endswith(f"/{end}") for end in ends))
 
 
-def _judge(sample: Sample, outcome: Outcome, plan: Recipe) -> None:
+def _judge(sample: Sample, outcome: Outcome, limits: Limits, mismatch: str | None = None) -> None:
     """Raise TargetError where a source does not compile, or the compiles did not come to their end."""
     if outcome.timed_out or outcome.out_of_memory or not (sample.finished or sample.failed):
-        timeout = plan.limits.timeout
-        raise compile_failure(sample.stray, outcome, timeout, mismatch=plan.mismatch, what="the rehearsal")
+        raise compile_failure(sample.stray, outcome, limits.timeout, mismatch=mismatch, what="the rehearsal")
     if sample.failed:
-        raise sources_failure(sample.failed, sample.done, mismatch=plan.mismatch)
+        raise sources_failure(sample.failed, sample.done, mismatch=mismatch)
 
 
 def _clean(build: TargetBuild, *, tree: bool) -> None:
