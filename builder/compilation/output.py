@@ -33,6 +33,8 @@ _KILLED = re.compile(
     r"fatal error: Killed signal|virtual memory exhausted|out of memory allocating|cc1plus: out of memory"
 )
 
+_TRACEBACK = "Traceback (most recent call last)"
+
 #: Lines of the log that an error carries.
 TAIL_LINES = 15
 #: Lines from the first compiler error on: the source line and the caret follow it.
@@ -52,6 +54,7 @@ class OutputReader:
         self.first_error: str | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.excerpt: list[str] = []
+        self._excerpt_ended = False
         self._traceback: list[str] | None = None
         self._fallback: str | None = None
 
@@ -70,7 +73,9 @@ class OutputReader:
         self._follow_progress(text)
         if self.first_error is None and _COMPILER_ERROR.search(text):
             self.first_error = text
-        if self.first_error is not None and len(self.excerpt) < EXCERPT_LINES:
+        # What upstream's setup.py says of a make or cmake that failed is no part of the error.
+        self._excerpt_ended = self._excerpt_ended or (self.first_error is not None and text.startswith(_TRACEBACK))
+        if self.first_error is not None and not self._excerpt_ended and len(self.excerpt) < EXCERPT_LINES:
             self.excerpt.append(text)
         elif self._fallback is None and not self.generating and _OTHER_ERROR.search(text):
             self._fallback = text
@@ -87,7 +92,7 @@ class OutputReader:
     def _follow_generation(self, text: str) -> None:
         if self.generation_failure is not None:
             return
-        if text.startswith("Traceback (most recent call last)"):
+        if text.startswith(_TRACEBACK):
             self._traceback = [text]
         elif self._traceback is not None:
             self._traceback.append(text)

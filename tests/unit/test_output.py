@@ -104,3 +104,22 @@ def test_a_missing_optional_program_is_no_failed_generation() -> None:
 def test_missing_and_stale_outputs() -> None:
     found = missing_outputs(["a.cpp", "b.cpp", "c.cpp"], {"a.cpp": 100.0, "b.cpp": 50.0, "c.cpp": None}, 90.0)
     assert found == ["b.cpp (stale)", "c.cpp (missing)"]
+
+
+def test_an_excerpt_ends_before_the_traceback_of_setup_py() -> None:
+    """CMake fails, and Python says so in its own way: that is no part of the error."""
+    reader = OutputReader()
+    lines = [
+        "running build",
+        "CMake Error at csrc/CMakeLists.txt:1 (no_such_command):",
+        '  Unknown CMake command "no_such_command".',
+        "-- Configuring incomplete, errors occurred!",
+        "Traceback (most recent call last):",
+        '  File "setup.py", line 1, in <module>',
+        "subprocess.CalledProcessError: Command 'cmake' returned non-zero exit status 1.",
+    ]
+    for line in lines:
+        reader.feed(line)
+    reader.finish()
+    assert reader.excerpt == lines[1:4]
+    assert reader.error == lines[1]
