@@ -149,6 +149,7 @@ def test_a_tree_that_cannot_be_configured(cli: CommandLine, options: list[str], 
     (result,) = last_result(cli)["targets"]
     assert result["failure"]["phase"] == "configure"
     assert "no_such_command" in ran.text
+    assert "Traceback" not in ran.text
 
 
 def test_silent_failure_of_code_generation(cli: CommandLine, options: list[str], patch: Patch) -> None:

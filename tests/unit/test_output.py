@@ -146,3 +146,22 @@ def test_an_excerpt_ends_where_pythons_own_traceback_begins() -> None:
     assert read("running build", *error, *trace, "-- Configuring incomplete, errors occurred!").excerpt == error
     # One that came before, of code generation, does not count.
     assert read(*trace, "running build", *error).excerpt == error
+
+
+def test_an_excerpt_ends_before_the_traceback_of_setup_py() -> None:
+    """CMake fails, and Python says so in its own way: that is no part of the error."""
+    reader = OutputReader()
+    lines = [
+        "running build",
+        "CMake Error at csrc/CMakeLists.txt:1 (no_such_command):",
+        '  Unknown CMake command "no_such_command".',
+        "-- Configuring incomplete, errors occurred!",
+        "Traceback (most recent call last):",
+        '  File "setup.py", line 1, in <module>',
+        "subprocess.CalledProcessError: Command 'cmake' returned non-zero exit status 1.",
+    ]
+    for line in lines:
+        reader.feed(line)
+    reader.finish()
+    assert reader.excerpt == lines[1:4]
+    assert reader.error == lines[1]
