@@ -118,3 +118,5 @@ class TargetError(BuilderError):
             self.exit_code = EXIT_MACHINE_LACKS
         self.phase = phase
         self.log = log
+        #: What failed was tried several times, with pauses, already.
+        self.tried = False

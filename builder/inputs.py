@@ -46,7 +46,14 @@ def environment_request(
         torch_hashes=release.torch.hashes(source, target.arch, target.python),
         toolsets=toolsets(target.compiler),
         image_mirrors=sources.image_mirrors(base_image) if sources is not None else (),
+        base_made_by=_made_by(target),
     )
+
+
+def _made_by(target: Target) -> str:
+    """What makes a base image for ``target`` from Debian's packages; empty where nothing does."""
+    made = recipe.debian_base(target, target.compiler) if target.compiler is not None else None
+    return "" if made is None else f"'{made[0]}' makes one (--base-image {made[1]})"
 
 
 def toolsets(compiler: Compiler | None) -> tuple[Toolset, ...]:

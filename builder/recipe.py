@@ -25,7 +25,7 @@ from builder.matrix.toolchains import Compiler, Provider
 from builder.options import BuildOptions
 from builder.sources.upstream import SetupScript
 from builder.wheels.repair import RepairPlan
-from builder.workspace import atomic_write
+from builder.workspace import atomic_write, debian_script
 
 #: Bytes that one compiler of torch_npu's larger files takes (measured at 1.2 to 1.9 GB with gcc 12).
 COMPILER_MEMORY = 2 << 30
@@ -308,7 +308,7 @@ def gcc_advice(target: Target, facts: Mapping[str, Any], compilers: Mapping[str,
         found = f"the nearest to gcc {wanted} on {system} is {here.package}, which is {here.version}"
     made = debian_base(target, compiler)
     if made is None:
-        there = "docker/bases/debian.sh makes none that has it"
+        there = f"{debian_script()} makes none that has it"
     else:
         command, name, version = made
         there = f"'{command}' makes one with gcc {version} (--base-image {name})"
@@ -323,7 +323,7 @@ def debian_base(target: Target, compiler: Compiler) -> tuple[str, str, str] | No
     if provider is None:
         return None
     major = compiler.minor.split(".")[0]
-    command = ["docker/bases/debian.sh", "--suite", str(provider.base.suite), "--gcc", major]
+    command = [debian_script(), "--suite", str(provider.base.suite), "--gcc", major]
     if target.arch != os.uname().machine:
         command += ["--arch", target.arch]
     if target.python != provider.base.python:

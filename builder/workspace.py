@@ -10,10 +10,11 @@ import errno
 import json
 import os
 import secrets
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +35,16 @@ def resource(name: str) -> Path:
         f"the installation lacks its data folder {name!r}",
         hint="install torch-npu-builder again; its wheel carries that folder",
     )
+
+
+def debian_script() -> str:
+    """How the shipped ``docker/bases/debian.sh`` is called from the folder in which this process runs."""
+    script = resource("docker") / "bases" / "debian.sh"
+    # An installed wheel keeps no modes.
+    call = [] if os.access(script, os.X_OK) else ["sh"]
+    with suppress(ValueError):
+        script = script.relative_to(Path.cwd())
+    return shlex.join([*call, str(script)])
 
 
 @dataclass(frozen=True)

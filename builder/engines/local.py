@@ -277,6 +277,8 @@ class LocalRun:
         kind = getattr(result.error, "kind", None)
         if not isinstance(kind, FailureKind) or not kind.passing or result.attempts >= ATTEMPTS:
             return False
+        if getattr(result.error, "tried", False):
+            return False
         options = self._options.get(target.id, self._context.options)
         how = ""
         if kind is FailureKind.OUT_OF_MEMORY:

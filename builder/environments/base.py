@@ -56,7 +56,7 @@ class EnvironmentRequest:
     one (``+cpu``); ``requirements`` are pinned
     requirement lines for the interpreter's own site-packages; ``toolsets`` say which package gives the wanted gcc on
     which distribution, none where it has to be built from source; ``image_mirrors`` are other places of ``base_image``,
-    asked first (``bases``).
+    asked first (``bases``); ``base_made_by`` is for messages alone: the options that make a base for it here.
     """
 
     arch: str
@@ -72,6 +72,7 @@ class EnvironmentRequest:
     torch_hashes: tuple[str, ...] = ()
     torch_local: str = ""
     image_mirrors: tuple[str, ...] = ()
+    base_made_by: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

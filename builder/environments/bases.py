@@ -30,6 +30,7 @@ from builder.environments.inventory import Inventory
 from builder.environments.recipe import inputs_digest
 from builder.errors import FailureKind, MachineError, TargetError
 from builder.live import patience
+from builder.workspace import debian_script
 
 #: How often each place is asked for an image, the first time included, and the seconds before the second attempt;
 #: each further wait is three times as long.
@@ -168,7 +169,8 @@ def ensure_base(
             f"the base image {name} has no Python {request.python} (/opt/python/{short}); "
             + (f"it has: {', '.join(pythons)}" if pythons else "it has no interpreters in /opt/python"),
             kind=FailureKind.IMAGE,
-            hint="name a base that has it with --base-image, or another --python; docker/bases/debian.sh adds some",
+            hint="name a base that has it with --base-image, or another --python; "
+            f"{debian_script()} adds some (--python)",
         )
     digests = tuple(image.attrs.get("RepoDigests") or ())
     return Base(name, place, str(image.id), content_of(image), digests, inventory)
@@ -187,14 +189,18 @@ def _pull(engine: DockerEngine, request: EnvironmentRequest, reporter: Reporter)
             errors.append((place, error))
     passing = [error for _, error in errors if error.kind is FailureKind.NETWORK]
     first = (passing or [error for _, error in errors])[0]
+    # Each place was asked with pauses: the target is not worth another round at once.
+    first.tried = True
     name = _reference(request.base_image, request)
     if len(errors) > 1:
-        raise TargetError(
+        several = TargetError(
             f"none of the {len(errors)} places of the base image {name} gives it for {request.arch}",
             kind=first.kind,
             details="\n".join(f"{place}: {error.details or error.message}" for place, error in errors),
             hint=first.hint,
-        ) from first
+        )
+        several.tried = True
+        raise several from first
     raise first
 
 
@@ -284,14 +290,21 @@ def _refused(place: str, request: EnvironmentRequest, said: str) -> TargetError:
             kind=FailureKind.NETWORK,
             details=said,
             hint="check the network and the registry, or name a mirror of it with --image-mirror; "
-            "docker/bases/debian.sh makes a base from Debian's packages alone, --base-image names it",
+            + _made_here(request),
         )
     return TargetError(
         what,
         kind=FailureKind.IMAGE,
         details=said,
-        hint="docker/bases/debian.sh makes one from Debian's packages alone; --base-image names it",
+        hint=f"check the name; {_made_here(request)}",
     )
+
+
+def _made_here(request: EnvironmentRequest) -> str:
+    """What helps where no registry can be reached."""
+    if request.base_made_by:
+        return f"without a registry: {request.base_made_by}"
+    return f"without a registry: {debian_script()} makes one from Debian's packages (--help), --base-image names it"
 
 
 def _look_inside(

@@ -12,22 +12,22 @@ Builds see ``site`` read-only at /opt/torch. ``<packages>`` is ``BUILDER_PACKAGE
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest
 from builder.environments.engine import owner, owner_lives
 from builder.environments.recipe import PYTORCH_FILES, files_digest, inputs_digest, pytorch_digest, sha256_of
+from builder.environments.unpacked import MANIFEST, SITE, damage, manifest_of
 from builder.errors import FailureKind, MachineError, TargetError
 from builder.live import file_lock
 from builder.workspace import atomic_json, remove_tree
@@ -37,7 +37,10 @@ VARIABLE = "BUILDER_PACKAGES"
 PLACE = "/opt/torch"
 #: What upstream's code generation writes into; each build gets a copy of its own.
 WRITTEN = "torchgen"
-_SITE, _MANIFEST, _USED = "site", "manifest.json", "used"
+#: Locked while it is used.
+_USED = "used"
+#: Held together by all who make something, alone by who removes what they may need.
+_LOCKS, _MAKERS = "locks", "makers.lock"
 #: Between the parts of a name in ``making``.
 _MARK = "+"
 
@@ -59,9 +62,19 @@ class PyTorch:
 
     @contextmanager
     def used(self) -> Iterator[Path]:
-        """Its folder, which ``clean`` does not remove while the block runs."""
-        with open(self.site.parent / _USED, "rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH)
+        """Its folder, which ``clean`` does not remove while the block runs. Raises TargetError where it is gone."""
+        with ExitStack() as held:
+            try:
+                stream = held.enter_context(open(self.site.parent / _USED, "rb"))
+                fcntl.flock(stream, fcntl.LOCK_SH)
+                # It may have been removed between the two.
+                (self.site.parent / _USED).stat()
+            except FileNotFoundError as error:
+                raise TargetError(
+                    f"the unpacked PyTorch {self.site.parent} was removed before the build could use it",
+                    kind=FailureKind.IMAGE,
+                    hint="run the same command again; it is unpacked anew",
+                ) from error
             yield self.site
 
 
@@ -134,7 +147,7 @@ def ensure_pytorch(
             kind=FailureKind.IMAGE,
             hint="fetch it beforehand with 'pull', or name folders of wheels with --find-links",
         )
-    with store.locked(inputs), reporter.task(f"PyTorch {request.torch} for Python {request.python}"):
+    with store.making(inputs), reporter.task(f"PyTorch {request.torch} for Python {request.python}"):
         # Another target, or another builder, may have made it while this one waited for the lock.
         found = store.find(inputs, request, reporter)
         if found is None:
@@ -174,17 +187,32 @@ class PyTorchStore:
         return all((self.wheels(request) / name).is_file() for name in wheels)
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Hold what only one builder may make at a time. Raises MachineError where the folder cannot be written."""
-        folder = self.root / "locks"
+    def making(self, inputs: str) -> Iterator[None]:
+        """Be the one that makes what ``inputs`` decide; ``clean`` leaves everything that it may need.
+
+        Raises MachineError where the folder cannot be written, TargetError (DISK) where there is no room in it.
+        """
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            (self.root / _LOCKS).mkdir(parents=True, exist_ok=True)
+            with open(self.root / _LOCKS / _MAKERS, "ab") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH)
+                with self.locked(inputs):
+                    yield
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise TargetError(f"{self.root}: {error.strerror}", kind=FailureKind.DISK) from error
+            place = str(error.filename)
+            if not place.startswith(str(self.root)):
+                raise
             raise MachineError(
-                f"the folder of shared packages {self.root} cannot be written: {error.strerror}",
+                f"the folder of shared packages cannot be written: {place}: {error.strerror}",
                 hint=f"name another one with the variable {VARIABLE}",
             ) from error
-        with file_lock(folder / f"{name[:40]}.lock"):
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold what only one builder may make at a time."""
+        with file_lock(self.root / _LOCKS / f"{name[:40]}.lock"):
             yield
 
     def find(self, inputs: str, request: EnvironmentRequest, reporter: Reporter) -> PyTorch | None:
@@ -198,7 +226,7 @@ class PyTorchStore:
             return None
         fault = damage(folder)
         if fault is None:
-            return PyTorch(folder / _SITE, key, wheels)
+            return PyTorch(folder / SITE, key, wheels)
         with self.locked(key):
             if damage(folder) is not None:
                 reporter.warning(
@@ -234,7 +262,7 @@ class PyTorchStore:
             if request.torch_source != "find-links":
                 _keep(place / "wheels", kept, wheels)
         atomic_json(self.root / "resolved" / f"{inputs}.json", {"key": key, "wheels": wheels})
-        return PyTorch(self.folder(key) / _SITE, key, wheels)
+        return PyTorch(self.folder(key) / SITE, key, wheels)
 
     def _collected(self, place: Path, kept: Path, run: Run) -> dict[str, str]:
         """Have pip choose. A wheel that was kept and has changed since is no choice."""
@@ -263,7 +291,10 @@ class PyTorchStore:
             if not source.is_file() or source.is_symlink() or sha256_of(source) != digest:
                 remove_tree(place / "wheels")
                 return None
-            os.link(source, place / "wheels" / name)
+            try:
+                os.link(source, place / "wheels" / name)
+            except OSError:  # not every file system has hard links
+                shutil.copyfile(source, place / "wheels" / name)
         if owner_of_files is not None:
             os.chown(place / "wheels", *owner_of_files)
         return dict(wheels)
@@ -271,108 +302,79 @@ class PyTorchStore:
     @contextmanager
     def _place(self) -> Iterator[Path]:
         """A folder to work in; those of builders that were killed are removed."""
-        making = self.root / "making"
-        making.mkdir(parents=True, exist_ok=True)
-        for left in making.iterdir():
-            if not owner_lives(left.name.replace(_MARK, ":").rpartition(":")[0]):
-                remove_tree(left)
-        place = making / _MARK.join([*owner().split(":"), os.urandom(4).hex()])
+        self.remove_left()
+        place = self._name()
         place.mkdir(mode=0o755)
         try:
             yield place
         finally:
             remove_tree(place)
 
+    def _name(self) -> Path:
+        """A new name in ``making`` that says who works there."""
+        making = self.root / "making"
+        making.mkdir(parents=True, exist_ok=True)
+        return making / _MARK.join([*owner().split(":"), os.urandom(4).hex()])
+
+    def remove_left(self) -> list[Path]:
+        """Remove what killed builders were making; returns it."""
+        removed = []
+        for left in (self.root / "making").iterdir() if (self.root / "making").is_dir() else ():
+            if owner_lives(left.name.replace(_MARK, ":").rpartition(":")[0]):
+                continue
+            # Several builders may find it, and only one can rename it. What is another user's stays.
+            with suppress(OSError):
+                mine = self._name()
+                os.rename(left, mine)
+                removed.append(left)
+                remove_tree(mine)
+        return removed
+
     def _publish(self, place: Path, key: str) -> None:
         """Give what was unpacked its name, with a manifest of its files, in one step."""
         made = place / "published"
         made.mkdir()
-        _own(place / _SITE)
-        os.rename(place / _SITE, made / _SITE)
+        _own(place / SITE)
+        os.rename(place / SITE, made / SITE)
         (made / _USED).touch(mode=0o644)
-        atomic_json(made / _MANIFEST, {"files": _manifest(made / _SITE)})
+        atomic_json(made / MANIFEST, {"files": manifest_of(made / SITE)})
         target = self.folder(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(made, target)
 
 
 def remove_unused(root: Path) -> tuple[list[Path], list[Path]]:
-    """Remove everything below ``root`` but what builds use now; returns what was removed and what stays."""
+    """Remove everything below ``root`` but what builders use now; returns what was removed and what stays."""
     removed, busy = [], []
     for folder in sorted((root / "pytorch").iterdir()) if (root / "pytorch").is_dir() else ():
-        with suppress(OSError), open(folder / _USED, "rb") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                busy.append(folder)
-                continue
-        _remove(folder)
+        with ExitStack() as held:
+            with suppress(FileNotFoundError):
+                stream = held.enter_context(open(folder / _USED, "rb"))
+                if not _alone(stream):
+                    busy.append(folder)
+                    continue
+            # Still held: who waits for it finds that it is gone.
+            _remove(folder)
         removed.append(folder)
-    for name in ("wheels", "resolved"):
-        if (root / name).is_dir():
-            remove_tree(root / name)
-            removed.append(root / name)
-    return removed, busy
+    removed += PyTorchStore(root).remove_left()
+    rest = [root / name for name in ("wheels", "resolved") if (root / name).is_dir()]
+    if rest:
+        (root / _LOCKS).mkdir(exist_ok=True)
+        with open(root / _LOCKS / _MAKERS, "ab") as makers:
+            if not _alone(makers):
+                return removed, busy + rest
+            for folder in rest:
+                remove_tree(folder)
+    return removed + rest, busy
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with an unpacked PyTorch; None for a whole one.
-
-    Names, kinds, sizes and times of all files are compared with the manifest; a file that differs in these is read.
-    """
+def _alone(stream: BinaryIO) -> bool:
+    """Hold the file's lock alone; False where somebody else holds it."""
     try:
-        noted = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        found = dict(_walk(folder / _SITE))
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its manifest cannot be read"
-    if missing := sorted(set(noted) - set(found)):
-        return f"{missing[0]} is missing"
-    if extra := sorted(set(found) - set(noted)):
-        return f"{extra[0]} does not belong to it"
-    for name, state in found.items():
-        kind, size, time, content = noted[name]
-        if [_kind(state), state.st_size, state.st_mtime_ns] == [kind, size, time]:
-            continue
-        if _kind(state) != kind or _content(folder / _SITE / name, state) != content:
-            return f"{name} has changed"
-    return None
-
-
-def _manifest(site: Path) -> dict[str, list[Any]]:
-    return {
-        name: [_kind(state), state.st_size, state.st_mtime_ns, _content(site / name, state)]
-        for name, state in sorted(_walk(site))
-    }
-
-
-def _walk(site: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file and link below ``site`` by its name there; folders follow from them."""
-    waiting = [""]
-    while waiting:
-        parent = waiting.pop()
-        with os.scandir(site / parent) as entries:
-            for entry in entries:
-                name = f"{parent}/{entry.name}" if parent else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(name)
-                else:
-                    yield name, entry.stat(follow_symlinks=False)
-
-
-def _kind(state: os.stat_result) -> str:
-    return "file" if stat.S_ISREG(state.st_mode) else "link" if stat.S_ISLNK(state.st_mode) else "other"
-
-
-def _content(path: Path, state: os.stat_result) -> str:
-    if stat.S_ISLNK(state.st_mode):
-        return os.readlink(path)
-    if not stat.S_ISREG(state.st_mode):
-        return ""
-    digest = hashlib.sha256()
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _digests(folder: Path) -> dict[str, str]:

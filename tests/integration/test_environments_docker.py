@@ -313,11 +313,14 @@ def test_a_base_that_cannot_be_had_names_the_script(
     request_: EnvironmentRequest, settings: NetworkSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bases, "FIRST_WAIT", 0.1)
+    made_by = "'debian.sh --suite x' makes one"
+    request = replace(request_, base_image="registry.invalid/none/such:1", base_made_by=made_by)
     with pytest.raises(TargetError) as raised:
-        _ready(replace(request_, base_image="registry.invalid/none/such:1"), settings, tmp_path / "log")
+        _ready(request, settings, tmp_path / "log")
     assert raised.value.kind is FailureKind.NETWORK
+    assert raised.value.tried
+    assert made_by in str(raised.value.hint)
     assert "registry.invalid/none/such:1" in raised.value.message
-    assert "debian.sh" in str(raised.value.hint)
 
 
 def test_a_torch_that_cannot_be_had_leaves_nothing(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +16,18 @@ from typing import Any
 import pytest
 
 from builder.console import Reporter
+from builder.environments import engine, pytorch
 from builder.environments.base import EnvironmentRequest
-from builder.environments.pytorch import PyTorch, damage, ensure_pytorch, packages_folder, remove_unused
+from builder.environments.pytorch import PyTorch, ensure_pytorch, packages_folder, remove_unused
+from builder.environments.unpacked import damage
 from builder.errors import FailureKind, MachineError, TargetError
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 REQUEST = EnvironmentRequest(
     arch="x86_64", python="3.11", torch="2.5.1", torch_source="pypi", requirements=("numpy==1.26.4",), base_image="x"
 )
+#: A builder that runs no more.
+DEAD = f"{os.uname().nodename}:999999999:1"
 
 
 class Place:
@@ -211,3 +217,97 @@ def test_the_place_is_the_users_unless_it_is_named(tmp_path: Path) -> None:
     assert packages_folder({"BUILDER_PACKAGES": "~/p"}) == Path.home() / "p"
     assert packages_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "torch-npu-builder" / "packages"
     assert packages_folder({}) == Path.home() / ".cache" / "torch-npu-builder" / "packages"
+
+
+def test_what_others_need_while_they_make_it_stays(root: Path) -> None:
+    place, before = Place(), ensure(Place(), replace(REQUEST, python="3.10"))
+    cleaned: list[tuple[list[Path], list[Path]]] = []
+
+    def run(step: str, where: Path, kept: Path) -> None:
+        if step == "unpack":
+            cleaned.append(remove_unused(root))
+        Place.run(place, step, where, kept)
+
+    place.run = run  # type: ignore[method-assign]
+    made = ensure(place)
+    assert cleaned == [([before.site.parent], [root / "wheels", root / "resolved"])]
+    # It was made whole, and its wheels are kept.
+    assert ensure(Place(fails="collect")) == made
+    assert list(root.glob("wheels/*/*.whl"))
+
+
+def test_nobody_begins_to_use_what_is_being_removed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ensure(Place())
+    errors: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            with made.used():
+                pass
+        except TargetError as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=use)
+
+    def remove(folder: Path) -> None:
+        waiting.start()
+        waiting.join(0.3)
+        real(folder)
+
+    real = pytorch._remove
+    monkeypatch.setattr(pytorch, "_remove", remove)
+    remove_unused(root)
+    waiting.join()
+    assert "was removed before the build could use it" in str(errors[0])
+
+
+def test_what_killed_builders_left_goes_with_the_packages(root: Path) -> None:
+    ensure(Place())
+    left, mine = (root / "making" / "+".join([*owner.split(":"), "ab"]) for owner in (DEAD, engine.owner()))
+    (left / "site").mkdir(parents=True)
+    mine.mkdir()
+    assert left in remove_unused(root)[0]
+    assert list((root / "making").iterdir()) == [mine]
+
+
+def test_several_remove_what_killed_builders_left(root: Path) -> None:
+    for number in range(100):
+        for file in range(10):
+            path = root / "making" / f"{DEAD.replace(':', '+')}+{number}" / f"{file}" / "file"
+            path.parent.mkdir(parents=True)
+            path.write_text("")
+    with ThreadPoolExecutor(8) as several:
+        pythons = [replace(REQUEST, python=f"3.{minor}") for minor in range(6, 14)]
+        assert len(list(several.map(lambda request: ensure(Place(), request), pythons))) == 8
+    assert not list((root / "making").iterdir())
+
+
+@pytest.mark.parametrize("part", ["locks", "making", "wheels", "resolved", "pytorch"])
+def test_a_part_that_cannot_be_written_is_named(part: str, root: Path) -> None:
+    root.mkdir()
+    (root / part).write_text("")
+    with pytest.raises(MachineError, match=f"cannot be written: .*{part}") as caught:
+        ensure(Place())
+    assert "BUILDER_PACKAGES" in str(caught.value.hint)
+
+
+def test_no_room_is_told_as_that(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pytorch, "atomic_json", full)
+    with pytest.raises(TargetError) as caught:
+        ensure(Place())
+    assert caught.value.kind is FailureKind.DISK
+
+
+def test_a_file_system_without_hard_links_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    made = ensure(Place())
+    (made.site / "torch" / "__init__.py").write_text("2")
+    monkeypatch.setattr(os, "link", link)
+    place = Place()
+    ensure(place)
+    assert place.steps == ["unpack"]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from builder import inputs as inputs_module
 from builder.fingerprint import fingerprint
-from builder.inputs import differences, inputs_of
+from builder.inputs import differences, environment_request, inputs_of
 from builder.matrix.loader import load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
@@ -158,3 +160,17 @@ def test_the_newest_whole_record_of_a_target_counts(tmp_path: Path) -> None:
     assert "No such file" in str(fault_of(wheel, record))
     wheel.write_text("ab")
     assert "not the file that was verified" in str(fault_of(wheel, record))
+
+
+def test_what_makes_a_base_here_can_be_called_from_where_the_user_is(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builder.recipe.os.uname", lambda: SimpleNamespace(machine="x86_64"))
+    monkeypatch.chdir(tmp_path)
+    request = environment_request(target, BuildOptions())
+    command = request.base_made_by.split("'")[1].split()
+    assert command[1:] == ["--suite", "bullseye", "--gcc", "9"]
+    assert subprocess.run([command[0], "--help"], capture_output=True, check=True).stdout
+    assert request.base_made_by.endswith("makes one (--base-image torch-npu-builder/base:bullseye-gcc9-x86_64)")
+    # It is advice, and decides nothing.
+    assert dataclasses.replace(request, base_made_by="") == request

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from builder.console import Reporter
+from builder.engines.local import LocalRun, Policy
 from builder.engines.schedule import TARGET_MEMORY, Expectation, Schedule, available_memory
+from builder.errors import FailureKind, TargetError
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
+from builder.options import BuildOptions
+from builder.results import TargetResult
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +89,17 @@ def test_a_target_that_is_tried_again_goes_next(matrix: Matrix) -> None:
 
 def test_this_machine_has_memory_to_give() -> None:
     assert 1 << 20 < available_memory() < 1 << 50
+
+
+@pytest.mark.parametrize(("tried", "attempts"), [(False, 2), (True, 1)])
+def test_what_was_tried_with_pauses_is_not_tried_again_at_once(
+    tried: bool, attempts: int, matrix: Matrix, tmp_path: Path
+) -> None:
+    (target,) = targets(matrix, "v2.5.1-7.1.0-py3.9")
+    result = TargetResult(target.id, tmp_path / "log")
+    error = TargetError("no registry answers", kind=FailureKind.NETWORK)
+    error.tried = tried
+    result.fail(error)
+    context: Any = SimpleNamespace(options=BuildOptions(), reporter=Reporter(quiet=True))
+    LocalRun(context, Policy(), None)._try_again(target, result)  # type: ignore[arg-type]
+    assert result.attempts == attempts
