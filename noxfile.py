@@ -67,7 +67,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
     scripts = session.run("python", "tests/shells.py", silent=True)
-    session.run("shellcheck", *str(scripts).split())
+    session.run("shellcheck", "--external-sources", *str(scripts).split())
 
 
 @nox.session
