@@ -223,6 +223,9 @@ class PyTorchStore:
         kept = self.wheels(request)
         kept.mkdir(parents=True, exist_ok=True)
         with self._place() as place:
+            # Whatever this process's umask is: the user of builds reads the one and works in the other.
+            for folder in (kept, place) if owner_of_files is not None else ():
+                folder.chmod(0o755)
             if owner_of_files is not None:
                 os.chown(place, *owner_of_files)
             resolved = self.resolved(inputs)
@@ -280,7 +283,7 @@ class PyTorchStore:
         """A folder to work in; those of builders that were killed are removed."""
         self.remove_left()
         place = self._name()
-        place.mkdir(mode=0o755)
+        place.mkdir()
         try:
             yield place
         finally:

@@ -20,7 +20,7 @@ from builder.environments.base import EnvironmentRequest, Ready
 from builder.environments.docker import ready_docker
 from builder.environments.engine import DockerEngine
 from builder.environments.network import NetworkSettings
-from builder.errors import FailureKind, TargetError
+from builder.errors import FailureKind, RequestError, TargetError
 from builder.workspace import resource
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -154,3 +154,39 @@ def test_a_full_disk_is_named_and_half_of_it_goes(
         assert not list(packages.glob("pytorch/*"))
     finally:
         subprocess.run(["umount", str(packages)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="builds of other users run as these")
+def test_what_only_root_may_read_reaches_the_user_of_builds(
+    site: Site, request_: EnvironmentRequest, tmp_path: Path, packages: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        # pip's configuration, without which pip does not ask this server, is readable for nobody else.
+        assert ready(request_, site, tmp_path).facts["pytorch_wheels"]
+        assert (tmp_path / "pip.conf").stat().st_mode & 0o077 == 0
+        wheels = tmp_path / "wheels"
+        wheels.mkdir()
+        (wheels / NAME).write_bytes(WHEEL)
+        links = replace(request_, torch_source="find-links", find_links=(wheels,), python="3.9")
+        with pytest.raises(RequestError, match=f"{wheels} cannot be read by uid 61000") as raised:
+            ready(links, site, tmp_path)
+        assert f"chmod -R a+rX {wheels}" in str(raised.value.hint)
+        subprocess.run(["chmod", "-R", "a+rX", str(wheels)], check=True)
+        assert ready(links, site, tmp_path).facts["pytorch_wheels"]
+    finally:
+        os.umask(before)
+
+
+def test_a_wheel_that_is_none_is_the_wheels_fault(
+    site: Site, request_: EnvironmentRequest, tmp_path: Path, packages: Path
+) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / NAME).write_bytes(WHEEL[: len(WHEEL) // 2])
+    with pytest.raises(TargetError) as raised:
+        ready(replace(request_, torch_source="find-links", torch_hashes=(), find_links=(wheels,)), site, tmp_path)
+    assert raised.value.kind is FailureKind.IMAGE
+    assert "is invalid" in str(raised.value.details)
+    assert "--find-links" in str(raised.value.hint)
+    assert not list((packages / "making").iterdir())
