@@ -168,22 +168,12 @@ class PyTorchStore:
 
         Raises MachineError where the folder cannot be written, TargetError (DISK) where there is no room in it.
         """
-        try:
+        with _written(self.root):
             (self.root / _LOCKS).mkdir(parents=True, exist_ok=True)
             with open(self.root / _LOCKS / _MAKERS, "ab") as stream:
                 fcntl.flock(stream, fcntl.LOCK_SH)
                 with self.locked(inputs):
                     yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise TargetError(f"{self.root}: {error.strerror}", kind=FailureKind.DISK) from error
-            place = str(error.filename)
-            if not place.startswith(str(self.root)):
-                raise
-            raise MachineError(
-                f"the folder of shared packages cannot be written: {place}: {error.strerror}",
-                hint=f"name another one with the variable {VARIABLE}",
-            ) from error
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
@@ -322,9 +312,35 @@ class PyTorchStore:
         os.rename(made, target)
 
 
+@contextmanager
+def _written(root: Path) -> Iterator[None]:
+    """What the system says of ``root`` in the block, in words for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TargetError(f"{root}: {error.strerror}", kind=FailureKind.DISK) from error
+        place = str(error.filename)
+        if not place.startswith(str(root)):
+            raise
+        raise MachineError(
+            f"the folder of shared packages cannot be written: {place}: {error.strerror}",
+            hint=f"use it as the user who made it, or name another one with the variable {VARIABLE}",
+        ) from error
+
+
 def remove_unused(root: Path) -> tuple[list[Path], list[Path]]:
-    """Remove everything below ``root`` but what builders use now; returns what was removed and what stays."""
-    removed, busy = [], []
+    """Remove everything below ``root`` but what builds use now; returns what was removed and what stays.
+
+    Raises MachineError where something is another user's.
+    """
+    with _written(root):
+        return _remove_unused(root)
+
+
+def _remove_unused(root: Path) -> tuple[list[Path], list[Path]]:
+    removed: list[Path] = []
+    busy: list[Path] = []
     for folder in sorted((root / "pytorch").iterdir()) if (root / "pytorch").is_dir() else ():
         with ExitStack() as held:
             with suppress(FileNotFoundError):

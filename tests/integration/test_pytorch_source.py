@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import subprocess
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from index_site import Site, serving
+from index_site import Site, serving, torch_wheel
 from support import base_image_for, bridge_address
 
 from builder.console import Reporter
@@ -28,25 +26,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 NAME = "torch-2.5.1+cpu-py3-none-any.whl"
 
 
-def torch_wheel() -> bytes:
-    """A torch of PyTorch's CPU index, with enough in it to be cut in the middle."""
-    info = "torch-2.5.1+cpu.dist-info"
-    files: dict[str, bytes] = {
-        "torch/__init__.py": b"__version__ = '2.5.1+cpu'\ndef compiled_with_cxx11_abi(): return False\n",
-        "torch/lib/libtorch.so": os.urandom(6 << 20),
-        "torchgen/__init__.py": b"",
-        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: torch\nVersion: 2.5.1+cpu\n",
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"]).encode()
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as wheel:
-        for name, data in files.items():
-            wheel.writestr(name, data)
-    return packed.getvalue()
-
-
-WHEEL = torch_wheel()
+WHEEL = torch_wheel("2.5.1+cpu")
 
 
 @pytest.fixture
