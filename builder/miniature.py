@@ -130,9 +130,12 @@ def materialise(destination: Path) -> Miniature:
 
     remove_tree(made.wheelhouse)
     made.wheelhouse.mkdir()
+    # Whatever the umask is: who unpacks PyTorch is another user where the builder is root.
+    made.wheelhouse.chmod(0o755)
     for line in LINES:
         archive = made.wheelhouse / f"torch-{line.torch}.tar.gz"
         archive.write_bytes(_source_distribution(trees["torch"], line.torch))
+        archive.chmod(0o644)
     folders = {"torch_npu": made.torch_npu, "op-plugin": made.op_plugin, "nlohmann-json": made.nlohmann}
     made.sources_file.write_text(
         "# Written with the miniature upstream: its repositories on this machine.\n"

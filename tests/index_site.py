@@ -64,6 +64,24 @@ def wheel(content: bytes | None, **members: str | bytes) -> bytes:
     return packed.getvalue()
 
 
+def torch_wheel(version: str) -> bytes:
+    """A torch for every Python, with enough in it to be cut in the middle."""
+    info = f"torch-{version}.dist-info"
+    files: dict[str, bytes] = {
+        "torch/__init__.py": f"__version__ = '{version}'\ndef compiled_with_cxx11_abi(): return False\n".encode(),
+        "torch/lib/libtorch.so": os.urandom(6 << 20),
+        "torchgen/__init__.py": b"",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"]).encode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as wheel:
+        for name, data in files.items():
+            wheel.writestr(name, data)
+    return packed.getvalue()
+
+
 class Site(http.server.ThreadingHTTPServer):
     """An index and its files, all of them under /simple/ or /files/, and what was asked of them."""
 

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import shlex
+import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,7 +50,7 @@ from builder.environments.recipe import (
     system_inputs,
 )
 from builder.environments.temporary import temporary
-from builder.errors import FailureKind, TargetError
+from builder.errors import FailureKind, RequestError, TargetError
 from builder.live import abandonable, file_lock, registered
 
 #: PATH of every build, after the target's interpreter. Set in the image and not in a shell's profile, which upstream's
@@ -233,13 +237,31 @@ class Maker:
                 variables = {"PLACE": "/packages", "KEPT": "/media"}
                 if shop.run(["sh", f"{STAGE}/pytorch.sh", step], variables) != 0:
                     what = f"PyTorch {self.request.torch}{self.request.torch_local} for Python {self.request.python}"
-                    raise script_failure(f"{what} cannot be {'fetched' if step == 'collect' else 'unpacked'}", self.log)
+                    failure = script_failure(
+                        f"{what} cannot be {'fetched' if step == 'collect' else 'unpacked'}", self.log
+                    )
+                    if failure.kind is FailureKind.IMAGE:
+                        failure.hint = "read the log named above; --torch-source and --find-links say where it is from"
+                    raise failure
 
+        self._check_readable(user)
         try:
             yield run
         except TargetError as error:
             error.log = self.log.path
             raise
+
+    def _check_readable(self, user: tuple[int, int]) -> None:
+        """Raise RequestError where ``user``, as whom this root has PyTorch chosen, cannot read a folder of wheels."""
+        if os.getuid() != 0 or user[0] == 0:
+            return
+        for folder in self.folders:
+            inside = [path for path in folder.glob("torch-*") if not path.stat().st_mode & stat.S_IROTH]
+            if inside or folder.stat().st_mode & 0o005 != 0o005:
+                raise RequestError(
+                    f"--find-links: {folder} cannot be read by uid {user[0]}, as which PyTorch is unpacked",
+                    hint=f"chmod -R a+rX {shlex.quote(str(folder))}",
+                )
 
     @contextmanager
     def workshop(
@@ -251,6 +273,9 @@ class Maker:
         with temporary() as stage:
             stage.chmod(0o755)
             stage_files(stage, self.request, self.resources)
+            # Whatever this process's umask is, scripts of another user read them.
+            for path in stage.iterdir():
+                path.chmod(0o644)
             bound = [(stage, STAGE, True), *mounts]
             inside = []
             for number, folder in enumerate(self.folders):
@@ -260,8 +285,14 @@ class Maker:
                 bound.append((folder, inside[-1], True))
             files = {"ca-bundle.crt": self.settings.ca_bundle, "pip.conf": self.settings.pip_config}
             for file, source in files.items():
-                if source is not None:
-                    (stage / file).touch()
+                if source is None:
+                    continue
+                (stage / file).touch(mode=0o600)
+                if os.getuid() == 0 and user[0] != 0 and not source.stat().st_mode & stat.S_IROTH:
+                    # The user of builds gets a copy that nobody else may read, as long as the container lives.
+                    shutil.copyfile(source, stage / file)
+                    os.chown(stage / file, *user)
+                else:
                     bound.append((source, f"{STAGE}/{file}", True))
             env = self.settings.environment(
                 ca_bundle=f"{STAGE}/ca-bundle.crt" if self.settings.ca_bundle else None,

@@ -192,22 +192,12 @@ class PyTorchStore:
 
         Raises MachineError where the folder cannot be written, TargetError (DISK) where there is no room in it.
         """
-        try:
+        with _written(self.root):
             (self.root / _LOCKS).mkdir(parents=True, exist_ok=True)
             with open(self.root / _LOCKS / _MAKERS, "ab") as stream:
                 fcntl.flock(stream, fcntl.LOCK_SH)
                 with self.locked(inputs):
                     yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise TargetError(f"{self.root}: {error.strerror}", kind=FailureKind.DISK) from error
-            place = str(error.filename)
-            if not place.startswith(str(self.root)):
-                raise
-            raise MachineError(
-                f"the folder of shared packages cannot be written: {place}: {error.strerror}",
-                hint=f"name another one with the variable {VARIABLE}",
-            ) from error
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
@@ -247,6 +237,9 @@ class PyTorchStore:
         kept = self.wheels(request)
         kept.mkdir(parents=True, exist_ok=True)
         with self._place() as place:
+            # Whatever this process's umask is: the user of builds reads the one and works in the other.
+            for folder in (kept, place) if owner_of_files is not None else ():
+                folder.chmod(0o755)
             if owner_of_files is not None:
                 os.chown(place, *owner_of_files)
             resolved = self.resolved(inputs)
@@ -304,7 +297,7 @@ class PyTorchStore:
         """A folder to work in; those of builders that were killed are removed."""
         self.remove_left()
         place = self._name()
-        place.mkdir(mode=0o755)
+        place.mkdir()
         try:
             yield place
         finally:
@@ -343,9 +336,35 @@ class PyTorchStore:
         os.rename(made, target)
 
 
+@contextmanager
+def _written(root: Path) -> Iterator[None]:
+    """What the system says of ``root`` in the block, in words for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TargetError(f"{root}: {error.strerror}", kind=FailureKind.DISK) from error
+        place = str(error.filename)
+        if not place.startswith(str(root)):
+            raise
+        raise MachineError(
+            f"the folder of shared packages cannot be written: {place}: {error.strerror}",
+            hint=f"use it as the user who made it, or name another one with the variable {VARIABLE}",
+        ) from error
+
+
 def remove_unused(root: Path) -> tuple[list[Path], list[Path]]:
-    """Remove everything below ``root`` but what builders use now; returns what was removed and what stays."""
-    removed, busy = [], []
+    """Remove everything below ``root`` but what builds use now; returns what was removed and what stays.
+
+    Raises MachineError where something is another user's.
+    """
+    with _written(root):
+        return _remove_unused(root)
+
+
+def _remove_unused(root: Path) -> tuple[list[Path], list[Path]]:
+    removed: list[Path] = []
+    busy: list[Path] = []
     for folder in sorted((root / "pytorch").iterdir()) if (root / "pytorch").is_dir() else ():
         with ExitStack() as held:
             with suppress(FileNotFoundError):

@@ -22,12 +22,14 @@ from typing import Any
 
 import pytest
 from engine_support import Standin, newer_engine
-from support import CommandLine, Ran, typed
+from index_site import torch_wheel
+from support import MACHINE, CommandLine, Ran, typed
 
+from builder.console import Reporter
 from builder.environments import engine_calls, engine_client, engine_search
-from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened
-from builder.environments.bases import Base
-from builder.environments.docker import Container, build_user
+from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Ready
+from builder.environments.bases import Base, standing_base
+from builder.environments.docker import Container, build_user, ready_docker
 from builder.environments.engine import (
     LABEL,
     OWNER_LABEL,
@@ -39,11 +41,13 @@ from builder.environments.engine import (
     remove_container,
 )
 from builder.environments.engine_proof import archive_of, prove
-from builder.environments.images import Image
+from builder.environments.images import Image, image_digests
 from builder.environments.inventory import Inventory
 from builder.environments.leftovers import remove_leftovers
-from builder.environments.pytorch import PyTorch
+from builder.environments.network import NetworkSettings
+from builder.environments.pytorch import PyTorch, remove_unused
 from builder.errors import FailureKind, TargetError
+from builder.workspace import resource
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -441,3 +445,43 @@ def test_auto_is_not_the_host_where_an_engine_refuses(
             assert "wants API version 1.90 or later" in ran.text
             assert "--environment host" in ran.text
     assert cli.dist == []
+
+
+def test_an_environment_is_made_once_and_goes_again(
+    engine: DockerEngine, base_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages, wheels, log = tmp_path / "packages", tmp_path / "wheels", tmp_path / "log"
+    monkeypatch.setenv("BUILDER_PACKAGES", str(packages))
+    wheels.mkdir()
+    (wheels / "torch-2.5.1-py3-none-any.whl").write_bytes(torch_wheel("2.5.1"))
+    request = EnvironmentRequest(
+        MACHINE, "3.11", "2.5.1", "find-links", ("six==1.16.0",), base_image, find_links=(wheels,)
+    )
+    settings = NetworkSettings.from_environment(os.environ)
+    with started("podman", UPLINK="yes") as podman:
+        podman.engine.client.api.load_image(engine.client.images.get(base_image).save(named=True))
+
+        def ready(**more: Any) -> Ready:
+            resources, reporter = resource("docker"), Reporter(quiet=True)
+            return ready_docker(
+                request, settings=settings, resources=resources, log=log, reporter=reporter, env=podman.env, **more
+            )
+
+        first, written = ready(), log.read_text()
+        # Both engines know the base by its content, so that both give the environment the same name.
+        base = standing_base(engine, request)
+        assert base is not None
+        assert first.facts["image_digest"] == image_digests(request, base, resource("docker"))[1]
+        # All of it is this user's, whoever is root in there.
+        assert {path.lstat().st_uid for path in packages.rglob("*")} == {os.getuid()}
+        again = ready()
+        assert (again.facts, log.read_text()) == (first.facts, written)
+        with again.open(Folders(*(tmp_path / name for name in ("tree", ".", "cache", "out", ".")))) as opened:
+            lines, outcome = said(opened, "python -c 'import torch, six; print(torch.__version__)'; touch /opt/torch/x")
+        assert lines[0] == "2.5.1"
+        assert outcome.exit_code != 0, "PyTorch could be written"
+        removed = remove_leftovers(podman.engine, images=True)
+        assert {name.split(":")[0].rpartition("/")[2] for name in removed} == {"env", "system"}, removed
+        assert len(podman.engine.client.images.list()) == 1, "the base stays"
+        remove_unused(packages)
+        assert not [path for path in packages.rglob("*") if path.is_file() and path.suffix != ".lock"]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import subprocess
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from index_site import Site, serving
+from index_site import Site, serving, torch_wheel
 from support import base_image_for, bridge_address
 
 from builder.console import Reporter
@@ -20,7 +18,7 @@ from builder.environments.base import EnvironmentRequest, Ready
 from builder.environments.docker import ready_docker
 from builder.environments.engine import DockerEngine
 from builder.environments.network import NetworkSettings
-from builder.errors import FailureKind, TargetError
+from builder.errors import FailureKind, RequestError, TargetError
 from builder.workspace import resource
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -28,25 +26,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 NAME = "torch-2.5.1+cpu-py3-none-any.whl"
 
 
-def torch_wheel() -> bytes:
-    """A torch of PyTorch's CPU index, with enough in it to be cut in the middle."""
-    info = "torch-2.5.1+cpu.dist-info"
-    files: dict[str, bytes] = {
-        "torch/__init__.py": b"__version__ = '2.5.1+cpu'\ndef compiled_with_cxx11_abi(): return False\n",
-        "torch/lib/libtorch.so": os.urandom(6 << 20),
-        "torchgen/__init__.py": b"",
-        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: torch\nVersion: 2.5.1+cpu\n",
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"]).encode()
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as wheel:
-        for name, data in files.items():
-            wheel.writestr(name, data)
-    return packed.getvalue()
-
-
-WHEEL = torch_wheel()
+WHEEL = torch_wheel("2.5.1+cpu")
 
 
 @pytest.fixture
@@ -154,3 +134,39 @@ def test_a_full_disk_is_named_and_half_of_it_goes(
         assert not list(packages.glob("pytorch/*"))
     finally:
         subprocess.run(["umount", str(packages)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="builds of other users run as these")
+def test_what_only_root_may_read_reaches_the_user_of_builds(
+    site: Site, request_: EnvironmentRequest, tmp_path: Path, packages: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        # pip's configuration, without which pip does not ask this server, is readable for nobody else.
+        assert ready(request_, site, tmp_path).facts["pytorch_wheels"]
+        assert (tmp_path / "pip.conf").stat().st_mode & 0o077 == 0
+        wheels = tmp_path / "wheels"
+        wheels.mkdir()
+        (wheels / NAME).write_bytes(WHEEL)
+        links = replace(request_, torch_source="find-links", find_links=(wheels,), python="3.9")
+        with pytest.raises(RequestError, match=f"{wheels} cannot be read by uid 61000") as raised:
+            ready(links, site, tmp_path)
+        assert f"chmod -R a+rX {wheels}" in str(raised.value.hint)
+        subprocess.run(["chmod", "-R", "a+rX", str(wheels)], check=True)
+        assert ready(links, site, tmp_path).facts["pytorch_wheels"]
+    finally:
+        os.umask(before)
+
+
+def test_a_wheel_that_is_none_is_the_wheels_fault(
+    site: Site, request_: EnvironmentRequest, tmp_path: Path, packages: Path
+) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / NAME).write_bytes(WHEEL[: len(WHEEL) // 2])
+    with pytest.raises(TargetError) as raised:
+        ready(replace(request_, torch_source="find-links", torch_hashes=(), find_links=(wheels,)), site, tmp_path)
+    assert raised.value.kind is FailureKind.IMAGE
+    assert "is invalid" in str(raised.value.details)
+    assert "--find-links" in str(raised.value.hint)
+    assert not list((packages / "making").iterdir())

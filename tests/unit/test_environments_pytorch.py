@@ -311,3 +311,15 @@ def test_a_file_system_without_hard_links_will_do(monkeypatch: pytest.MonkeyPatc
     place = Place()
     ensure(place)
     assert place.steps == ["unpack"]
+
+
+def test_packages_of_another_user_are_not_removed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ensure(Place())
+
+    def rename(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(made.site.parent))
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(MachineError, match=f"{made.site.parent}: Permission denied") as caught:
+        remove_unused(root)
+    assert "BUILDER_PACKAGES" in str(caught.value.hint)

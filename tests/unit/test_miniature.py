@@ -77,6 +77,15 @@ def test_modes_of_the_installed_examples_do_not_matter(
     assert heads(materialise(tmp_path / "made")) == heads(made)
 
 
+def test_everybody_can_read_the_wheelhouse(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        wheelhouse = materialise(tmp_path).wheelhouse
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (wheelhouse, *wheelhouse.iterdir())} == {0o755, 0o644}
+
+
 def test_second_call_changes_nothing(tmp_path: Path) -> None:
     first = materialise(tmp_path)
     added = first.op_plugin / "work-of-a-user.txt"
