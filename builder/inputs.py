@@ -53,7 +53,11 @@ def environment_request(
 def _made_by(target: Target) -> str:
     """What makes a base image for ``target`` from Debian's packages; empty where nothing does."""
     made = recipe.debian_base(target, target.compiler) if target.compiler is not None else None
-    return "" if made is None else f"'{made[0]}' makes one (--base-image {made[1]})"
+    if made is None:
+        return ""
+    # Debian's C library is newer than every policy of the matrix.
+    newer = f"--allow-toolchain-mismatch, as its C library is too new for {target.toolchain.manylinux}"
+    return f"'{made[0]}' makes one; build with --base-image {made[1]} and {newer}"
 
 
 def toolsets(compiler: Compiler | None) -> tuple[Toolset, ...]:
