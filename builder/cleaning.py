@@ -16,7 +16,8 @@ from builder.console import Reporter
 from builder.engines.ending import lock_of
 from builder.environments.engine import NoEngine, find_engine
 from builder.environments.leftovers import remove_leftovers
-from builder.environments.pytorch import packages_folder, remove_unused
+from builder.environments.pytorch import packages_folder
+from builder.environments.pytorch_store import remove_unused
 from builder.errors import EXIT_OK, MachineError, RequestError, TargetError
 from builder.sources.checkout import load_prepared
 from builder.wheels.provenance import debug_path, record_path

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,12 @@ from builder.environments.images import Image, Maker, ensure_image, image_digest
 from builder.environments.leftovers import remove_leftovers as remove_leftovers
 from builder.environments.lines import LineSplitter
 from builder.environments.network import NetworkSettings
-from builder.environments.pytorch import WRITTEN, PyTorch, ensure_pytorch
+from builder.environments.ownership import give
+from builder.environments.pytorch import WRITTEN, ensure_pytorch
+from builder.environments.pytorch_store import PyTorch
 from builder.environments.recipe import Log, folders_of_wheels, pytorch_digest
 from builder.environments.temporary import temporary
+from builder.environments.variables import merged
 from builder.errors import FailureKind, TargetError
 from builder.live import registered
 
@@ -164,25 +167,6 @@ def build_user(found: DockerEngine) -> tuple[int, int]:
     if found.rootless:
         return (0, 0)
     return (os.getuid(), os.getgid()) if os.getuid() != 0 else UNPRIVILEGED
-
-
-def give(folder: Path, user: tuple[int, int]) -> None:
-    """Make ``user`` the owner of everything below ``folder``; symbolic links are not followed.
-
-    Builds may be at work in it: what they remove meanwhile is passed over, and no folder that they
-    replace by a symbolic link leads elsewhere.
-    """
-
-    def own(name: str, parent: int | None = None) -> None:
-        state = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if (state.st_uid, state.st_gid) != user:
-            os.chown(name, *user, dir_fd=parent, follow_symlinks=False)
-
-    own(str(folder))
-    for _, folders, files, parent in os.fwalk(folder):
-        for name in (*folders, *files):
-            with suppress(FileNotFoundError):
-                own(name, parent)
 
 
 class Container:
@@ -385,22 +369,6 @@ class Container:
             init=False,
             **memory,
         )
-
-
-def merged(base: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
-    """``base`` overlaid with the caller's ``env``; the caller's git configuration is added to the base's."""
-    result = {**base, **env}
-    count = base.get("GIT_CONFIG_COUNT", "0")
-    if "GIT_CONFIG_COUNT" in env and count.isdigit() and env["GIT_CONFIG_COUNT"].isdigit():
-        first, more = int(count), int(env["GIT_CONFIG_COUNT"])
-        for number in range(first):
-            for part in ("KEY", "VALUE"):
-                result[f"GIT_CONFIG_{part}_{number}"] = base[f"GIT_CONFIG_{part}_{number}"]
-        for number in range(more):
-            for part in ("KEY", "VALUE"):
-                result[f"GIT_CONFIG_{part}_{first + number}"] = env[f"GIT_CONFIG_{part}_{number}"]
-        result["GIT_CONFIG_COUNT"] = str(first + more)
-    return result
 
 
 def _counters(used: Sequence[str]) -> tuple[float | None, int | None]:

@@ -20,14 +20,14 @@ from pathlib import Path
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Paths, Ready
 from builder.environments.bases import interpreter_folder
-from builder.environments.docker import merged
 from builder.environments.host_maker import HostMaker
 from builder.environments.interpreters import Interpreter, need_interpreter
 from builder.environments.inventory import Inventory, additions, tools_needed, without_ccache
 from builder.environments.namespace import Bind, Namespaces, find_namespaces
 from builder.environments.network import NetworkSettings
 from builder.environments.process import run_process
-from builder.environments.pytorch import WRITTEN, PyTorch, ensure_pytorch
+from builder.environments.pytorch import WRITTEN, ensure_pytorch
+from builder.environments.pytorch_store import PyTorch
 from builder.environments.recipe import (
     folders_of_wheels,
     inputs_digest,
@@ -37,6 +37,7 @@ from builder.environments.recipe import (
     system_inputs,
 )
 from builder.environments.temporary import temporary
+from builder.environments.variables import merged
 from builder.errors import FailureKind, MachineError, TargetError
 from builder.live import file_lock
 from builder.workspace import atomic_json, remove_tree, resource

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 #: On every image and container that the builder makes.
@@ -38,3 +39,22 @@ def _started(pid: int) -> str:
 def labels(**more: str) -> dict[str, str]:
     """Labels that tell the builder's own containers and images from everything else."""
     return {LABEL: "1", OWNER_LABEL: owner(), **{f"{LABEL}.{name}": value for name, value in more.items()}}
+
+
+def give(folder: Path, user: tuple[int, int]) -> None:
+    """Make ``user`` the owner of everything below ``folder``; symbolic links are not followed.
+
+    Builds may be at work in it: what they remove meanwhile is passed over, and no folder that they
+    replace by a symbolic link leads elsewhere.
+    """
+
+    def own(name: str, parent: int | None = None) -> None:
+        state = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if (state.st_uid, state.st_gid) != user:
+            os.chown(name, *user, dir_fd=parent, follow_symlinks=False)
+
+    own(str(folder))
+    for _, folders, files, parent in os.fwalk(folder):
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError):
+                own(name, parent)

@@ -45,7 +45,7 @@ from builder.environments.images import Image, image_digests
 from builder.environments.inventory import Inventory
 from builder.environments.leftovers import remove_leftovers
 from builder.environments.network import NetworkSettings
-from builder.environments.pytorch import PyTorch, remove_unused
+from builder.environments.pytorch_store import PyTorch, remove_unused
 from builder.errors import FailureKind, TargetError
 from builder.workspace import resource
 

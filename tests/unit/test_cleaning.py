@@ -15,7 +15,7 @@ from builder.cleaning import clean_workspace
 from builder.console import Reporter
 from builder.engines.ending import lock_of
 from builder.environments.engine import NoEngine
-from builder.environments.pytorch import PyTorch
+from builder.environments.pytorch_store import PyTorch
 from builder.errors import MachineError
 from builder.progress.state import Event, State
 from builder.workspace import Workspace

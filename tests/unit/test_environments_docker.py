@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from builder.environments import docker
+from builder.environments.ownership import give
 
 
 class Owners:
@@ -39,7 +39,7 @@ def test_everything_below_is_given_and_links_are_not_followed(tmp_path: Path, mo
     (elsewhere / "secret").write_text("")
     (cache / "link").symlink_to(elsewhere)
     owners = Owners(monkeypatch)
-    docker.give(cache, (61000, 61000))
+    give(cache, (61000, 61000))
     assert sorted(owners.given) == sorted(["cache", "1", "2", "stays", "entry", "entry.tmp.1", "9", "link"])
 
 
@@ -60,7 +60,7 @@ def test_what_another_build_removes_meanwhile_is_passed_over(
         return real(path, *arguments, **options)
 
     monkeypatch.setattr(os, name, vanish)
-    docker.give(cache, (61000, 61000))
+    give(cache, (61000, 61000))
     assert not vanishing
     assert sorted(owners.given) == sorted(["cache", "1", "2", "stays", "entry", "9"])
 
@@ -77,7 +77,7 @@ def test_a_whole_folder_that_vanishes_is_passed_over(tmp_path: Path, monkeypatch
             (cache / "1" / "2").rename(tmp_path / "away")
 
     monkeypatch.setattr(os, "chown", vanish)
-    docker.give(cache, (61000, 61000))
+    give(cache, (61000, 61000))
     assert sorted(owners.given) == sorted(["cache", "1", "2", "stays", "9"])
 
 
@@ -98,10 +98,10 @@ def test_a_folder_that_a_build_replaces_by_a_link_leads_nowhere(
             (cache / "1" / "2").symlink_to(elsewhere)
 
     monkeypatch.setattr(os, "chown", replace)
-    docker.give(cache, (61000, 61000))
+    give(cache, (61000, 61000))
     assert "secret" not in owners.given
 
 
 def test_a_folder_that_is_not_there_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        docker.give(tmp_path / "none", (61000, 61000))
+        give(tmp_path / "none", (61000, 61000))

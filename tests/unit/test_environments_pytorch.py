@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from builder.console import Reporter
-from builder.environments import engine, pytorch
+from builder.environments import engine, pytorch_store
 from builder.environments.base import EnvironmentRequest
-from builder.environments.pytorch import PyTorch, ensure_pytorch, packages_folder, remove_unused
+from builder.environments.pytorch import ensure_pytorch, packages_folder
+from builder.environments.pytorch_store import PyTorch, remove_unused
 from builder.environments.unpacked import damage
 from builder.errors import FailureKind, MachineError, TargetError
 
@@ -254,8 +255,8 @@ def test_nobody_begins_to_use_what_is_being_removed(root: Path, monkeypatch: pyt
         waiting.join(0.3)
         real(folder)
 
-    real = pytorch._remove
-    monkeypatch.setattr(pytorch, "_remove", remove)
+    real = pytorch_store._remove
+    monkeypatch.setattr(pytorch_store, "_remove", remove)
     remove_unused(root)
     waiting.join()
     assert "was removed before the build could use it" in str(errors[0])
@@ -295,7 +296,7 @@ def test_no_room_is_told_as_that(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pytorch, "atomic_json", full)
+    monkeypatch.setattr(pytorch_store, "atomic_json", full)
     with pytest.raises(TargetError) as caught:
         ensure(Place())
     assert caught.value.kind is FailureKind.DISK

@@ -11,7 +11,6 @@ import pytest
 from shells import oldest_python
 
 from builder.environments.base import EnvironmentRequest, Toolset
-from builder.environments.docker import merged
 from builder.environments.engine import owner, owner_lives
 from builder.environments.network import NetworkSettings
 from builder.environments.recipe import (
@@ -25,6 +24,7 @@ from builder.environments.recipe import (
     system_inputs,
     torch_requirement,
 )
+from builder.environments.variables import merged
 from builder.errors import FailureKind, RequestError
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"

@@ -13,7 +13,7 @@ from rich.console import Console
 from builder.cli import cli
 from builder.cli_values import command_line
 from builder.console import Reporter
-from builder.environments import pytorch
+from builder.environments import pytorch, pytorch_store
 from builder.environments.base import EnvironmentRequest
 from builder.environments.recipe import not_offered
 from builder.errors import EXIT_TARGET_FAILED, FailureKind, TargetError
@@ -60,7 +60,7 @@ def test_a_requirement_is_offered_by_a_wheel_or_an_archive_of_its_version(tmp_pa
 def test_pytorch_in_a_folder_need_not_be_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, source: str, there: bool
 ) -> None:
-    monkeypatch.setenv(pytorch.VARIABLE, str(tmp_path / "packages"))
+    monkeypatch.setenv(pytorch_store.VARIABLE, str(tmp_path / "packages"))
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / file).touch()
     request = replace(REQUEST, torch_source=source)
@@ -71,9 +71,9 @@ def test_pytorch_in_a_folder_need_not_be_fetched(
 def test_of_a_base_that_is_not_here_only_what_was_never_fetched_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(pytorch.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(pytorch_store.VARIABLE, str(tmp_path))
     assert pytorch.absent(REQUEST, resource("docker"), (), None) is not None
-    kept = pytorch.PyTorchStore(tmp_path).wheels(REQUEST)
+    kept = pytorch_store.PyTorchStore(tmp_path).wheels(REQUEST)
     kept.mkdir(parents=True)
     (kept / "torch-2.5.1-cp311-cp311-linux_x86_64.whl").touch()
     # For which C library it was chosen is not known; that is for the next attempt to say.
