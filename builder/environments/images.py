@@ -144,7 +144,7 @@ def absent_parts(
     engine: DockerEngine, request: EnvironmentRequest, base: Base, resources: Path, folders: tuple[Path, ...]
 ) -> list[str]:
     """What the build image for ``request`` is made of that has to be fetched; nothing where it stands."""
-    system, digest = image_digests(request, base.identity, resources)
+    system, digest = image_digests(request, base.content, resources)
     if has_image(engine, f"{REPOSITORY}:{digest[:20]}"):
         return []
     wanted = list(request.requirements)
@@ -162,9 +162,9 @@ def image_size(engine: DockerEngine, name: str) -> int | None:
     return None if image is None else int(image.attrs.get("Size") or 0)
 
 
-def image_digests(request: EnvironmentRequest, base: str, resources: Path) -> tuple[str, str]:
-    """Digests of all that the system part and the whole image are made from; ``base`` is the base's content."""
-    system = inputs_digest([base, system_inputs(request, resources)])
+def image_digests(request: EnvironmentRequest, content: str, resources: Path) -> tuple[str, str]:
+    """Digests of all that the system part and the whole image are made from; ``content`` is the base's."""
+    system = inputs_digest([content, system_inputs(request, resources)])
     return system, inputs_digest([system, python_inputs(request, resources)])
 
 

@@ -294,7 +294,7 @@ def test_the_same_wheels_as_on_one_machine(
         assert "Building CXX object" in log or "[100%]" in log, log[-2000:]
     # The same files, the same history, and nothing left on the way.
     result = client.result()
-    assert set(result) == {"schema", "run", "started", "seconds", "targets", "schedule"}
+    assert set(result) == {"schema", "run", "purpose", "started", "seconds", "targets", "schedule"}
     assert [entry["status"] for entry in result["targets"]] == ["built", "built"]
     assert {file.name for file in run.folder.iterdir()} >= {"result.json", "summary.md", "junit.xml"}
     with Ledger.open(ledger_path(client.workspace)) as ledger:
