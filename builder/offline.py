@@ -46,7 +46,7 @@ def find_missing(
 ) -> dict[str, Missing]:
     """What targets lack, by id; those that lack nothing are left out. Nothing is fetched, made or compiled.
 
-    What else is wrong with a target is told by its build.
+    Other faults of a target are reported by its build.
     """
     machine = Machine()
     asked: dict[EnvironmentRequest, tuple[str, ...]] = {}

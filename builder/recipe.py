@@ -98,7 +98,7 @@ class Recipe:
             **self.extra,
             "AUDITWHEEL_PLAT": self.repair.variable,
             "BUILD_WITHOUT_SHA": "1",
-            # glibc 2.17 has no C.UTF-8; Python alone is told of UTF-8, from 3.7 on.
+            # glibc 2.17 has no C.UTF-8; Python (3.7 and later) reads UTF-8 by PYTHONUTF8 instead.
             "LC_ALL": "C",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONHASHSEED": "0",

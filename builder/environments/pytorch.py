@@ -54,7 +54,7 @@ def offered(request: EnvironmentRequest, folders: tuple[Path, ...]) -> bool:
 def absent(request: EnvironmentRequest, resources: Path, folders: tuple[Path, ...], libc: str | None) -> str | None:
     """What to say where PyTorch has to be fetched: neither made before, nor offered by a folder; None where not.
 
-    Without ``libc``, because the place is not known yet, only what was never fetched for any place is told.
+    Without ``libc`` (the place is not known yet) it counts as here if it was ever fetched for any place.
     """
     if offered(request, folders):
         return None

@@ -110,7 +110,7 @@ class PyTorchStore:
             yield
 
     def find(self, inputs: str, request: EnvironmentRequest, reporter: Reporter) -> PyTorch | None:
-        """The one that stands for ``inputs``; one that was damaged does not, and is told of."""
+        """Return the unpacked PyTorch for ``inputs``, or None; a damaged one is removed with a warning."""
         resolved = self.resolved(inputs)
         if resolved is None:
             return None

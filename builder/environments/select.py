@@ -152,7 +152,7 @@ def ready_environment(
 
 
 def size_of_image(name: str) -> int | None:
-    """Bytes of an image in the engine, what it shares with others included; None where there is none."""
+    """Return the size of an image in bytes, layers that it shares included; None if the engine has no such image."""
     found = find_engine()
     if isinstance(found, NoEngine):
         return None
