@@ -98,6 +98,16 @@ def abandonable(call: Callable[[], T]) -> T:
     if threading.current_thread() is threading.main_thread():
         return call()
     answer: Future[T] = Future()
+    with registered(answer.cancel):
+        begin(call, answer)
+        try:
+            return answer.result()
+        except CancelledError:
+            raise KeyboardInterrupt from None
+
+
+def begin(call: Callable[[], T], answer: Future[T]) -> None:
+    """Call in a thread of its own, which works for this one, and give ``answer`` what it returns or raises."""
     caller = getattr(_working, "thread", threading.get_ident())
 
     def work() -> None:
@@ -109,9 +119,4 @@ def abandonable(call: Callable[[], T]) -> T:
             except BaseException as error:
                 answer.set_exception(error)
 
-    with registered(answer.cancel):
-        threading.Thread(target=work, name=f"{threading.current_thread().name} waits", daemon=True).start()
-        try:
-            return answer.result()
-        except CancelledError:
-            raise KeyboardInterrupt from None
+    threading.Thread(target=work, name=f"{threading.current_thread().name} waits", daemon=True).start()

@@ -30,7 +30,7 @@ STEP_SUMMARY_BYTES = 1 << 20
 #: Characters of a reason in the table; the failures below it have it whole.
 REASON_LENGTH = 300
 
-#: Kinds of warnings that are told by name.
+#: How many kinds of warnings a summary names.
 WARNING_KINDS = 6
 
 #: What XML 1.0 has no way to say (section 2.2, Char), beyond the control characters that ``clean`` takes out.

@@ -1,6 +1,6 @@
 """What the tree of a target is made of: commits in mirrors, found or fetched.
 
-Without network everything that is missing is told at once, not the first thing alone.
+Without network one error names everything that is missing, not only the first thing.
 """
 
 from __future__ import annotations

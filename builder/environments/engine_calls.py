@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotYetError
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from builder.environments.engine_search import (
 )
 from builder.environments.ownership import LABEL
 from builder.errors import FailureKind, MachineError, TargetError
-from builder.live import patience, registered
+from builder.live import begin, patience, registered
 
 T = TypeVar("T")
 
@@ -141,17 +141,8 @@ def patiently(engine: DockerEngine, what: str, call: Callable[[], T], limit: flo
     import requests
 
     answer: Future[T] = Future()
-
-    def work() -> None:
-        # Nobody waits any more when the state is another.
-        with suppress(InvalidStateError):
-            try:
-                answer.set_result(call())
-            except BaseException as error:
-                answer.set_exception(error)
-
     with registered(answer.cancel):
-        threading.Thread(target=work, name=f"{threading.current_thread().name} waits", daemon=True).start()
+        begin(call, answer)
         gone = threading.Event()
 
         def stop() -> None:

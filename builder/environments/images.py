@@ -62,8 +62,8 @@ SYSTEM_REPOSITORY = "torch-npu-builder/system"
 STAGE = "/mnt"
 _WARNINGS = f"{LABEL}.warnings"
 #: Exit codes: of requirements.sh for a base without the wanted interpreter; of packages.sh for packages that nobody
-#: has or gives, and for one with a wrong signature.
-NO_INTERPRETER, NO_PACKAGES, WRONG_SIGNATURE = 64, 66, 67
+#: has or gives.
+NO_INTERPRETER, NO_PACKAGES = 64, 66
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,6 @@ class PyTorch:
     key: str
     wheels: Mapping[str, str]
 
-    def describe(self) -> dict[str, object]:
-        """What a wheel's record says of it."""
-        return {"key": self.key, "wheels": dict(sorted(self.wheels.items()))}
-
     @contextmanager
     def used(self) -> Iterator[Path]:
         """Its folder, which ``clean`` does not remove while the block runs. Raises TargetError where it is gone."""
