@@ -6,20 +6,20 @@ half of a file.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
 import shlex
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from builder.errors import MachineError, RequestError
+from builder.untrusted import open_inside as open_inside
+from builder.untrusted import remove_tree as remove_tree
 
 
 def resource(name: str) -> Path:
@@ -172,45 +172,6 @@ def publish(source: Path, destination: Path) -> None:
     finally:
         beside.unlink(missing_ok=True)
     fsync_folder(destination.parent)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder, also where a build left folders without write permission. Missing is fine."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-        return
-    if not path.exists():
-        return
-    for folder, names, _ in os.walk(path):
-        # Top down: a folder is made writable before anything in it has to go.
-        os.chmod(folder, stat.S_IRWXU)
-        for name in names:
-            child = Path(folder, name)
-            if not child.is_symlink():
-                os.chmod(child, stat.S_IRWXU)
-    shutil.rmtree(path)
-
-
-def open_inside(root: Path, name: str) -> BinaryIO:
-    """Open the regular file ``name`` (relative) below ``root`` for reading.
-
-    A build owns what is below its folders and may leave links or pipes there; neither is followed or
-    waited for. Raises OSError for anything that is not a regular file all the way down.
-    """
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        *parents, last = Path(name).parts
-        for part in parents:
-            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-            os.close(folder)
-            folder = below
-        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    finally:
-        os.close(folder)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(root / name))
-    return open(descriptor, "rb")
 
 
 def free_bytes(path: Path) -> int:
