@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import __version__, recipe
+from builder.build_caches import BuildCaches
 from builder.compilation import cache, codegen, headers, remote, witness
 from builder.compilation.output import OutputReader
 from builder.console import Reporter
@@ -38,7 +39,9 @@ from builder.sources.checkout import PreparedTree, load_prepared
 from builder.sources.manifest import digest_of_folder
 from builder.sources.ordering import order_is_fixed
 from builder.sources.upstream import BuildScript, SetupScript
-from builder.workspace import Workspace, remove_tree, resource
+from builder.trust import Trust
+from builder.untrusted import remove_tree
+from builder.workspace import Workspace, resource
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,8 @@ class BuildContext:
     gatherer: Gatherer
     #: Set when the run is to end: no phase starts any more.
     stopping: threading.Event = field(default_factory=threading.Event)
-    #: Compilers that all targets of the run may run at once, and the folder of their slots inside the cache; None
-    #: where each target counts for itself.
-    shared_slots: str | None = None
+    #: The folder of the compiler slots of all targets that build at once; None where each target counts for itself.
+    shared_slots: Path | None = None
     #: Refuses inputs that were not agreed on (a lock).
     accept: Callable[[Target, Mapping[str, Any]], None] | None = None
     #: What targets before have found out: after one in a container none is built on the host.
@@ -103,6 +105,7 @@ class TargetBuild:
         self.scratch = Scratch(context.workspace, target)
         self.out = context.run.folder / target.id
         self.started = datetime.now(timezone.utc)
+        self.trust = recipe.trust_of(target, self.options)
 
     def run(self) -> None:
         """From the matrix row to the wheel in the output folder. Raises BuilderError."""
@@ -158,7 +161,7 @@ class TargetBuild:
         self.result.fingerprint = fingerprint(inputs)
         if self.context.accept is not None:
             self.context.accept(self.target, inputs)
-        return facts, recipe.prepared(opened, plan, tree=self.scratch.path, out=self.out, warn=self._warn)
+        return facts, self._prepared(opened, plan)
 
     @property
     def prepared_tree(self) -> Path:
@@ -167,6 +170,8 @@ class TargetBuild:
 
     def shell(self) -> int:
         """Open the target's environment on the terminal, with the tree that a failed build left or a fresh one."""
+        # Whoever types there can put anything into the cache.
+        self.trust = Trust.UNKNOWN
         if not self.scratch.path.exists():
             self.fresh_copy(self.gatherer.gather(self.target))
         left = load_prepared(self.scratch.path)
@@ -187,7 +192,7 @@ class TargetBuild:
             facts = probe(opened, self.target.python)
             epoch = int(tree.record["commit_time"])
             plan = self._recipe(facts, script, setup, epoch, accept_mismatch=accept_mismatch)
-            yield opened, recipe.prepared(opened, plan, tree=self.scratch.path, out=self.out, warn=self._warn)
+            yield opened, self._prepared(opened, plan)
 
     def explained(self, error: BuilderError) -> BuilderError:
         """The error, noted in the log, and with the way to look around where a tree was left to look at."""
@@ -205,6 +210,7 @@ class TargetBuild:
         """Copy the prepared tree to where upstream's scripts may spoil it; returns what a person changed in it."""
         changes = self.scratch.fill(tree, self.options)
         if changes:
+            self.trust = recipe.trust_of(self.target, self.options, changed=True)
             self._warn(f"built with {len(changes)} change(s) made by hand in {tree.path}")
         return changes
 
@@ -228,7 +234,7 @@ class TargetBuild:
         """What the compile cache and precompiled headers did, noted in the result, also of a build that failed."""
         counts = cache.read_counts(self.out)
         self.result.files_compiled = counts.files
-        size = cache.stored_bytes(self.cache / plan.store) if plan.cached else None
+        size = self.caches.size(plan.store) if plan.cached else None
         self.result.cache = counts.to_json(size=size, limit=plan.cache_size if plan.cached else None)
         if plan.pch:
             found = headers.read_counts(self.out)
@@ -259,30 +265,33 @@ class TargetBuild:
     @contextmanager
     def opened(self, environment: Ready) -> Iterator[Opened]:
         """The environment over the copy of the prepared tree."""
-        self.cache = self._cache()
-        slots = self.cache / self.context.shared_slots if self.context.shared_slots else self.out / "slots"
-        for folder in (self.cache, self.out, slots):
-            folder.mkdir(parents=True, exist_ok=True)
-        codegen.install(self.out)
+        line = self.target.release.branch
+        instead = self.context.run.folder / "cache"
+        self.caches = BuildCaches.usable(self.workspace.cache, instead, self.trust, line, self._warn)
+        # What an earlier attempt has left there could be anything.
+        remove_tree(self.out)
+        (self.out / "slots").mkdir(parents=True)
+        url = os.environ.get(remote.VARIABLE)
+        remote_folder = self.result.log.with_suffix(".remote") if url or self.trust.higher else None
         folders = Folders(
             tree=self.scratch.path,
             mirrors=self.workspace.mirrors,
-            cache=self.cache,
             out=self.out,
             launcher=cache.LAUNCHER,
+            codegen=codegen.INSIDE,
+            slots=self.context.shared_slots,
+            remote=remote_folder,
+            generated=self.caches.generated(),
             cann=self.options.cann_home,
         )
-        shared = remote.served(os.environ.get(remote.VARIABLE), self.cache, self.reporter)
-        with shared as self.remote_cache, environment.open(folders) as opened:
+        served = remote.served(url, self.trust, remote_folder, self.reporter)
+        with served as self.remote_cache, environment.open(folders) as opened:
             yield opened
 
-    def _cache(self) -> Path:
-        """Where compiles are cached: in the workspace, or in a folder of this run where that cannot be written."""
-        why = cache.trouble(self.workspace.cache)
-        if why is None:
-            return self.workspace.cache
-        self._warn(f"the compile cache {self.workspace.cache} cannot be written: {why}; this run compiles without it")
-        return self.context.run.folder / "cache"
+    def _prepared(self, opened: Opened, plan: Recipe) -> Recipe:
+        """The recipe as the tree and the cache allow it; shows the environment the cache of its compiler."""
+        self.caches.show(opened, plan.store, self.remote_cache)
+        return recipe.prepared(opened, plan, tree=self.scratch.path, out=self.out, warn=self._warn)
 
     def _warn(self, text: str) -> None:
         self.result.warnings.append(text)
@@ -312,16 +321,15 @@ class TargetBuild:
             repair=recipe.repair_plan(self.target, setup, meets_policy=recipe.meets_policy(self.target, facts)),
             jobs=jobs,
             slots=0 if setup.reads_max_jobs and self.context.shared_slots is None else jobs,
-            shared_slots=self.context.shared_slots,
+            shared_slots=self.context.shared_slots is not None,
             limits=limits,
             cann=self.options.cann_home is not None,
             extra=dict(self.target.release.environment),
-            store=cache.store_name(self.target.release.branch, self.target.arch, str(facts["gcc"])),
+            store=cache.store_name(self.trust, self.target.release.branch, self.target.arch, str(facts["gcc"])),
             python=str(facts["python_path"]),
             python_include=facts.get("python_include"),
             cache_size=cache.DEFAULT_LIMIT if self.options.cache_size is None else self.options.cache_size,
             cached=self.options.cached,
-            line=self.target.release.branch,
             order_is_fixed=order_is_fixed(self.scratch.path, self.target.release.branch, [resource("patches")]),
             pch=self.options.pch,
             cmake=facts.get("cmake"),
@@ -358,7 +366,7 @@ class TargetBuild:
             try:
                 outcome = opened.run(
                     plan.command(opened.paths),
-                    env={**plan.environment(opened.paths), **self.remote_cache.variables(opened.paths.cache)},
+                    env={**plan.environment(opened.paths), **self.remote_cache.variables(opened.paths.remote)},
                     cwd=opened.paths.tree,
                     on_line=on_line,
                     limits=plan.limits,
@@ -381,8 +389,7 @@ class TargetBuild:
         generation = codegen.outcome(self.out)
         if generation is not None:
             self.result.generation = generation.describe()
-        if warning := codegen.keep(self.out, self.cache, self.target.release.branch):
-            self._warn(warning)
+        self.caches.keep_generated(self.out)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,14 @@ from builder.compilation.witness_compare import Group, Miss, groups_of, misses_o
 from builder.console import Reporter, print_table, standard_output
 from builder.errors import EXIT_OK, MachineError, RequestError
 from builder.ledger.entries import clean
-from builder.workspace import Workspace, remove_tree
+from builder.trust import Trust
+from builder.untrusted import TooDeepError, UntrustedFolder, remove_tree
+from builder.workspace import Workspace
 
 #: Files of a group, and differences of a file, that are shown to people; --json has all of them.
 SHOWN = 5
+#: How a folder that is being removed is named.
+_CLEARED = ".cleared."
 #: Characters of a reason on a terminal.
 LONGEST = 300
 
@@ -36,7 +40,7 @@ def show_stats(workspace: Workspace, *, as_json: bool = False) -> None:
     """
     rows = [_stats_of(workspace, folder) for folder in cache.stores(workspace.cache)]
     generated = [_generated_stats(folder) for folder in codegen.stores(workspace.cache)]
-    old = cache.flat_layout(workspace.cache)
+    old = cache.earlier_layouts(workspace.cache)
     old_bytes = sum(cache.stored_bytes(path) if path.is_dir() else path.lstat().st_size for path in old)
     if as_json:
         _print_json({"folder": str(workspace.cache), "caches": rows, "generated": generated, "unused": old_bytes})
@@ -50,8 +54,8 @@ def show_stats(workspace: Workspace, *, as_json: bool = False) -> None:
         print_table(_generated_table(generated), console)
     if old:
         console.print(
-            f"{escape(str(workspace.cache))} also holds {_bytes(old_bytes)} of an earlier builder's one cache for "
-            "everything, which nothing uses any more; `cache clear` removes it with all others",
+            f"{escape(str(workspace.cache))} also holds {_bytes(old_bytes)} of an earlier builder's caches, "
+            "which nothing uses any more; `cache clear` removes them with all others",
             soft_wrap=True,
         )
 
@@ -91,11 +95,11 @@ def explain_misses(workspace: Workspace, target: str, file: str | None = None, *
 def clear_caches(workspace: Workspace, lines: Sequence[str], reporter: Reporter) -> int:
     """Remove the caches of ``lines`` (release lines or names of caches, also globs), of all of them for none.
 
-    What is kept of a release line's code generation goes with the line. An earlier builder's cache goes with all.
+    What is kept of a release line's code generation goes with the line. An earlier builder's caches go with all.
     Raises RequestError for what names no cache, MachineError while a build uses one of them; then nothing is removed.
     """
-    stores = {folder.name for folder in cache.stores(workspace.cache)} | _witnessed(workspace)
-    generated = {f"{codegen.CACHE}/{folder.name}" for folder in codegen.stores(workspace.cache)}
+    stores = _relative(workspace, cache.stores(workspace.cache)) | set(witness.stores(workspace))
+    generated = _relative(workspace, codegen.stores(workspace.cache))
     known = stores | generated
     chosen = {name for name in known if not lines or any(_names(name, line) for line in lines)}
     for line in lines:
@@ -106,32 +110,60 @@ def clear_caches(workspace: Workspace, lines: Sequence[str], reporter: Reporter)
             )
     with _nobody_builds(workspace, chosen):
         for name in sorted(chosen):
-            folder = workspace.cache / name
             if name in stores:
                 remove_tree(witness.folder_of(workspace, name))
-            if folder.is_dir():
-                # In one step out of the way: what is half removed must not be found.
-                away = workspace.cache / f".cleared.{secrets.token_hex(4)}"
-                folder.rename(away)
-                remove_tree(away)
-                reporter.message(f"removed {folder}")
+            if _clear(workspace, name):
+                reporter.message(f"removed {workspace.cache / name}")
         if not lines:
-            for path in [*cache.flat_layout(workspace.cache), *workspace.cache.glob(".cleared.*")]:
+            for path in [*cache.earlier_layouts(workspace.cache), *_half_cleared(workspace)]:
                 remove_tree(path)
                 reporter.message(f"removed {path}")
     return EXIT_OK
 
 
+def _relative(workspace: Workspace, folders: Iterable[Path]) -> set[str]:
+    """Names of caches: the level of trust, and the folder below it."""
+    return {folder.relative_to(workspace.cache).as_posix() for folder in folders}
+
+
+def _clear(workspace: Workspace, name: str) -> bool:
+    """Remove the folder ``name`` of the cache; False where there is none."""
+    parent, _, last = name.rpartition("/")
+    try:
+        with UntrustedFolder(workspace.cache) as root, root.folder(parent) as folder:
+            if last not in folder.folders():
+                return False
+            # In one step out of the way: what is half removed must not be found.
+            away = f"{_CLEARED}{secrets.token_hex(4)}"
+            folder.rename(last, away)
+            folder.remove(away)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _half_cleared(workspace: Workspace) -> list[Path]:
+    """What a builder that was killed while it cleared caches has left."""
+    levels = [trust.value for trust in Trust]
+    found = []
+    for parent in ("", *levels, *(f"{level}/{codegen.CACHE}" for level in levels)):
+        with suppress(OSError), UntrustedFolder(workspace.cache) as root, root.folder(parent) as folder:
+            names = [name for name, _ in folder.entries() if name.startswith(_CLEARED)]
+            found += [workspace.cache / parent / name for name in names]
+    return found
+
+
 def _stats_of(workspace: Workspace, folder: Path) -> dict[str, Any]:
     line, arch, gcc = cache.parse_store(folder.name) or ("", "", "")
-    builds = witness.kept(witness.folder_of(workspace, folder.name))
-    last = next(_readable(builds), None)
+    name = folder.relative_to(workspace.cache).as_posix()
+    last = next(_readable(witness.kept(witness.folder_of(workspace, name))), None)
     return {
-        "name": folder.name,
+        "name": name,
+        "trust": folder.parent.name,
         "release_line": line,
         "arch": arch,
         "gcc": gcc,
-        "size": cache.stored_bytes(folder),
+        "size": _size(folder),
         "limit": None if last is None else last.limit,
         "last_build": None
         if last is None
@@ -142,10 +174,22 @@ def _stats_of(workspace: Workspace, folder: Path) -> dict[str, Any]:
 def _generated_stats(folder: Path) -> dict[str, Any]:
     return {
         "release_line": folder.name,
+        "trust": folder.parent.parent.name,
         # Another builder may clear it right now; a glob of what is gone is empty.
         "entries": sum(1 for _ in folder.glob("*.zip")),
-        "size": cache.stored_bytes(folder),
+        "size": _size(folder),
     }
+
+
+def _size(folder: Path) -> int:
+    """Bytes on disk. Raises MachineError for a cache that no compiler has made."""
+    try:
+        return cache.stored_bytes(folder)
+    except TooDeepError as error:
+        raise MachineError(
+            f"the compile cache {folder} is damaged: {error.strerror}",
+            hint=f"python -m builder cache clear {folder.name}",
+        ) from error
 
 
 def _counts(build: Witness) -> dict[str, int]:
@@ -175,7 +219,7 @@ def _generated_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for heading in ("generated code", "size", "entries"):
         table.add_column(heading, justify="left" if heading == "generated code" else "right")
     for row in rows:
-        table.add_row(escape(clean(row["release_line"])), _bytes(row["size"]), str(row["entries"]))
+        table.add_row(escape(clean(f"{row['trust']}/{row['release_line']}")), _bytes(row["size"]), str(row["entries"]))
     return table
 
 
@@ -274,27 +318,25 @@ def _readable(builds: Sequence[Kept], *, skip: Kept | None = None) -> Iterator[W
                 continue
 
 
-def _witnessed(workspace: Workspace) -> set[str]:
-    root = workspace.witness
-    return {folder.name for folder in root.iterdir() if folder.is_dir()} if root.is_dir() else set()
-
-
 def _known_targets(workspace: Workspace) -> str:
-    known = {each.target for name in _witnessed(workspace) for each in witness.kept(witness.folder_of(workspace, name))}
+    known = {
+        each.target for name in witness.stores(workspace) for each in witness.kept(witness.folder_of(workspace, name))
+    }
     return f"known are: {', '.join(sorted(known))}" if known else "a build with the compile cache leaves what it takes"
 
 
 def _names(store: str, wanted: str) -> bool:
     """True where ``wanted`` is the cache's name or its release line, or a glob over either."""
-    line = _line_of(store)
-    names = (store,) if line is None else (store, line, line.removeprefix("v"))
+    line, short = _line_of(store), store.partition("/")[2]
+    names = (store, short) if line is None else (store, short, line, line.removeprefix("v"))
     return any(fnmatchcase(name, wanted) for name in names)
 
 
 def _line_of(store: str) -> str | None:
     """The release line of a cache's name; None where it is none of the builder's names."""
-    if store.startswith(f"{codegen.CACHE}/"):
-        return store.removeprefix(f"{codegen.CACHE}/")
+    _, _, below = store.partition("/")
+    if below.startswith(f"{codegen.CACHE}/"):
+        return below.removeprefix(f"{codegen.CACHE}/")
     parts = cache.parse_store(store)
     return parts[0] if parts else None
 

@@ -242,6 +242,12 @@ SOURCES = options(
     option("--offline", is_flag=True, help="Never touch the network."),
     option("--rebuild", is_flag=True, help="Prepare the tree anew, discarding changes made by hand."),
     option("--keep-changes", is_flag=True, help="Build with changes made by hand; the wheel's record names them."),
+    option(
+        "--trust",
+        type=click.Choice(["release", "nightly", "unknown"]),
+        default="release",
+        help="The most that these sources are trusted; objects of a lower level never reach a build of a higher one.",
+    ),
 )
 LIMITS = options(
     option("--jobs", type=click.IntRange(min=1), help="Compilers at once; by default what cores and memory allow."),

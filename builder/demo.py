@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import replace
 
 from builder.build import BuildContext, TargetBuild
-from builder.compilation import cache
+from builder.compilation import cache, codegen
 from builder.console import Reporter
 from builder.engines.local import exit_code, run_targets
 from builder.environments.base import Folders, Limits
@@ -150,9 +150,9 @@ def _try_wheel(target: Target, result: TargetResult, context: BuildContext, oper
     folders = Folders(
         tree=tree,
         mirrors=context.workspace.mirrors,
-        cache=context.workspace.cache,
         out=out,
         launcher=cache.LAUNCHER,
+        codegen=codegen.INSIDE,
     )
     with result.phase("try"), TargetBuild(target, context, result).environment(quiet=True).open(folders) as opened:
         outcome = opened.run(

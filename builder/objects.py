@@ -276,7 +276,7 @@ class Verification:
 
             outcome = opened.run(
                 plan.among_compilers(opened.paths, *command),
-                env={**plan.environment(opened.paths), **self._build.remote_cache.variables(opened.paths.cache)},
+                env={**plan.environment(opened.paths), **self._build.remote_cache.variables(opened.paths.remote)},
                 cwd=opened.paths.tree,
                 on_line=on_line,
                 limits=plan.limits,

@@ -17,7 +17,8 @@ class BuildOptions:
     a checkout. ``components`` is ``op-plugin`` or ``full``. ``memory`` is in bytes, ``timeout`` in seconds for each
     phase; None lets the machine decide. ``version_suffix`` follows the branch's package version; ``{commits}`` in it
     stands for the commits. ``pch`` allows precompiled headers, ``cached`` the compile cache, each of whose
-    stores may grow to ``cache_size`` bytes (0: without limit; None: the builder's default).
+    stores may grow to ``cache_size`` bytes (0: without limit; None: the builder's default). ``trust`` is the most that
+    the builds are trusted (``builder.trust``).
     """
 
     torch_npu: str | None = None
@@ -42,6 +43,7 @@ class BuildOptions:
     pch: bool = False
     cached: bool = True
     cache_size: int | None = None
+    trust: str = "release"
 
     @property
     def op_plugin_folder(self) -> Path | None:

@@ -24,6 +24,7 @@ from builder.matrix.model import Target
 from builder.matrix.toolchains import Compiler, Provider
 from builder.options import BuildOptions
 from builder.sources.upstream import SetupScript
+from builder.trust import Trust
 from builder.wheels.repair import RepairPlan
 from builder.workspace import atomic_write, debian_script
 
@@ -40,7 +41,7 @@ _COMPILERS = "compilers"
 class Recipe:
     """One compile. ``epoch`` is SOURCE_DATE_EPOCH in seconds; ``slots`` limits compilers where make does not.
 
-    ``shared_slots`` is a folder inside the cache: then the slots are those of all targets that run now.
+    ``shared_slots``: the slots are those of all targets that run now.
 
     ``extra`` holds the variables that the matrix gives the release line.
 
@@ -58,7 +59,7 @@ class Recipe:
     repair: RepairPlan
     jobs: int
     slots: int
-    shared_slots: str | None
+    shared_slots: bool
     limits: Limits
     cann: bool
     extra: Mapping[str, str]
@@ -67,7 +68,6 @@ class Recipe:
     python_include: str | None = None
     cache_size: int = cache.DEFAULT_LIMIT
     cached: bool = True
-    line: str = ""
     order_is_fixed: bool = False
     pch: bool = False
     version_define: bool = False
@@ -75,10 +75,6 @@ class Recipe:
     read_only: bool = False
     cmake: str | None = None
     mismatch: str | None = None
-
-    def cache_folder(self, paths: Paths) -> str:
-        """The compile cache inside the environment."""
-        return f"{paths.cache}/{self.store}" if self.store else paths.cache
 
     def command(self, paths: Paths) -> tuple[str, ...]:
         """The command that runs upstream's own ci/build.sh."""
@@ -88,7 +84,7 @@ class Recipe:
         """``argv`` as it runs in a build: with CANN's variables, and the launcher before the compilers."""
         set_env = f"{paths.cann}/set_env.sh" if self.cann else ""
         cached = "cached" if self.cached else ""
-        first = f"{codegen.path(paths.out)}:{paths.launcher}"
+        first = f"{paths.codegen}:{paths.launcher}"
         script = f"{paths.launcher}/{_RUN_BUILD}"
         return ("bash", script, set_env, first, cached, f"{paths.out}/{_COMPILERS}", *argv)
 
@@ -113,11 +109,11 @@ class Recipe:
             **self.variables(),
             "MAX_JOBS": str(self.jobs),
             **cache.environment(
-                cache=self.cache_folder(paths),
+                cache=paths.cache,
                 launcher=paths.launcher,
                 compile_log=f"{paths.out}/{cache.COMPILE_LOG}",
                 slots=self.slots,
-                slot_folder=f"{paths.cache}/{self.shared_slots}" if self.shared_slots else f"{paths.out}/slots",
+                slot_folder=paths.slots if self.shared_slots else f"{paths.out}/slots",
                 limit=self.cache_size,
                 temporary=f"{paths.out}/ccache",
                 inputs=f"{paths.out}/{witness.INPUTS}" if self.inputs else None,
@@ -125,8 +121,8 @@ class Recipe:
             ),
             **({} if self.cached else {"BUILDER_CCACHE": ""}),
             **(
-                codegen.environment(paths.cache, self.line, order_is_fixed=self.order_is_fixed)
-                if self.cached and self.line
+                codegen.environment(paths.generated, paths.out, order_is_fixed=self.order_is_fixed)
+                if self.cached
                 else {}
             ),
             **self._launcher(paths),
@@ -142,7 +138,7 @@ class Recipe:
         if self.version_define:
             variables["BUILDER_VERSION_DEFINE"] = f"{paths.out}/{witness.VERSION_DEFINE}"
         if self.pch:
-            variables |= headers.environment(out=paths.out, cache=self.cache_folder(paths))
+            variables |= headers.environment(out=paths.out, cache=paths.cache)
             # Without a cache there is nothing that earlier builds have left of a header's files.
             if not self.cached or self.read_only:
                 del variables["BUILDER_HEADERS_KNOWN"]
@@ -160,7 +156,7 @@ def prepared(opened: Opened, plan: Recipe, *, tree: Path, out: Path, warn: Calla
     if define is not None:
         atomic_write(out / witness.VERSION_DEFINE, define.text(paths.tree))
     plan = replace(plan, version_define=define is not None)
-    folder = plan.cache_folder(paths) if plan.cached else None
+    folder = paths.cache if plan.cached else None
     command = witness.before_command(
         plan.python, paths.launcher, tree=paths.tree, torch=paths.torch, out=paths.out, cache=folder
     )
@@ -210,6 +206,24 @@ def _beside_the_compile(opened: Opened, plan: Recipe, command: Sequence[str]) ->
         limits=replace(plan.limits, timeout=witness.TIMEOUT),
     )
     return outcome.exit_code, lines
+
+
+def trust_of(target: Target, options: BuildOptions, *, changed: bool = False) -> Trust:
+    """The level of a build of ``target``; ``changed`` where a person has changed its prepared tree.
+
+    What a machine's administrator chooses, as a base image or a toolkit, does not lower it: sources do.
+    """
+    most = Trust(options.trust)
+    chosen = (
+        options.torch_npu is not None
+        or options.op_plugin not in ("branch", "pinned")
+        or options.custom_ops is not None
+        or bool(options.patches)
+        or changed
+    )
+    if chosen:
+        return Trust.UNKNOWN
+    return most.at_most(Trust.RELEASE if target.release.channel == "release" else Trust.NIGHTLY)
 
 
 def default_jobs(memory: int) -> int:

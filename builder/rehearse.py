@@ -152,7 +152,7 @@ class Rehearsal:
             try:
                 outcome = opened.run(
                     plan.among_compilers(paths, *command),
-                    env={**plan.environment(paths), **build.remote_cache.variables(paths.cache)},
+                    env={**plan.environment(paths), **build.remote_cache.variables(paths.remote)},
                     cwd=paths.tree,
                     on_line=on_line,
                     limits=plan.limits,

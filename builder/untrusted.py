@@ -156,10 +156,25 @@ class UntrustedFolder:
         return sorted(name for name, state in self.entries() if stat.S_ISDIR(state.st_mode))
 
     def walk(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Everything below it: relative path and state, a folder before what it holds.
+        """Everything below it: relative path and state, a folder before what it holds, in the order of names.
 
         Folders that vanish or cannot be read are passed over. Raises TooDeepError for folders below DEEPEST others.
         """
+        for _, prefix, name, state in self._walk():
+            yield prefix + name, state
+
+    def own(self, user: tuple[int, int]) -> None:
+        """Make ``user`` (uid, gid) the owner of it and of all that is below it. Raises OSError, TooDeepError."""
+        state = os.fstat(self._descriptor)
+        if (state.st_uid, state.st_gid) != user:
+            os.chown(".", *user, dir_fd=self._descriptor, follow_symlinks=False)
+        for folder, _, name, state in self._walk():
+            if (state.st_uid, state.st_gid) != user:
+                with suppress(FileNotFoundError):
+                    os.chown(name, *user, dir_fd=folder._descriptor, follow_symlinks=False)
+
+    def _walk(self) -> Iterator[tuple[UntrustedFolder, str, str, os.stat_result]]:
+        """Each entry: the folder that holds it, that folder's path below this one, its name and its state."""
         walked = [(self.folder(""), "")]
         pending = [_sorted(walked[0][0])]
         try:
@@ -171,7 +186,7 @@ class UntrustedFolder:
                     pending.pop()
                     walked.pop()[0].close()
                     continue
-                yield prefix + name, state
+                yield folder, prefix, name, state
                 if stat.S_ISDIR(state.st_mode):
                     if len(walked) >= DEEPEST:
                         raise TooDeepError(self.path)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.compilation import codegen
+from builder.trust import Trust
 
 LINE = "v2.5.1-7.1.0"
 
@@ -93,6 +94,7 @@ class Place:
     check: bool = False
     cached: bool = True
     python: str = sys.executable
+    trust: Trust = Trust.RELEASE
 
     def __post_init__(self) -> None:
         write_tree(self.source)
@@ -119,13 +121,18 @@ class Place:
         return self.root / "out"
 
     @property
+    def store(self) -> Path:
+        """The folder of the entries that a build of ``trust`` leaves."""
+        return codegen.store(self.cache, self.trust, LINE)
+
+    @property
     def tools(self) -> Path:
         """A folder on PATH."""
         return self.root / "bin"
 
     @property
     def entries(self) -> list[Path]:
-        return sorted((self.cache / codegen.CACHE / LINE).glob("*.zip"))
+        return sorted(self.store.glob("*.zip"))
 
     @property
     def runs(self) -> int:
@@ -135,7 +142,7 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         variables = {
-            "PATH": f"{codegen.path(str(self.out))}:{self.tools}:{os.environ['PATH']}",
+            "PATH": f"{codegen.INSIDE}:{self.tools}:{os.environ['PATH']}",
             "HOME": str(self.root),
             "LC_ALL": "C",
             "PYTHONHASHSEED": "0",
@@ -143,16 +150,18 @@ class Place:
             "RUNS": str(self.root / "runs"),
         }
         if self.cached:
+            shown = [str(folder) for folder in codegen.folders(self.cache, self.trust, LINE)]
             variables.update(
-                codegen.environment(str(self.cache), LINE, order_is_fixed=self.order_is_fixed, check=self.check)
+                codegen.environment(shown, str(self.out), order_is_fixed=self.order_is_fixed, check=self.check)
             )
         return {**variables, **self.variables}
 
     def prepare(self) -> None:
-        """What comes before a compile: a fresh tree, and what goes on PATH."""
+        """What comes before a compile: a fresh tree, and an empty folder of results."""
         shutil.rmtree(self.tree, ignore_errors=True)
         shutil.copytree(self.source, self.tree, symlinks=True)
-        codegen.install(self.out)
+        shutil.rmtree(self.out)
+        self.out.mkdir()
 
     def generate(self) -> subprocess.CompletedProcess[str]:
         """As upstream's setup.py does it."""
@@ -171,5 +180,5 @@ class Place:
         outcome = codegen.outcome(self.out)
         assert outcome is not None
         if status == 0:
-            self.warning = codegen.keep(self.out, self.cache, LINE)
+            self.warning = codegen.keep(self.out, self.store)
         return outcome

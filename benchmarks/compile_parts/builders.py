@@ -162,7 +162,7 @@ class SampleBuilder:
             hits=counts.hits,
             misses=counts.misses,
             headers=found.to_json() if found else None,
-            cache_bytes=cache.stored_bytes(build.cache / plan.store),
+            cache_bytes=build.caches.size(plan.store),
             header_bytes=peak.bytes if found else None,
             sources=seconds,
             shared_header_seconds=shared_seconds(build.out) if found else None,

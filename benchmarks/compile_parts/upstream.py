@@ -230,7 +230,12 @@ class UpstreamTree:
         for folder in (nothing, self._out, self._cache):
             folder.mkdir(parents=True, exist_ok=True)
         folders = Folders(
-            tree=self.path, mirrors=self._workspace.mirrors, cache=self._cache, out=self._out, launcher=nothing
+            tree=self.path,
+            mirrors=self._workspace.mirrors,
+            out=self._out,
+            launcher=nothing,
+            codegen=nothing,
+            cache=self._cache,
         )
         with self._build.environment(quiet=True).open(folders) as opened:
             yield opened

@@ -1,20 +1,21 @@
 """The compile cache: where it lies, how an environment is told of it, and what came of each compiled file.
 
-Each release line has a cache for each toolchain, ``<cache>/<line>-<arch>-gcc<minor>``, which all its Pythons share. How
-it is asked, and why, is in docs/cache.md.
+Each release line has a cache for each toolchain and level of trust, ``<cache>/<trust>/<line>-<arch>-gcc<minor>``, which
+all its Pythons share. A build sees its own and no other. How it is asked, and why, is in docs/cache.md.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.workspace import open_inside
+from builder.trust import Trust
+from builder.untrusted import UntrustedFolder, open_inside
 
 #: The launcher's own record, in the results folder of a build.
 COMPILE_LOG = "compile.log"
@@ -25,7 +26,9 @@ LAUNCHER = Path(__file__).resolve().parent / "launcher"
 DEFAULT_LIMIT = 5 << 30
 #: The launcher's word where it was told to compile nothing.
 _STOPPED = "stopped"
-_STORE = re.compile(r"(?P<line>.+)-(?P<arch>[^-]+)-gcc(?P<gcc>[\d.]+)")
+_STORE = re.compile(r"(?:(?P<trust>[a-z]+)/)?(?P<line>[^/]+)-(?P<arch>[^-/]+)-gcc(?P<gcc>[\d.]+)")
+#: Where code generation's entries of all lines were, in a builder of before.
+GENERATED_BEFORE = "generated"
 #: What ccache makes at the top of its folder.
 _OWN_FOLDER = re.compile(r"[0-9a-f]|tmp|lock")
 _OWN_FILE = re.compile(r"stats|ccache\.conf|inode-cache.*|CACHEDIR\.TAG")
@@ -85,16 +88,22 @@ class CompileCounts:
         return counts | {name: value for name, value in sizes.items() if value is not None}
 
 
-def store_name(line: str, arch: str, gcc: str) -> str:
+def store_name(trust: Trust, line: str, arch: str, gcc: str) -> str:
     """The folder of the cache of a release line's branch, for an architecture and a compiler's full version."""
     minor = ".".join(re.findall(r"\d+", gcc)[:2])
-    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', line)}-{arch}-gcc{minor}"
+    return f"{trust.value}/{re.sub(r'[^A-Za-z0-9._-]', '_', line)}-{arch}-gcc{minor}"
 
 
 def parse_store(name: str) -> tuple[str, str, str] | None:
-    """Release line, architecture and gcc of a folder's name; None where it is none of ``store_name``'s."""
+    """Release line, architecture and gcc of a folder's name, with or without its level of trust; None for no store."""
     match = _STORE.fullmatch(name)
     return (match["line"], match["arch"], match["gcc"]) if match else None
+
+
+def higher_stores(name: str) -> list[str]:
+    """Names of the stores of the same line and toolchain that are trusted more, the highest first."""
+    level, _, rest = name.partition("/")
+    return [f"{trust.value}/{rest}" for trust in Trust(level).higher]
 
 
 def environment(
@@ -177,15 +186,12 @@ def stopped(folder: Path, name: str = COMPILE_LOG) -> bool:
 
 
 def stored_bytes(folder: Path) -> int:
-    """Bytes on disk of all files below ``folder``; those that vanish meanwhile do not count."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-            except OSError:
-                continue
-    return total
+    """Bytes on disk of all that is below ``folder``; what vanishes meanwhile does not count. Raises TooDeepError."""
+    try:
+        with UntrustedFolder(folder) as opened:
+            return opened.stored_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def trouble(folder: Path) -> str | None:
@@ -199,23 +205,23 @@ def trouble(folder: Path) -> str | None:
 
 
 def stores(cache: Path) -> list[Path]:
-    """The folders of release lines in the cache folder, by name."""
-    try:
-        found = [path for path in cache.iterdir() if parse_store(path.name) and path.is_dir() and not path.is_symlink()]
-    except OSError:
-        return []
-    return sorted(found)
+    """The folders of release lines in the cache folder, by level and name."""
+    found = []
+    for trust in Trust:
+        with suppress(OSError), UntrustedFolder(cache) as folder, folder.folder(trust.value) as level:
+            found += [cache / trust.value / name for name in level.folders() if parse_store(name)]
+    return found
 
 
-def flat_layout(cache: Path) -> list[Path]:
-    """What a builder of before, which had one cache for everything, left in the cache folder."""
+def earlier_layouts(cache: Path) -> list[Path]:
+    """What builders of before, whose stores had no level of trust or which had one cache for everything, have left."""
     try:
-        children = sorted(cache.iterdir())
+        with UntrustedFolder(cache) as folder:
+            folders, files = folder.folders(), folder.files()
     except OSError:
         return []
-    folders = [
-        path for path in children if _OWN_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
-    ]
-    if not any(len(path.name) == 1 for path in folders):
-        return []
-    return [*folders, *(path for path in children if _OWN_FILE.fullmatch(path.name) and not path.is_dir())]
+    found = [name for name in folders if parse_store(name) or name == GENERATED_BEFORE]
+    own = [name for name in folders if _OWN_FOLDER.fullmatch(name)]
+    if any(len(name) == 1 for name in own):
+        found += [*own, *(name for name in files if _OWN_FILE.fullmatch(name))]
+    return [cache / name for name in found]

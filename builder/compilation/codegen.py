@@ -2,10 +2,11 @@
 
 Upstream's ``ci/build.sh`` stays what builds. Its setup.py starts ``bash generate_code.sh`` once; a ``bash`` that
 stands first on PATH sees that command, and puts the result of an earlier generation with the same inputs into the
-tree, or lets it run (``codegen_inside``). When to call what:
+tree, or lets it run (``codegen_inside``). Builds see that ``bash`` and the entries of the cache read-only; only the
+builder writes there. When to call what:
 
-1. before the environment is opened, which settles who owns it, ``install`` with the folder of results;
-2. the compile has ``path`` before the launcher on PATH, and the variables of ``environment``;
+1. before the environment is opened, ``folders`` makes the folders of entries that the build may read;
+2. the compile has INSIDE first on PATH, and the variables of ``environment``;
 3. after the compile, whatever came of it, ``outcome`` says what became of the generation;
 4. once the compile has ended well and the generated files were looked at, ``keep`` takes a new entry into the cache.
    Not before: upstream's scripts end well also where generation has failed.
@@ -13,12 +14,11 @@ tree, or lets it run (``codegen_inside``). When to call what:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,19 +26,18 @@ from typing import Any
 
 from builder.compilation.codegen_inside import key, run
 from builder.compilation.codegen_inside.entries import read_entry
-from builder.compilation.codegen_inside.tree import Unfit
-from builder.workspace import atomic_write, open_inside
+from builder.compilation.codegen_inside.tree import Unfit, digest
+from builder.trust import Trust
+from builder.untrusted import UntrustedFolder, open_inside
 
-#: Below the folder of results of a build.
-FOLDER = "codegen"
-#: Below the cache.
+#: What stands in the environment: the ``bash`` for PATH, and what it runs.
+INSIDE = Path(__file__).resolve().parent / "codegen_inside"
+#: Below a level's folder in the cache.
 CACHE = "generated"
 #: Entries of one release line that are kept (2 to 3 MB each), and bytes of one that is taken.
 KEPT = 12
 LARGEST = 256 << 20
 _LARGEST_RESULT = 1 << 20
-
-_INSIDE = Path(__file__).resolve().parent / "codegen_inside"
 
 
 @dataclass(frozen=True)
@@ -64,39 +63,40 @@ class Outcome:
         return {name: value for name, value in values.items() if value}
 
 
+def store(cache: Path, trust: Trust, line: str) -> Path:
+    """The folder of a release line's entries at a level of trust."""
+    return cache / trust.value / CACHE / line
+
+
 def stores(cache: Path) -> list[Path]:
-    """The folders of release lines in the cache folder, by name."""
-    try:
-        return sorted(path for path in (cache / CACHE).iterdir() if path.is_dir() and not path.is_symlink())
-    except OSError:
-        return []
+    """The folders of release lines in the cache folder, by level and name."""
+    found = []
+    for trust in Trust:
+        with suppress(OSError), UntrustedFolder(cache) as folder, folder.folder(f"{trust.value}/{CACHE}") as lines:
+            found += [cache / trust.value / CACHE / name for name in lines.folders()]
+    return found
 
 
-def install(out: Path) -> None:
-    """Make ``out``/FOLDER: the ``bash`` for PATH, and what it runs. What an earlier build has left there is gone."""
-    folder = out / FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
-    inside = folder / _INSIDE.name
-    inside.mkdir(parents=True)
-    for source in sorted(_INSIDE.glob("*.py")):
-        shutil.copyfile(source, inside / source.name)
-    shutil.copyfile(_INSIDE / "bash", folder / "bash")
-    (folder / "bash").chmod(0o755)
+def folders(cache: Path, trust: Trust, line: str) -> list[Path]:
+    """The folders of entries that a build may read, those of the highest level first; the last one is its own.
+
+    Absent ones are made. Raises OSError.
+    """
+    found = [store(cache, level, line) for level in (*trust.higher, trust)]
+    for folder in found:
+        folder.mkdir(parents=True, exist_ok=True)
+    return found
 
 
-def path(out: str) -> str:
-    """What goes first on PATH; ``out`` is the folder of results inside the environment."""
-    return f"{out}/{FOLDER}"
-
-
-def environment(cache: str, line: str, *, order_is_fixed: bool, check: bool = False) -> Mapping[str, str]:
-    """Variables of a compile; ``cache`` is the cache inside the environment, ``line`` the release line's name.
+def environment(generated: Sequence[str], out: str, *, order_is_fixed: bool, check: bool = False) -> Mapping[str, str]:
+    """Variables of a compile: the folders of entries and the folder of results, as the environment sees them.
 
     ``order_is_fixed``: no order of a set shows in what the generators of this tree write, so all Pythons share their
     results. ``check`` lets generation run also where the cache has its result, and the build fail where they differ.
     """
     return {
-        run.CACHE: f"{cache}/{CACHE}/{line}",
+        run.CACHE: ":".join(generated),
+        run.OUT: out,
         key.ORDER: "fixed" if order_is_fixed else "",
         run.MODE: "check" if check else "",
     }
@@ -105,7 +105,7 @@ def environment(cache: str, line: str, *, order_is_fixed: bool, check: bool = Fa
 def outcome(out: Path) -> Outcome | None:
     """What became of the generation of the build whose results are in ``out``; None where it was never reached."""
     try:
-        with open_inside(out, f"{FOLDER}/{run.RESULT}") as stream:
+        with open_inside(out, run.RESULT) as stream:
             told = json.loads(stream.read(_LARGEST_RESULT))
         return Outcome(
             result=str(told["result"]),
@@ -116,32 +116,27 @@ def outcome(out: Path) -> Outcome | None:
             seconds=float(told.get("seconds", 0)),
             cpu_seconds=float(told.get("cpu_seconds", 0)),
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def keep(out: Path, cache: Path, line: str) -> str | None:
-    """Take the entry that a build has left in ``out`` into ``cache``; returns what is worth a warning, or None.
+def keep(out: Path, folder: Path) -> str | None:
+    """Take the entry that a build has left in ``out`` into ``folder`` (see ``store``).
 
-    The entry of a hit counts as used. Another entry of the same inputs with another result means that the same inputs
-    do not give the same files: then neither stays.
+    Returns what is worth a warning, or None. The entry of a hit counts as used. Another entry of the same inputs with
+    another result means that the same inputs do not give the same files: then neither stays.
     """
-    folder = cache / CACHE / line
     done = outcome(out)
     if done is not None and done.result == "hit" and re.fullmatch(r"[0-9a-f]{64}", done.key):
-        for entry in folder.glob(f"{done.key}.*.zip"):
-            with suppress(OSError):
-                os.utime(entry)
+        _used(folder, done.key)
+    beside = folder / f".{secrets.token_hex(8)}"
     try:
-        with open_inside(out, f"{FOLDER}/{run.ENTRY}") as stream:
-            data = stream.read(LARGEST + 1)
-    except OSError:
-        return None
-    if len(data) > LARGEST:
-        return f"the result of code generation is not kept: it has more than {LARGEST >> 20} MiB"
-    beside = folder / f".{hashlib.sha256(data).hexdigest()}"
-    try:
-        atomic_write(beside, data)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with UntrustedFolder(out) as results:
+                results.copy_to(run.ENTRY, beside, LARGEST)
+        except FileNotFoundError:
+            return None
         try:
             made = read_entry(beside, named=False)
             for other in _of_the_same_inputs(folder, made):
@@ -150,13 +145,20 @@ def keep(out: Path, cache: Path, line: str) -> str | None:
                     other.unlink()
                     return f"code generation gave another {differs} from the same inputs; it is not cached"
                 return None
-            beside.rename(folder / f"{made['key']}{beside.name}.zip")
+            beside.chmod(0o644)  # read by builds, whatever the umask is
+            beside.rename(folder / f"{made['key']}.{digest(beside)}.zip")
         finally:
             beside.unlink(missing_ok=True)
         _prune(folder)
     except (OSError, Unfit) as error:
         return f"the result of code generation is not kept: {error}"
     return None
+
+
+def _used(folder: Path, key: str) -> None:
+    for entry in folder.glob(f"{key}.*.zip"):
+        with suppress(OSError):
+            os.utime(entry)
 
 
 def _of_the_same_inputs(folder: Path, entry: Mapping[str, Any]) -> Iterator[Path]:

@@ -1,21 +1,22 @@
 """A compile cache that machines share: a Redis or HTTP server, for builds that see no network.
 
-ccache asks its remote storage through a Unix socket in the cache folder, which every environment mounts anyway. This
-process listens at it, understands the few commands that ccache uses, and asks the server itself. So a build reaches
-entries of the compile cache and nothing else: no host, no other command of the server, no password. A server that does
-not answer costs speed, never a build.
+ccache asks its remote storage through a Unix socket, in a folder that the environment shows. This process listens at
+it, understands the few commands that ccache uses, and asks the server itself. So a build reaches entries of the compile
+cache and nothing else: no host, no other command of the server, no password. A server that does not answer costs speed,
+never a build.
+
+A build gets what its own level of trust and higher ones have stored (``builder.trust``), also what lies in the local
+caches of higher levels, and stores at its own level alone. This process says which level it is; the build cannot.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import secrets
-import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -23,7 +24,8 @@ from typing import Any, Protocol, TypeVar
 from builder.compilation.remotes import Remote, RemoteError, open_remote
 from builder.console import Reporter
 from builder.errors import RequestError
-from builder.workspace import remove_tree
+from builder.trust import Trust
+from builder.untrusted import UntrustedFolder, remove_tree
 
 #: The variable that names the server, on each machine.
 VARIABLE = "BUILDER_REMOTE_CACHE"
@@ -40,7 +42,7 @@ REST = 30.0
 _CONNECT, _OPERATION = 1000, 30000
 #: ccache's own names for its entries.
 _KEY = re.compile(rb"ccache:[0-9a-z]{20,80}")
-_FOLDER, _SOCKET = ".remote-{}", "socket"
+_SOCKET = "socket"
 
 T = TypeVar("T")
 
@@ -63,24 +65,32 @@ class Served:
     """A shared cache that this process stands in for.
 
     ``hits`` and ``misses`` count entries that were asked for, of which ccache has two for each file; ``stored`` those
-    that were added.
+    that were added, ``taken`` those that came from local caches of a higher level.
     """
 
-    def __init__(self, remote: Remote | None, name: str, reporter: Reporter) -> None:
-        self.hits = self.misses = self.stored = 0
+    def __init__(self, remote: Remote | None, trust: Trust, reporter: Reporter, *, listens: bool = True) -> None:
+        self.hits = self.misses = self.stored = self.taken = 0
         self._remote = remote
-        self._name = name
+        self._trust = trust
+        self._listens = listens
+        self._above: list[LocalStore] = []
         self._reporter = reporter
         self._lock = threading.Lock()
         self._rests_until = 0.0
         self._warned = False
 
-    def variables(self, cache: str) -> dict[str, str]:
-        """Variables that point ccache at it; ``cache`` is the cache folder as the compile sees it."""
-        if self._remote is None:
+    def read_also(self, folders: Sequence[Path]) -> None:
+        """Answer also from the local caches in ``folders``, the most trusted first; absent ones are passed over."""
+        if self._listens:
+            self._above = list(filter(None, map(LocalStore.open, folders)))
+
+    def variables(self, folder: str) -> dict[str, str]:
+        """Variables that point ccache at it; ``folder`` is that of the socket as the compile sees it."""
+        if self._remote is None and not self._above:
             return {}
-        waits = f"connect-timeout={_CONNECT}|operation-timeout={_OPERATION}"
-        return {"CCACHE_REMOTE_STORAGE": f"redis+unix:{cache}/{self._name}/{_SOCKET}|{waits}"}
+        attributes = [f"connect-timeout={_CONNECT}", f"operation-timeout={_OPERATION}"]
+        attributes += [] if self._remote is not None else ["read-only=true"]
+        return {"CCACHE_REMOTE_STORAGE": f"redis+unix:{folder}/{_SOCKET}|{'|'.join(attributes)}"}
 
     def answer(self, command: list[bytes]) -> bytes:
         """The reply to one command, in the server's protocol. Raises ProtocolError for what ccache never says."""
@@ -89,13 +99,13 @@ class Served:
             return b"+OK\r\n"
         if not arguments or not _KEY.fullmatch(arguments[0]):
             raise ProtocolError
-        key = arguments[0].decode()
+        key = arguments[0].decode().partition(":")[2]
         if name == b"GET" and len(arguments) == 1:
             value = self._get(key)
             return b"$-1\r\n" if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
         if name == b"EXISTS" and len(arguments) == 1:
             # Of a server that cannot be asked, an entry that is there already: nothing is sent in vain.
-            return b":1\r\n" if self._ask(lambda remote: remote.has(key), True) else b":0\r\n"
+            return b":1\r\n" if self._ask(lambda remote: remote.has(_at(self._trust, key)), True) else b":0\r\n"
         if name == b"SET" and len(arguments) == 2:
             self._put(key, arguments[1])
             return b"+OK\r\n"
@@ -106,6 +116,10 @@ class Served:
 
     def conclude(self) -> None:
         """Say what it was good for, where anything was asked of it."""
+        for store in self._above:
+            store.close()
+        if self.taken:
+            self._reporter.message(f"{self.taken} entries came from compile caches that are trusted more")
         asked = self.hits + self.misses
         if self._remote is not None and asked:
             self._reporter.message(
@@ -114,7 +128,18 @@ class Served:
             )
 
     def _get(self, key: str) -> bytes | None:
-        value = self._ask(lambda remote: remote.get(key, LARGEST), None)
+        for store in self._above:
+            if (found := store.get(key, LARGEST)) is not None:
+                with self._lock:
+                    self.taken += 1
+                return found
+        names = [_at(level, key) for level in (*self._trust.higher, self._trust)]
+
+        def first(remote: Remote) -> bytes | None:
+            found = (remote.get(name, LARGEST) for name in names)
+            return next((value for value in found if value is not None), None)
+
+        value = self._ask(first, None)
         with self._lock:
             self.hits += value is not None
             self.misses += value is None
@@ -122,7 +147,7 @@ class Served:
 
     def _put(self, key: str, value: bytes) -> None:
         def put(remote: Remote) -> bool:
-            remote.put(key, value)
+            remote.put(_at(self._trust, key), value)
             return True
 
         if self._ask(put, False):
@@ -155,25 +180,31 @@ def check(env: Mapping[str, str] | None = None) -> None:
             raise RequestError(f"{VARIABLE}: {error.message}", hint=error.hint) from None
 
 
-@contextmanager
-def served(url: str | None, cache: Path, reporter: Reporter, env: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """Stand in for the shared cache at ``url`` (None: for none) while the block runs, for builds that use ``cache``.
+def _at(trust: Trust, key: str) -> str:
+    """The name of an entry on a server: flat, so that a plain web server need not make folders."""
+    return f"{trust.value}-{key}"
 
-    A password and a user come from ``env`` (by default this process's environment). Raises RequestError for what is no
-    URL of a shared cache.
+
+@contextmanager
+def served(
+    url: str | None, trust: Trust, folder: Path | None, reporter: Reporter, env: Mapping[str, str] | None = None
+) -> Iterator[Served]:
+    """Stand in for the shared cache at ``url`` (None: for none) while the block runs, for a build of level ``trust``.
+
+    The socket is in ``folder``, which is made and removed; None where the build is to see none. A password and a user
+    come from ``env`` (by default this process's environment). Raises RequestError for what is no URL of a shared cache.
     """
     remote = open_remote(url, os.environ if env is None else env) if url else None
-    name = _FOLDER.format(secrets.token_hex(4))
-    standing = Served(remote, name, reporter)
-    if remote is None:
-        yield standing
+    if folder is None:
+        yield Served(None, trust, reporter, listens=False)
         return
-    cache.mkdir(parents=True, exist_ok=True)
-    _remove_stale(cache)
-    # Nobody else of this machine looks in; an environment gives the cache folder to the user that compiles.
-    (cache / name).mkdir(mode=0o700)
+    standing = Served(remote, trust, reporter)
+    remove_tree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Nobody else of this machine looks in; an environment gives the folder to the user that compiles.
+    folder.mkdir(mode=0o700)
     try:
-        with _Server(cache / name, standing) as server:
+        with _Server(folder, standing) as server:
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
             thread.start()
             try:
@@ -183,8 +214,41 @@ def served(url: str | None, cache: Path, reporter: Reporter, env: Mapping[str, s
                 thread.join()
                 standing.conclude()
     finally:
-        remove_tree(cache / name)
-        remote.close()
+        remove_tree(folder)
+        if remote is not None:
+            remote.close()
+
+
+class LocalStore:
+    """A local compile cache that is read and not written: ccache keeps the very entries that it sends to a server.
+
+    An entry's file is named by its key, in two to four folders of one character each
+    (https://ccache.dev/manual/4.14.html, "Cache directory structure").
+    """
+
+    _LEVELS = (2, 3, 4)
+
+    def __init__(self, folder: UntrustedFolder) -> None:
+        self._folder = folder
+
+    @classmethod
+    def open(cls, folder: Path) -> LocalStore | None:
+        """The store in ``folder``; None where there is none."""
+        try:
+            return cls(UntrustedFolder(folder))
+        except OSError:
+            return None
+
+    def get(self, key: str, most: int) -> bytes | None:
+        """An entry of at most ``most`` bytes; None where there is none."""
+        for level in self._LEVELS:
+            with suppress(OSError):
+                return self._folder.read("/".join([*key[:level], key[level:]]), most)
+        return None
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._folder.close()
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -258,18 +322,6 @@ def _number(line: bytes, mark: bytes, most: int) -> int:
     if line[:1] != mark or line[-2:] != b"\r\n" or not digits.isdigit() or int(digits) > most:
         raise ProtocolError
     return int(digits)
-
-
-def _remove_stale(cache: Path) -> None:
-    """Remove what killed builders left: folders at whose socket nobody listens."""
-    for folder in cache.glob(_FOLDER.format("*")):
-        try:
-            with socket.socket(socket.AF_UNIX) as attempt, _short(folder) as place:
-                attempt.connect(f"{place}/{_SOCKET}")
-        except ConnectionRefusedError:
-            remove_tree(folder)
-        except OSError:
-            continue  # one that is being made, or of another user
 
 
 @contextmanager

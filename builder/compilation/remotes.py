@@ -92,7 +92,7 @@ class RedisRemote:
     def get(self, key: str, most: int) -> bytes | None:
         """See Remote."""
         try:
-            value = self._ask(b"GET", key.encode(), most=most)
+            value = self._ask(b"GET", _name(key), most=most)
         except TooLargeError:
             return None
         if isinstance(value, int):
@@ -101,11 +101,11 @@ class RedisRemote:
 
     def has(self, key: str) -> bool:
         """See Remote."""
-        return self._ask(b"EXISTS", key.encode()) == 1
+        return self._ask(b"EXISTS", _name(key)) == 1
 
     def put(self, key: str, value: bytes) -> None:
         """See Remote."""
-        self._ask(b"SET", key.encode(), value)
+        self._ask(b"SET", _name(key), value)
 
     def close(self) -> None:
         """See Remote."""
@@ -197,7 +197,7 @@ class _Connection:
 
 
 class HttpRemote:
-    """A server that takes GET, HEAD and PUT below a URL; one file for each entry, named by its key's hash."""
+    """A server that takes GET, HEAD and PUT below a URL; one file for each entry, named by its key."""
 
     def __init__(self, url: str, user: str, password: str) -> None:
         import requests
@@ -243,7 +243,7 @@ class HttpRemote:
         try:
             response = self._session.request(
                 method,
-                f"{self._url}/{key.partition(':')[2]}",
+                f"{self._url}/{key}",
                 timeout=(CONNECT, OPERATION),
                 allow_redirects=False,
                 **more,
@@ -254,6 +254,11 @@ class HttpRemote:
             response.close()
             raise RemoteError(f"it answers {method} with {response.status_code}")
         return response
+
+
+def _name(key: str) -> bytes:
+    """An entry's name among all that a Redis server keeps."""
+    return f"ccache:{key}".encode()
 
 
 def _reason(error: Exception) -> str:

@@ -161,14 +161,19 @@ def kept(folder: Path) -> list[Kept]:
 
 def stores_with(workspace: Workspace, target: str) -> list[str]:
     """Names of the caches that know a build of ``target``, the one of its last build first."""
-    root = workspace.witness
     found = [
-        (each.path.name, folder.name)
-        for folder in (root.iterdir() if root.is_dir() else ())
-        for each in kept(folder)
+        (each.path.name, name)
+        for name in stores(workspace)
+        for each in kept(folder_of(workspace, name))
         if each.target == target
     ]
     return list(dict.fromkeys(name for _, name in sorted(found, reverse=True)))
+
+
+def stores(workspace: Workspace) -> list[str]:
+    """Names of the caches of which builds are known."""
+    root = workspace.witness
+    return sorted(folder.relative_to(root).as_posix() for folder in root.glob("*/*") if folder.is_dir())
 
 
 def _prune(folder: Path) -> None:

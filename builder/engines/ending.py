@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from builder.compilation import cache
 from builder.console import Reporter
@@ -31,9 +32,9 @@ from builder.results import Run, TargetResult
 from builder.workspace import Workspace, remove_tree
 
 
-def slots_of(run: str) -> str:
-    """The folder inside the compile cache by which the targets of a run share their compilers."""
-    return f".slots-{run}"
+def slots_of(run: Path) -> Path:
+    """Where the targets of a run that build at once share their compiler slots; ``run`` is its folder."""
+    return run / "slots"
 
 
 def lock_of(run: str) -> str:
@@ -52,10 +53,10 @@ def recorded(
     """
     with workspace.locked(lock_of(run.id)), BuildLedger(ledger_path(workspace), reporter) as ledger:
         _note_dead_runs(workspace, ledger, reporter)
-        if cache.flat_layout(workspace.cache):
+        if cache.earlier_layouts(workspace.cache):
             reporter.message(
-                f"{workspace.cache} also holds an earlier builder's one cache for everything, which nothing uses any "
-                "more; `cache stats` tells its size, and `cache clear` removes it with all others"
+                f"{workspace.cache} also holds caches of an earlier builder, which nothing uses any more; "
+                "`cache stats` tells their size, and `cache clear` removes them with all others"
             )
         ledger.begin(run.id, run.started, sys.argv)
         broken: BaseException | None = None
@@ -87,7 +88,7 @@ def _note_dead_runs(workspace: Workspace, ledger: BuildLedger, reporter: Reporte
     """Runs whose builder was killed hold their lock no more: write down that they ended."""
     for entry in ledger.interrupted():
         with suppress(MachineError), workspace.locked(lock_of(entry.id), wait_seconds=0):
-            remove_tree(workspace.cache / slots_of(entry.id))
+            remove_tree(slots_of(workspace.runs / entry.id))
             ledger.finish(entry.id, None)
             reporter.message(f"run {entry.id} was interrupted; what it finished stands")
 

@@ -124,7 +124,7 @@ def run_targets(
         for name in remove_leftovers():
             reporter.message(f"removed {name}, which a killed builder left")
     run = Run(workspace.runs, policy.purpose.name)
-    slots = slots_of(run.id) if policy.parallel > 1 else None
+    slots = slots_of(run.folder) if policy.parallel > 1 else None
     limit = options.memory if options.memory is not None else machine_memory() * 9 // 10
     jobs = run.jobs = options.jobs or default_jobs(limit)
     context = BuildContext(
@@ -143,7 +143,7 @@ def run_targets(
             LocalRun(context, policy, ledger).over(targets)
         finally:
             if slots is not None:
-                remove_tree(workspace.cache / slots)
+                remove_tree(slots)
     return run
 
 

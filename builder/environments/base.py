@@ -21,7 +21,11 @@ class Paths:
     torch: str = "/opt/torch"
     cache: str = "/cache"
     out: str = "/out"
+    slots: str = "/slots"
+    remote: str = "/remote"
+    generated: tuple[str, ...] = ()
     launcher: str = "/opt/launcher"
+    codegen: str = "/opt/codegen"
     cann: str = "/usr/local/Ascend/ascend-toolkit"
 
 
@@ -77,14 +81,49 @@ class EnvironmentRequest:
 
 @dataclass(frozen=True)
 class Folders:
-    """Folders of this machine that an environment shows at its fixed paths."""
+    """Folders of this machine that an environment shows at its fixed paths.
+
+    A build may write below ``tree``, ``out``, ``cache`` (its own compile cache and no other; None: it sees none yet),
+    ``slots`` (what all compilers of a run lock; None where a build counts for itself) and ``remote`` (the socket of a
+    remote cache); everything else is read-only. ``generated`` are folders of generated code.
+    """
 
     tree: Path
     mirrors: Path
-    cache: Path
     out: Path
     launcher: Path
+    codegen: Path
+    cache: Path | None = None
+    slots: Path | None = None
+    remote: Path | None = None
+    generated: tuple[Path, ...] = ()
     cann: Path | None = None
+
+    def shown(self, paths: Paths) -> list[tuple[Path, str, bool]]:
+        """Each folder that is there: on this machine, inside, and whether it is read-only."""
+        places = [
+            (self.tree, paths.tree, False),
+            (self.cache, paths.cache, False),
+            (self.out, paths.out, False),
+            (self.slots, paths.slots, False),
+            (self.remote, paths.remote, False),
+            (self.mirrors, paths.mirrors, True),
+            (self.launcher, paths.launcher, True),
+            (self.codegen, paths.codegen, True),
+            *((here, place, True) for here, place in zip(self.generated, paths.generated, strict=True)),
+            (self.cann, paths.cann, True),
+        ]
+        return [(here, place, fixed) for here, place, fixed in places if here is not None]
+
+    @property
+    def paths(self) -> Paths:
+        """Where they stand in an environment that has fixed paths."""
+        return Paths(generated=tuple(f"/generated/{number}" for number in range(len(self.generated))))
+
+    @property
+    def written(self) -> list[Path]:
+        """The folders that a build may write."""
+        return [here for here, _, fixed in self.shown(self.paths) if not fixed]
 
 
 @dataclass(frozen=True)
@@ -117,6 +156,12 @@ class Opened(Protocol):
 
     paths: Paths
     base_env: Mapping[str, str]
+
+    def show_cache(self, folder: Path) -> None:
+        """Let commands from now on see ``folder``, which is made where it is absent, as the compile cache.
+
+        Which one it is depends on the compiler that an environment turns out to have. Raises OSError.
+        """
 
     def run(
         self,

@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Paths, Ready
+from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Ready
 from builder.environments.bases import standing_base
 from builder.environments.engine import (
     PLATFORMS,
@@ -182,7 +183,7 @@ class Container:
         scratch: Path,
         pytorch: PyTorch,
     ) -> None:
-        self.paths = Paths()
+        self.paths = folders.paths
         self.base_env: Mapping[str, str] = {
             "PATH": image.path,
             "PYTHONPATH": self.paths.torch,
@@ -215,28 +216,31 @@ class Container:
             shutil.copytree(pytorch.site / WRITTEN, scratch / WRITTEN, symlinks=True)
             if os.getuid() == 0 and not found.rootless:
                 give(scratch / WRITTEN, user)
-        for folder in (folders.tree, folders.cache, folders.out):
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.getuid() == 0 and not found.rootless:
-                give(folder, user)
+        self._give(folders.written)
 
     def mounts(self) -> list[tuple[Path, str, bool]]:
         """All that a container sees of this machine: (folder here, path inside, read-only)."""
         mounts = [
-            (self._folders.tree, self.paths.tree, False),
-            (self._folders.cache, self.paths.cache, False),
-            (self._folders.out, self.paths.out, False),
-            (self._folders.mirrors, self.paths.mirrors, True),
-            (self._folders.launcher, self.paths.launcher, True),
+            *self._folders.shown(self.paths),
             (self._pytorch.site, self.paths.torch, True),
             (self._scratch / "passwd", "/etc/passwd", True),
             (self._scratch / "group", "/etc/group", True),
         ]
         if (self._scratch / WRITTEN).is_dir():
             mounts.append((self._scratch / WRITTEN, f"{self.paths.torch}/{WRITTEN}", False))
-        if self._folders.cann is not None:
-            mounts.append((self._folders.cann, self.paths.cann, True))
         return mounts
+
+    def show_cache(self, folder: Path) -> None:
+        """See ``base.Opened.show_cache``."""
+        self._give([folder])
+        self._folders = replace(self._folders, cache=folder)
+
+    def _give(self, folders: Sequence[Path]) -> None:
+        """Make folders that are absent, and the build's user their owner where that is not the builder's own."""
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.getuid() == 0 and not self._engine.rootless:
+                give(folder, self._user)
 
     def run(
         self,

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from builder.console import Reporter
@@ -239,7 +240,7 @@ class Host:
         scratch: Path,
         pytorch: PyTorch,
     ) -> None:
-        for folder in (folders.tree, folders.cache, folders.out):
+        for folder in folders.written:
             folder.mkdir(parents=True, exist_ok=True)
         self._namespaces = namespaces
         self._root = scratch / "root"
@@ -252,31 +253,15 @@ class Host:
             shutil.copytree(pytorch.site / WRITTEN, modules / WRITTEN, symlinks=True)
         place = f"/opt/python/{interpreter_folder(python)}"
         if namespaces is None:
-            self.paths = Paths(
-                tree=str(folders.tree.resolve()),
-                mirrors=str(folders.mirrors.resolve()),
-                torch=str(pytorch.site),
-                cache=str(folders.cache.resolve()),
-                out=str(folders.out.resolve()),
-                launcher=str(folders.launcher.resolve()),
-                cann=str(folders.cann.resolve()) if folders.cann else Paths.cann,
-            )
+            self.paths = _real_paths(folders, pytorch.site)
             self._binds: list[Bind] = []
             program, modules_path = str(home / "venv" / "bin"), f"{modules}{os.pathsep}{self.paths.torch}"
         else:
-            self.paths = Paths()
-            self._binds = [
-                Bind(folders.tree, self.paths.tree),
-                Bind(folders.cache, self.paths.cache),
-                Bind(folders.out, self.paths.out),
-                Bind(folders.mirrors, self.paths.mirrors, read_only=True),
-                Bind(folders.launcher, self.paths.launcher, read_only=True),
-                Bind(pytorch.site, self.paths.torch, read_only=True),
-            ]
+            self.paths = folders.paths
+            self._binds = [Bind(here, place, read_only=fixed) for here, place, fixed in folders.shown(self.paths)]
+            self._binds.append(Bind(pytorch.site, self.paths.torch, read_only=True))
             if (modules / WRITTEN).is_dir():
                 self._binds.append(Bind(modules / WRITTEN, f"{self.paths.torch}/{WRITTEN}"))
-            if folders.cann is not None:
-                self._binds.append(Bind(folders.cann, self.paths.cann, read_only=True))
             program, modules_path = f"{place}/bin", self.paths.torch
             # An interpreter at that very place must stay visible: the venv links to it.
             if interpreter.path.resolve().is_relative_to("/opt/python"):
@@ -297,6 +282,14 @@ class Host:
             "GIT_CONFIG_KEY_0": "safe.directory",
             "GIT_CONFIG_VALUE_0": "*",
         }
+
+    def show_cache(self, folder: Path) -> None:
+        """See ``base.Opened.show_cache``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._namespaces is None:
+            self.paths = replace(self.paths, cache=str(folder.resolve()))
+        else:
+            self._binds.append(Bind(folder, self.paths.cache))
 
     def _command(self, argv: Sequence[str], cwd: str) -> tuple[list[str], str | None]:
         """The command and its working directory as this machine starts it."""
@@ -325,3 +318,21 @@ class Host:
         command, place = self._command([shell, "-i"], cwd)
         variables = {**merged(self.base_env, env), "TERM": os.environ.get("TERM", "dumb")}
         return subprocess.run(command, env=variables, cwd=place, check=False).returncode
+
+
+def _real_paths(folders: Folders, site: Path) -> Paths:
+    """Where everything stands on this machine itself, without a namespace."""
+    places = {
+        "tree": folders.tree,
+        "mirrors": folders.mirrors,
+        "torch": site,
+        "cache": folders.cache,
+        "out": folders.out,
+        "slots": folders.slots,
+        "remote": folders.remote,
+        "launcher": folders.launcher,
+        "codegen": folders.codegen,
+        "cann": folders.cann,
+    }
+    shown = {name: str(folder.resolve()) for name, folder in places.items() if folder is not None}
+    return Paths(generated=tuple(str(folder.resolve()) for folder in folders.generated), **shown)

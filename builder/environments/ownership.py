@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
 from pathlib import Path
+
+from builder.untrusted import UntrustedFolder
 
 #: On every image and container that the builder makes.
 LABEL = "torch-npu-builder"
@@ -44,17 +45,8 @@ def labels(**more: str) -> dict[str, str]:
 def give(folder: Path, user: tuple[int, int]) -> None:
     """Make ``user`` the owner of everything below ``folder``; symbolic links are not followed.
 
-    Builds may be at work in it: what they remove meanwhile is passed over, and no folder that they
-    replace by a symbolic link leads elsewhere.
+    Builds may be at work in it: what they remove meanwhile is passed over, and no folder that they replace by a
+    symbolic link leads elsewhere. Raises OSError, TooDeepError for folders that no build has a reason to make.
     """
-
-    def own(name: str, parent: int | None = None) -> None:
-        state = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if (state.st_uid, state.st_gid) != user:
-            os.chown(name, *user, dir_fd=parent, follow_symlinks=False)
-
-    own(str(folder))
-    for _, folders, files, parent in os.fwalk(folder):
-        for name in (*folders, *files):
-            with suppress(FileNotFoundError):
-                own(name, parent)
+    with UntrustedFolder(folder) as opened:
+        opened.own(user)

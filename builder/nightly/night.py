@@ -27,6 +27,7 @@ from builder.plan import Planner
 from builder.releases import Manifest, Release, next_name, prune
 from builder.results import Run, TargetResult
 from builder.store import Store
+from builder.trust import Trust
 from builder.wheels.provenance import record_path
 from builder.workspace import Workspace
 
@@ -74,7 +75,8 @@ class Night:
         self._workspace = workspace
         self._refresh = options.refresh
         # Heads are asked for here, once; from then on their commits are fixed.
-        self._options = replace(options, refresh=False)
+        trust = Trust(options.trust).at_most(Trust.NIGHTLY)
+        self._options = replace(options, refresh=False, trust=trust.value)
         self._reporter = reporter
         self._policy = policy
         self._finder = finder

@@ -143,7 +143,7 @@ def ready(tmp_path: Path) -> Callable[..., Ready]:
 def has(ready: Ready, tmp_path: Path, *programs: str) -> list[str]:
     from builder.environments.base import Folders
 
-    folders = {name: tmp_path / "in" / name for name in ("tree", "mirrors", "cache", "out", "launcher")}
+    folders = {name: tmp_path / "in" / name for name in ("tree", "mirrors", "cache", "out", "launcher", "codegen")}
     for folder in folders.values():
         folder.mkdir(parents=True)
     lines: list[str] = []

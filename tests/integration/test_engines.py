@@ -145,7 +145,9 @@ def opened_on(engine: DockerEngine, image: str, parent: Path) -> Iterator[Contai
     """Containers of ``image`` with folders below ``parent``, which belong to whom a build writes as."""
     with tempfile.TemporaryDirectory(dir=parent) as name:
         place = Path(name)
-        made = {name: place / name for name in ("tree", "mirrors", "cache", "out", "launcher", "scratch", "site")}
+        made = {
+            name: place / name for name in ("tree", "mirrors", "cache", "out", "launcher", "codegen", "scratch", "site")
+        }
         for folder in (place, *made.values()):
             folder.mkdir(exist_ok=True)
             folder.chmod(0o755)
@@ -476,7 +478,7 @@ def test_an_environment_is_made_once_and_goes_again(
         assert {path.lstat().st_uid for path in packages.rglob("*")} == {os.getuid()}
         again = ready()
         assert (again.facts, log.read_text()) == (first.facts, written)
-        with again.open(Folders(*(tmp_path / name for name in ("tree", ".", "cache", "out", ".")))) as opened:
+        with again.open(Folders(*(tmp_path / name for name in ("tree", ".", "out", ".", ".")))) as opened:
             lines, outcome = said(opened, "python -c 'import torch, six; print(torch.__version__)'; touch /opt/torch/x")
         assert lines[0] == "2.5.1"
         assert outcome.exit_code != 0, "PyTorch could be written"

@@ -93,7 +93,7 @@ def _ready(request: EnvironmentRequest, settings: NetworkSettings, log: Path) ->
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
-    made = {name: tmp_path / name for name in ("tree", "mirrors", "cache", "out", "launcher")}
+    made = {name: tmp_path / name for name in ("tree", "mirrors", "cache", "out", "launcher", "codegen")}
     for folder in made.values():
         folder.mkdir()
     return Folders(**made)

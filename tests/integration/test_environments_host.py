@@ -77,7 +77,7 @@ def ready(place: Path, request: EnvironmentRequest, *, fixed: bool) -> Ready:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
-    made = {name: tmp_path / name for name in ("tree", "mirrors", "cache", "out", "launcher")}
+    made = {name: tmp_path / name for name in ("tree", "mirrors", "cache", "out", "launcher", "codegen")}
     for folder in made.values():
         folder.mkdir()
     return Folders(**made)

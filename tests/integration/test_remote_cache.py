@@ -27,9 +27,10 @@ from builder.miniature import Miniature
 from builder.options import BuildOptions
 from builder.progress.state import Event, State
 from builder.results import TargetResult
+from builder.trust import Trust
 from builder.workspace import Workspace
 
-KEY = "ccache:a7f1cdhr8d4b1k3rqou8228piokj1mnd2"
+KEY = "nightly-a7f1cdhr8d4b1k3rqou8228piokj1mnd2"
 
 
 class Told:
@@ -179,7 +180,7 @@ def test_http_with_and_without_a_password() -> None:
         assert remote.get(KEY, 100) is None
         assert not remote.has(KEY)
         remote.put(KEY, b"an entry")
-        assert files == {f"/cache/{KEY.partition(':')[2]}": b"an entry"}
+        assert files == {f"/cache/{KEY}": b"an entry"}
         assert remote.has(KEY)
         assert remote.get(KEY, 100) == b"an entry"
         assert remote.get(KEY, 4) is None
@@ -224,8 +225,8 @@ def test_ccache_itself_through_both_kinds_of_server(tmp_path: Path) -> None:
     with redis() as (port, _), web() as (web_url, files):
         for url in (f"redis://127.0.0.1:{port}", web_url):
             for cache, wanted in ((tmp_path / "one", "cache_miss"), (tmp_path / "two", "direct_cache_hit")):
-                with served(url, cache, Reporter(sink=Told())) as standing:
-                    said = compiled(cache, source, standing.variables(str(cache)), tmp_path)
+                with served(url, Trust.RELEASE, tmp_path / "remote", Reporter(sink=Told())) as standing:
+                    said = compiled(cache, source, standing.variables(str(tmp_path / "remote")), tmp_path)
                 assert wanted in said
                 assert (standing.hits > 0) == (wanted == "direct_cache_hit")
                 shutil.rmtree(cache)
@@ -237,8 +238,9 @@ def test_a_dead_server_does_not_fail_a_compile(tmp_path: Path) -> None:
     source.write_text("int answer(void) { return 42; }\n")
     told = Told()
     started = time.monotonic()
-    with served(f"redis://127.0.0.1:{free_port()}", tmp_path / "cache", Reporter(sink=told)) as standing:
-        said = compiled(tmp_path / "cache", source, standing.variables(str(tmp_path / "cache")), tmp_path)
+    url, remote = f"redis://127.0.0.1:{free_port()}", tmp_path / "remote"
+    with served(url, Trust.RELEASE, remote, Reporter(sink=told)) as standing:
+        said = compiled(tmp_path / "cache", source, standing.variables(str(remote)), tmp_path)
     assert "cache_miss" in said
     assert time.monotonic() - started < 20
     assert len(told.warnings) == 1
@@ -263,7 +265,7 @@ def test_a_second_workspace_compiles_nothing(
         workspace = Workspace(tmp_path / name / "build", tmp_path / name / "dist")
         result = run_targets([target], matrix, workspace, options, Reporter(sink=told), Policy()).targets[0]
         assert result.status == "built", result.reason
-        assert list(workspace.cache.glob(".remote-*")) == []
+        assert list(workspace.runs.glob("*/*.remote")) == []
         return result
 
     with redis("--requirepass", "hush") as (port, _):

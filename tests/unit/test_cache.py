@@ -9,6 +9,7 @@ import pytest
 
 from builder.compilation import cache
 from builder.compilation.cache import CompileCounts
+from builder.trust import Trust
 
 
 def variables(**more: object) -> dict[str, str]:
@@ -26,8 +27,12 @@ def variables(**more: object) -> dict[str, str]:
     ],
 )
 def test_each_release_line_and_toolchain_has_a_folder(line: str, arch: str, gcc: str, name: str) -> None:
-    assert cache.store_name(line, arch, gcc) == name
-    assert cache.parse_store(name) == (line.replace("/", "_"), arch, ".".join(gcc.split(" ")[0].split(".")[:2]))
+    assert cache.store_name(Trust.NIGHTLY, line, arch, gcc) == f"nightly/{name}"
+    assert (
+        cache.parse_store(name)
+        == cache.parse_store(f"nightly/{name}")
+        == (line.replace("/", "_"), arch, ".".join(gcc.split(" ")[0].split(".")[:2]))
+    )
 
 
 @pytest.mark.parametrize("name", ["headers", "0", "slots-x", "v2.5.1", ".cleared.ab12", "x86_64-gcc12"])
@@ -105,19 +110,34 @@ def test_folders_that_cannot_be_written_say_why(tmp_path: Path) -> None:
     assert cache.trouble(Path("/proc/nowhere")) == "No such file or directory"
 
 
-def test_an_earlier_builder_s_one_cache_is_recognised(tmp_path: Path) -> None:
-    assert cache.flat_layout(tmp_path / "none") == []
-    store = tmp_path / "v2.5.1-7.1.0-x86_64-gcc12.2"
-    for folder in ("v2.5.1-7.1.0-x86_64-gcc12.2/a", ".remote-ab", "slots", "tmp"):
+def test_stores_are_those_of_each_level_and_no_links(tmp_path: Path) -> None:
+    names = [
+        "nightly/v2.5.1-7.1.0-x86_64-gcc12.2",
+        "release/v2.5.1-7.1.0-x86_64-gcc12.2",
+        "unknown/master-x86_64-gcc13",
+    ]
+    for name in (*names, "release/generated/v2.5.1-7.1.0", "other/v2.5.1-7.1.0-x86_64-gcc12.2"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "release" / "v9-x86_64-gcc9.3").symlink_to(tmp_path)
+    found = [path.relative_to(tmp_path).as_posix() for path in cache.stores(tmp_path)]
+    assert sorted(found) == sorted(names)
+    assert cache.higher_stores(names[2]) == ["release/master-x86_64-gcc13", "nightly/master-x86_64-gcc13"]
+    assert cache.higher_stores(names[1]) == []
+
+
+def test_what_earlier_builders_left_is_recognised(tmp_path: Path) -> None:
+    assert cache.earlier_layouts(tmp_path / "none") == []
+    for folder in ("release/v2.5.1-7.1.0-x86_64-gcc12.2", ".remote-ab", "slots", "tmp"):
         (tmp_path / folder).mkdir(parents=True)
     # A folder for temporary files alone is nobody's cache.
-    assert cache.flat_layout(tmp_path) == []
-    for folder in ("0", "f"):
-        (tmp_path / folder).mkdir()
+    assert cache.earlier_layouts(tmp_path) == []
+    for folder in ("0", "f", "v2.5.1-7.1.0-x86_64-gcc12.2", "generated/v2.5.1-7.1.0"):
+        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "stats").touch()
     (tmp_path / "mine").touch()
-    assert [path.name for path in cache.flat_layout(tmp_path)] == ["0", "f", "tmp", "stats"]
-    assert cache.stores(tmp_path) == [store]
+    (tmp_path / "v3-x86_64-gcc12.2").symlink_to(tmp_path)
+    found = {path.name for path in cache.earlier_layouts(tmp_path)}
+    assert found == {"0", "f", "tmp", "stats", "generated", "v2.5.1-7.1.0-x86_64-gcc12.2"}
 
 
 def test_sizes_are_those_on_disk(tmp_path: Path) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import ast
 import json
 import os
+import random
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from codegen_support import LINE, Place, state
 
 from builder.compilation import codegen
 from builder.compilation.codegen_inside import entries, run, tree
+from builder.trust import Trust
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def test_without_a_cache_upstreams_script_just_runs(place: Place) -> None:
     place.prepare()
     assert place.generate().returncode == 0
     generated = state(place.tree)
-    codegen.keep(place.out, place.cache, LINE)
+    codegen.keep(place.out, place.store)
     place.cached = False
     for _ in range(2):
         place.prepare()
@@ -243,7 +248,7 @@ def test_a_result_that_holds_more_than_its_inputs_is_not_kept(place: Place, line
 def test_a_generation_that_fails_is_not_kept(place: Place) -> None:
     edit(place, "generate_code.sh", f"{place_text(place, 'generate_code.sh')}\nexit 3\n")
     assert place.build(status=3).result == "failed"
-    assert codegen.keep(place.out, place.cache, LINE) is None
+    assert codegen.keep(place.out, place.store) is None
     assert place.entries == []
 
 
@@ -271,10 +276,10 @@ def test_a_generator_that_gives_other_bytes_each_time_is_not_cached(place: Place
     )
     place.prepare()
     place.generate()
-    other = (place.out / "codegen" / "entry.zip").read_bytes()
+    other = (place.out / run.ENTRY).read_bytes()
     place.build()
-    (place.out / "codegen" / "entry.zip").write_bytes(other)
-    said = codegen.keep(place.out, place.cache, LINE)
+    (place.out / run.ENTRY).write_bytes(other)
+    said = codegen.keep(place.out, place.store)
     assert said == "code generation gave another made/u from the same inputs; it is not cached"
     assert place.entries == []
 
@@ -282,10 +287,10 @@ def test_a_generator_that_gives_other_bytes_each_time_is_not_cached(place: Place
 def test_two_builds_that_generate_at_once_leave_one_entry(place: Place) -> None:
     place.prepare()
     place.generate()
-    other = (place.out / "codegen" / "entry.zip").read_bytes()
+    other = (place.out / run.ENTRY).read_bytes()
     place.build()
-    (place.out / "codegen" / "entry.zip").write_bytes(other)
-    assert codegen.keep(place.out, place.cache, LINE) is None
+    (place.out / run.ENTRY).write_bytes(other)
+    assert codegen.keep(place.out, place.store) is None
     assert len(place.entries) == 1
 
 
@@ -374,7 +379,7 @@ def forged(place: Place, change: Callable[[dict[str, object]], None]) -> None:
 def test_no_entry_names_a_place_outside_of_the_tree(place: Place, part: str, name: str) -> None:
     place.build()
     generated = state(place.tree)
-    item = {"path": name, "mode": 0o644, "sha256": ""} if part in ("outputs", "folders") else name
+    item = {"path": name, "mode": 0o644, "sha256": "0" * 64} if part in ("outputs", "folders") else name
     forged(place, lambda described: described[part].insert(0, item))  # type: ignore[attr-defined]
     outcome = place.build()
     assert (outcome.result, place.runs) == ("miss", 2)
@@ -429,7 +434,6 @@ def test_a_tree_that_was_changed_by_half_ends_the_build(
         monkeypatch.setenv(name, value)
     for name in set(os.environ) - set(place.environment()):
         monkeypatch.delenv(name)
-    monkeypatch.setattr(run, "__file__", str(place.out / "codegen" / "codegen_inside" / "run.py"))
     monkeypatch.setattr(entries.os, "replace", replace)
     status = run.main(["/bin/bash", str(place.tree / "generate_code.sh"), sys.executable, place.version])
     assert status == 1
@@ -440,50 +444,134 @@ def test_a_tree_that_was_changed_by_half_ends_the_build(
 def test_a_cache_that_cannot_be_read_or_written_costs_only_time(place: Place) -> None:
     place.variables["BUILDER_CODEGEN_CACHE"] = str(place.source / "version.txt")
     assert place.build().result == "miss"
-    (place.cache / codegen.CACHE / LINE).rename(place.cache / "moved")
-    (place.cache / codegen.CACHE / LINE).write_text("a file")
-    assert place.build().result == "miss"
-    assert place.warning is not None
-    assert "the result of code generation is not kept" in place.warning
+    shutil.rmtree(place.store)
+    place.store.write_text("a file")
+    with pytest.raises(FileExistsError):
+        codegen.folders(place.cache, place.trust, LINE)
+    said = codegen.keep(place.out, place.store)
+    assert said is not None
+    assert "the result of code generation is not kept" in said
 
 
 def test_results_that_cannot_be_written_cost_only_the_cache(place: Place) -> None:
     place.prepare()
-    for name in (run.ENTRY, run.RESULT):
-        (place.out / "codegen" / name).mkdir()
-    # The folder in the place of the result says that a generation was there already.
-    (place.out / "codegen" / run.RESULT).rmdir()
-    (place.out / "codegen" / run.RESULT).symlink_to("/nowhere/at/all")
+    (place.out / run.ENTRY).mkdir()
+    # Anything in the place of the result says that a generation was there already.
+    (place.out / run.RESULT).symlink_to("/nowhere/at/all")
     done = place.generate()
     assert done.returncode == 0
     assert "its result is not kept" in done.stdout
     assert "its result is not recorded" in done.stdout
     assert place.runs == 1
     assert codegen.outcome(place.out) is None
-    assert codegen.keep(place.out, place.cache, LINE) is None
+    assert "not a regular file" in str(codegen.keep(place.out, place.store))
 
 
 @pytest.mark.parametrize("told", [b"", b"[]", b"{", b'{"result": 1, "seconds": "x"}', b'{"because": 3}', b"\xff"])
 def test_what_a_build_leaves_is_not_trusted(place: Place, told: bytes) -> None:
     place.build()
-    (place.out / "codegen" / "result.json").write_bytes(told)
+    (place.out / run.RESULT).write_bytes(told)
     assert codegen.outcome(place.out) is None
     for entry in place.entries:
         entry.unlink()
-    (place.out / "codegen" / "entry.zip").unlink(missing_ok=True)
-    (place.out / "codegen" / "entry.zip").symlink_to("/etc/passwd")
-    assert codegen.keep(place.out, place.cache, LINE) is None
-    (place.out / "codegen" / "entry.zip").unlink()
-    (place.out / "codegen" / "entry.zip").write_bytes(told)
-    assert "is not kept" in str(codegen.keep(place.out, place.cache, LINE))
-    assert list((place.cache / codegen.CACHE / LINE).iterdir()) == []
+    (place.out / run.ENTRY).unlink(missing_ok=True)
+    assert codegen.keep(place.out, place.store) is None
+    (place.out / run.ENTRY).symlink_to("/etc/passwd")
+    assert "is not kept" in str(codegen.keep(place.out, place.store))
+    (place.out / run.ENTRY).unlink()
+    (place.out / run.ENTRY).write_bytes(told)
+    assert "is not kept" in str(codegen.keep(place.out, place.store))
+    assert list(place.store.iterdir()) == []
 
 
 def test_an_entry_that_is_too_large_is_not_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codegen, "LARGEST", 100)
     place.build()
-    assert "it has more than" in str(place.warning)
-    assert place.entries == []
+    assert "more than 100 bytes" in str(place.warning)
+    assert list(place.store.iterdir()) == []
+
+
+# -- entries that a build has made up --------------------------------------------------------------------------
+
+FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "key that leads out": lambda described: described.update(key="../../../../owned"),
+    "key that is no text": lambda described: described.update(key=["a"]),
+    "mode that sets the uid": lambda described: described["outputs"][0].update(mode=0o4755),
+    "mode that is no number": lambda described: described["outputs"][0].update(mode="rwx"),
+    "outputs that are no list": lambda described: described.update(outputs={"path": "x"}),
+    "read that is no table": lambda described: described.update(read=[1]),
+    "digest that is none": lambda described: described["outputs"][0].update(sha256=3),
+    "removed that is no text": lambda described: described.update(removed=[None]),
+    "nested too deeply": lambda described: described.update(inputs=nested(100_000)),
+}
+
+
+def nested(depth: int) -> Any:
+    """Lists inside each other; written as text, because json cannot write them."""
+    return f"@{depth}"
+
+
+def left(place: Place, change: Callable[[dict[str, Any]], object]) -> None:
+    """Let the build's results hold the entry of an honest build, changed."""
+    honest = place.entries[0]
+    with zipfile.ZipFile(honest) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    honest.unlink()
+    described = json.loads(members[entries.DESCRIPTION])
+    change(described)
+    text = re.sub(r'"@(\d+)"', lambda found: "[" * int(found[1]) + "]" * int(found[1]), json.dumps(described))
+    with zipfile.ZipFile(place.out / run.ENTRY, "w") as archive:
+        for name, data in {**members, entries.DESCRIPTION: text.encode()}.items():
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_an_entry_that_no_generation_makes_is_not_kept(place: Place, forgery: str) -> None:
+    place.build()
+    left(place, FORGERIES[forgery])
+    assert "the result of code generation is not kept" in str(codegen.keep(place.out, place.store))
+    assert list(place.store.iterdir()) == []
+    assert not list(place.root.rglob("owned*"))
+
+
+def test_an_entry_that_unpacks_to_more_than_any_is_not_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.build()
+    left(place, lambda described: None)
+    monkeypatch.setattr(entries, "MOST_BYTES", 100)
+    assert "it is too large" in str(codegen.keep(place.out, place.store))
+
+
+def test_an_entry_that_is_damaged_anywhere_ends_in_words(place: Place) -> None:
+    place.build()
+    left(place, lambda described: None)
+    whole = (place.out / run.ENTRY).read_bytes()
+    chance = random.Random(11)  # noqa: S311 - the same bytes each time
+    for _ in range(300):
+        data = bytearray(whole[: chance.randrange(len(whole))] if chance.random() < 0.3 else whole)
+        for _ in range(chance.randrange(1, 20)):
+            if data:
+                data[chance.randrange(len(data))] = chance.randrange(256)
+        (place.out / run.ENTRY).write_bytes(data)
+        said = codegen.keep(place.out, place.store)
+        assert said is None or "code generation" in said
+
+
+# -- levels of trust -------------------------------------------------------------------------------------------
+
+
+def test_a_build_reads_entries_of_higher_levels_and_leaves_none_there(place: Place) -> None:
+    place.trust = Trust.NIGHTLY
+    assert place.build().result == "miss"
+    place.trust = Trust.UNKNOWN
+    assert place.build().result == "hit"
+    edit(place, "config/functions.yaml", "other\n")
+    assert place.build().result == "miss"
+    place.trust = Trust.NIGHTLY
+    assert place.build().result == "miss"
+    place.trust = Trust.RELEASE
+    assert place.build().result == "miss"
+    kept = {trust: len(list(codegen.store(place.cache, trust, LINE).glob("*.zip"))) for trust in Trust}
+    assert kept == {Trust.RELEASE: 1, Trust.NIGHTLY: 2, Trust.UNKNOWN: 1}
 
 
 # -- the bash on PATH ------------------------------------------------------------------------------------------

@@ -140,12 +140,12 @@ def test_a_whole_run_is_told_to_everybody(setting: Setting) -> None:
 
 def test_an_earlier_builder_s_cache_is_named_once(setting: Setting) -> None:
     setting.recorded(build_all)
-    assert not [text for text in setting.recorder.texts("message") if "one cache for everything" in text]
-    (setting.workspace.cache / "0").mkdir(parents=True)
+    assert not [text for text in setting.recorder.texts("message") if "caches of an earlier builder" in text]
+    (setting.workspace.cache / "generated").mkdir(parents=True)
     setting.recorded(build_all)
-    (text,) = [text for text in setting.recorder.texts("message") if "one cache for everything" in text]
+    (text,) = [text for text in setting.recorder.texts("message") if "caches of an earlier builder" in text]
     assert text.startswith(f"{setting.workspace.cache} also holds")
-    assert "`cache clear` removes it" in text
+    assert "`cache clear` removes them" in text
 
 
 def test_a_part_leaves_the_telling_to_the_whole(setting: Setting) -> None:
@@ -237,11 +237,11 @@ def test_dead_runs_are_noted_and_living_ones_are_not(setting: Setting) -> None:
         for run in (dead, living):
             ledger.begin(run, Run(setting.workspace.runs).started, ["build"])
     for run in (dead, living):
-        (setting.workspace.cache / slots_of(run)).mkdir(parents=True)
+        slots_of(setting.workspace.runs / run).mkdir(parents=True)
     with setting.workspace.locked(lock_of(living)):
         run = setting.recorded(build_all)
     assert setting.recorder.texts("message")[0] == f"run {dead} was interrupted; what it finished stands"
-    assert [folder.name for folder in setting.workspace.cache.iterdir()] == [slots_of(living)]
+    assert [path.parent.name for path in setting.workspace.runs.glob("*/slots")] == [living]
     with Ledger.open(ledger_path(setting.workspace)) as known:
         assert [entry.id for entry in known.interrupted()] == [living]
     # While it is at work, a run holds its own lock.
@@ -388,7 +388,7 @@ def test_a_defect_leaves_no_thread_at_work(engine: Engine, monkeypatch: pytest.M
     assert ended.is_set()
     assert sorted(status for status, _ in made.result) == ["failed", "skipped", "skipped"]
     assert made.code == 1
-    assert list(made.workspace.cache.glob(".slots-*")) == []
+    assert list(made.workspace.runs.glob("*/slots")) == []
 
 
 def test_failures_end_with_the_table_too(engine: Engine) -> None:

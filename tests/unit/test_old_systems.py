@@ -101,8 +101,8 @@ def test_a_compile_without_an_interpreter_is_the_compile(tmp_path: Path, shell: 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_code_generation_is_taken_from_the_cache(tmp_path: Path, shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    inside, path = under(shell, codegen._INSIDE, tmp_path / "shell")
-    monkeypatch.setattr(codegen, "_INSIDE", inside)
+    inside, path = under(shell, codegen.INSIDE, tmp_path / "shell")
+    monkeypatch.setattr(codegen, "INSIDE", inside)
     (tmp_path / "place").mkdir()
     place = Place(tmp_path / "place")
     # The shell's own programs come before the machine's.

@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,12 @@ from builder.compilation.remotes import HttpRemote, RedisRemote, RemoteError, op
 from builder.console import Reporter
 from builder.errors import RequestError
 from builder.progress.state import Event, State
+from builder.trust import Trust
 
 KEY = "ccache:a7f1cdhr8d4b1k3rqou8228piokj1mnd2"
+LEVEL = Trust.NIGHTLY
+#: Under which name the server has it.
+STORED = "nightly-a7f1cdhr8d4b1k3rqou8228piokj1mnd2"
 
 
 class Told:
@@ -88,11 +93,10 @@ def parsed(data: bytes) -> list[bytes]:
 class Connection:
     """What ccache is to the stand-in."""
 
-    def __init__(self, cache: Path) -> None:
-        (folder,) = cache.glob(".remote-*")
+    def __init__(self, place: Path, folder: str = "remote") -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(10)
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(place / folder, os.O_RDONLY)
         self.socket.connect(f"/proc/self/fd/{descriptor}/socket")
         os.close(descriptor)
 
@@ -107,15 +111,24 @@ class Connection:
         self.socket.close()
 
 
+def stood_in(
+    place: Path, told: Told | None = None, *, url: str | None = "redis://host"
+) -> AbstractContextManager[Served]:
+    """The stand-in for a build of LEVEL, with its socket below ``place``."""
+    return served(url, LEVEL, place / "remote", Reporter(sink=told or Told()))
+
+
 def test_entries_go_to_the_server_and_come_back(tmp_path: Path, shelf: Shelf) -> None:
-    cache = tmp_path / ("a long name of a folder " * 5) / "cache"
-    with served("redis://host", cache, Reporter(sink=Told())) as standing, Connection(cache) as ccache:
-        assert standing.variables("/cache")["CCACHE_REMOTE_STORAGE"].startswith("redis+unix:/cache/.remote-")
+    folder = tmp_path / ("a long name of a folder " * 5) / "remote"
+    with served("redis://host", LEVEL, folder, Reporter(sink=Told())) as standing, Connection(folder.parent) as ccache:
+        (variable,) = standing.variables("/remote").values()
+        assert variable.startswith("redis+unix:/remote/socket|")
+        assert "read-only" not in variable
         assert ccache.ask(command(b"GET", KEY.encode())) == b"$-1\r\n"
         assert ccache.ask(command(b"EXISTS", KEY.encode())) == b":0\r\n"
         value = bytes(range(256)) * 300 + b"\r\n*1\r\n"
         assert ccache.ask(command(b"SET", KEY.encode(), value)) == b"+OK\r\n"
-        assert shelf.entries == {KEY: value}
+        assert shelf.entries == {STORED: value}
         assert ccache.ask(command(b"EXISTS", KEY.encode())) == b":1\r\n"
         ccache.socket.sendall(command(b"GET", KEY.encode()))
         wanted = b"$%d\r\n%b\r\n" % (len(value), value)
@@ -124,9 +137,8 @@ def test_entries_go_to_the_server_and_come_back(tmp_path: Path, shelf: Shelf) ->
             got += ccache.socket.recv(1 << 20)
         assert got == wanted
         assert (standing.hits, standing.misses, standing.stored) == (1, 1, 1)
-        (folder,) = cache.glob(".remote-*")
         assert folder.stat().st_mode & 0o777 == 0o700, "other users of this machine could ask, too"
-    assert list(cache.iterdir()) == []
+    assert list(folder.parent.iterdir()) == []
     assert shelf.closed
 
 
@@ -147,17 +159,23 @@ def test_entries_go_to_the_server_and_come_back(tmp_path: Path, shelf: Shelf) ->
     ],
 )
 def test_nothing_else_of_the_server_is_within_reach(tmp_path: Path, shelf: Shelf, words: tuple[bytes, ...]) -> None:
-    with served("redis://host", tmp_path, Reporter(sink=Told())), Connection(tmp_path) as ccache:
+    with (
+        stood_in(tmp_path),
+        Connection(tmp_path) as ccache,
+    ):
         assert ccache.ask(command(*words)).startswith(b"-ERR")
         assert ccache.socket.recv(10) == b"", "the connection stays open"
     assert shelf.asked == 0
 
 
 def test_removing_is_passed_over(tmp_path: Path, shelf: Shelf) -> None:
-    shelf.entries[KEY] = b"of another machine"
-    with served("redis://host", tmp_path, Reporter(sink=Told())), Connection(tmp_path) as ccache:
+    shelf.entries[STORED] = b"of another machine"
+    with (
+        stood_in(tmp_path),
+        Connection(tmp_path) as ccache,
+    ):
         assert ccache.ask(command(b"DEL", KEY.encode())) == b":0\r\n"
-    assert shelf.entries == {KEY: b"of another machine"}
+    assert shelf.entries == {STORED: b"of another machine"}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +204,10 @@ def test_a_server_that_fails_costs_one_warning_and_no_waiting(
 ) -> None:
     told = Told()
     shelf.fails = True
-    with served("redis://host", tmp_path, Reporter(sink=told)) as standing, Connection(tmp_path) as ccache:
+    with (
+        stood_in(tmp_path, told) as standing,
+        Connection(tmp_path) as ccache,
+    ):
         for _ in range(3):
             assert ccache.ask(command(b"GET", KEY.encode())) == b"$-1\r\n"
             assert ccache.ask(command(b"EXISTS", KEY.encode())) == b":1\r\n"
@@ -209,10 +230,10 @@ def test_many_compilers_at_once(tmp_path: Path, shelf: Shelf) -> None:
     def compile_one(number: int) -> None:
         key, value = b"ccache:%032d" % number, b"%d" % number * 10000
         with Connection(tmp_path) as ccache:
-            if ccache.ask(command(b"SET", key, value)) != b"+OK\r\n" or shelf.entries[key.decode()] != value:
+            if ccache.ask(command(b"SET", key, value)) != b"+OK\r\n" or shelf.entries[f"nightly-{number:032}"] != value:
                 wrong.append(number)
 
-    with served("redis://host", tmp_path, Reporter(sink=Told())) as standing:
+    with stood_in(tmp_path) as standing:
         threads = [threading.Thread(target=compile_one, args=(number,)) for number in range(40)]
         for thread in threads:
             thread.start()
@@ -224,7 +245,7 @@ def test_many_compilers_at_once(tmp_path: Path, shelf: Shelf) -> None:
 
 def test_too_many_connections_are_turned_away(tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "CONNECTIONS", 2)
-    with served("redis://host", tmp_path, Reporter(sink=Told())):
+    with stood_in(tmp_path):
         with Connection(tmp_path) as one, Connection(tmp_path) as two:
             assert one.ask(command(b"PING")) == two.ask(command(b"PING")) == b"+OK\r\n"
             with Connection(tmp_path) as three:
@@ -241,27 +262,82 @@ def test_too_many_connections_are_turned_away(tmp_path: Path, shelf: Shelf, monk
             pytest.fail("no place became free")
 
 
-def test_what_a_killed_builder_left_is_removed_and_nothing_else(tmp_path: Path, shelf: Shelf) -> None:
-    dead = tmp_path / ".remote-dead0000"
+def test_what_a_killed_builder_left_is_replaced(tmp_path: Path, shelf: Shelf) -> None:
+    dead = tmp_path / "remote"
     dead.mkdir()
     with socket.socket(socket.AF_UNIX) as left:
         descriptor = os.open(dead, os.O_RDONLY)
         left.bind(f"/proc/self/fd/{descriptor}/socket")
         os.close(descriptor)
-    with served("redis://host", tmp_path, Reporter(sink=Told())):
-        (living,) = tmp_path.glob(".remote-*")
-        assert living != dead
-        with served("redis://host", tmp_path, Reporter(sink=Told())):
-            assert living.exists()
-            assert len(list(tmp_path.glob(".remote-*"))) == 2
+    with served("redis://host", LEVEL, dead, Reporter(sink=Told())), Connection(tmp_path) as ccache:
+        assert ccache.ask(command(b"PING")) == b"+OK\r\n"
+
+
+# -- levels of trust -------------------------------------------------------------------------------------------
+
+
+def test_a_level_is_given_what_higher_ones_have_stored_and_stores_at_its_own(tmp_path: Path, shelf: Shelf) -> None:
+    name = STORED.partition("-")[2]
+    for trust in Trust:
+        shelf.entries[f"{trust.value}-{name}"] = trust.value.encode()
+    for trust, best in ((Trust.RELEASE, "release"), (Trust.NIGHTLY, "release"), (Trust.UNKNOWN, "release")):
+        with served("redis://host", trust, tmp_path / "x", Reporter(sink=Told())), Connection(tmp_path, "x") as ccache:
+            assert best.encode() in ccache.ask(command(b"GET", KEY.encode()))
+    del shelf.entries[f"release-{name}"]
+    with served("redis://host", Trust.RELEASE, tmp_path / "x", Reporter(sink=Told())) as standing:
+        with Connection(tmp_path, "x") as ccache:
+            assert ccache.ask(command(b"GET", KEY.encode())) == b"$-1\r\n"
+        assert (standing.hits, standing.misses) == (0, 1)
+    with (
+        served("redis://host", Trust.UNKNOWN, tmp_path / "x", Reporter(sink=Told())),
+        Connection(tmp_path, "x") as ccache,
+    ):
+        assert b"nightly" in ccache.ask(command(b"GET", KEY.encode()))
+        ccache.ask(command(b"SET", KEY.encode(), b"forged"))
+    assert shelf.entries == {f"nightly-{name}": b"nightly", f"unknown-{name}": b"forged"}
+
+
+def test_local_caches_of_higher_levels_are_read(tmp_path: Path) -> None:
+    name = KEY.partition(":")[2]
+    for number, levels in enumerate((2, 3, 4)):
+        entry = tmp_path / f"cache{number}" / Path(*name[:levels]) / name[levels:]
+        entry.parent.mkdir(parents=True)
+        entry.write_bytes(b"of level %d" % levels)
+    told = Told()
+    for number, levels in enumerate((2, 3, 4)):
+        with stood_in(tmp_path, told, url=None) as standing:
+            standing.read_also([tmp_path / "absent", tmp_path / f"cache{number}"])
+            (variable,) = standing.variables("/remote").values()
+            assert variable.endswith("|read-only=true")
+            with Connection(tmp_path) as ccache:
+                assert ccache.ask(command(b"GET", KEY.encode())) == b"$10\r\nof level %d\r\n" % levels
+                assert ccache.ask(command(b"GET", b"ccache:" + b"0" * 32)) == b"$-1\r\n"
+                ccache.ask(command(b"SET", KEY.encode(), b"forged"))
+    assert told.messages == ["1 entries came from compile caches that are trusted more"] * 3
+    assert b"forged" not in {path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_an_entry_of_a_local_cache_that_leads_out_is_none(tmp_path: Path) -> None:
+    name = KEY.partition(":")[2]
+    (tmp_path / "secret").write_text("of the machine")
+    (tmp_path / "cache" / name[0]).mkdir(parents=True)
+    (tmp_path / "cache" / name[0] / name[1]).symlink_to(tmp_path)
+    (tmp_path / name[2:]).symlink_to(tmp_path / "secret")
+    with stood_in(tmp_path, url=None) as standing:
+        standing.read_also([tmp_path / "cache"])
+        with Connection(tmp_path) as ccache:
+            assert ccache.ask(command(b"GET", KEY.encode())) == b"$-1\r\n"
 
 
 def test_what_it_was_good_for_is_said_where_it_was_asked(tmp_path: Path, shelf: Shelf) -> None:
     told = Told()
-    with served("redis://host", tmp_path, Reporter(sink=told)):
+    with stood_in(tmp_path, told):
         pass
     assert told.messages == []
-    with served("redis://host", tmp_path, Reporter(sink=told)), Connection(tmp_path) as ccache:
+    with (
+        stood_in(tmp_path, told),
+        Connection(tmp_path) as ccache,
+    ):
         for words in ((b"GET", KEY.encode()), (b"SET", KEY.encode(), b"x"), (b"GET", KEY.encode())):
             ccache.ask(command(*words))
     assert told.messages == ["the remote compile cache redis://shelf had 1 of 2 entries, and was given 1"]
@@ -277,10 +353,14 @@ def test_a_setting_is_checked_before_anything_is_asked() -> None:
 
 
 def test_without_a_url_there_is_nothing(tmp_path: Path) -> None:
-    with served(None, tmp_path / "cache", Reporter(sink=Told())) as standing:
+    with served(None, LEVEL, None, Reporter(sink=Told())) as standing:
         assert isinstance(standing, Served)
-        assert standing.variables("/cache") == {}
-    assert not (tmp_path / "cache").exists()
+        standing.read_also([tmp_path])
+        assert standing.variables("/remote") == {}
+    with stood_in(tmp_path, url=None) as standing:
+        standing.read_also([tmp_path / "absent"])
+        assert standing.variables("/remote") == {}
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

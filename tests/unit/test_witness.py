@@ -21,11 +21,12 @@ from builder.compilation.witness import DamagedError, Witness
 from builder.compilation.witness_compare import groups_of, misses_of
 from builder.console import Reporter
 from builder.errors import MachineError, RequestError
+from builder.trust import Trust
 from builder.workspace import Workspace
 
 TREE = "/work/pytorch"
 PYTHON = "/out/python-include"
-STORE = "v1.0-7.1.0-x86_64-gcc12.2"
+STORE = "release/v1.0-7.1.0-x86_64-gcc12.2"
 
 
 @pytest.fixture(scope="module")
@@ -467,8 +468,8 @@ def test_caches_are_shown_with_size_limit_and_last_build(workspace: Workspace, s
     caching.show_stats(workspace)
     text = said()
     row = next(line for line in text.splitlines() if line.startswith(STORE)).split()
-    assert row[1:] == ["100", "KiB", "5.0", "GiB", "v1.0-7.1.0-py3.11-x86_64", "2026-01-01", "00:05", "4", "2"]
-    assert "an earlier builder's one cache for everything" in " ".join(text.split())
+    assert row[1:] == ["108", "KiB", "5.0", "GiB", "v1.0-7.1.0-py3.11-x86_64", "2026-01-01", "00:05", "4", "2"]
+    assert "an earlier builder's caches" in " ".join(text.split())
     caching.show_stats(workspace, as_json=True)
     (told,) = json.loads(said())["caches"]
     assert (told["release_line"], told["arch"], told["gcc"], told["limit"]) == ("v1.0-7.1.0", "x86_64", "12.2", 5 << 30)
@@ -476,7 +477,7 @@ def test_caches_are_shown_with_size_limit_and_last_build(workspace: Workspace, s
 
 
 def keep_generated(workspace: Workspace, line: str, entries: int = 2) -> Path:
-    folder = workspace.cache / codegen.CACHE / line
+    folder = codegen.store(workspace.cache, Trust.RELEASE, line)
     folder.mkdir(parents=True)
     for number in range(entries):
         (folder / f"{number}.zip").write_bytes(b"x" * 50_000)
@@ -491,14 +492,19 @@ def test_generated_code_is_counted_by_release_line(workspace: Workspace, said: C
     caching.show_stats(workspace)
     text = said()
     assert "no compile cache stands in" in text
-    assert [line.split() for line in text.splitlines() if line.startswith("v")] == [
-        ["v1.0-7.1.0", "104", "KiB", "2"],
-        ["v2.0-7.1.0", "0", "B", "0"],
+    assert [line.split() for line in text.splitlines() if line.startswith("release/v")] == [
+        ["release/v1.0-7.1.0", "104", "KiB", "2"],
+        ["release/v2.0-7.1.0", "0", "B", "0"],
     ]
     caching.show_stats(workspace, as_json=True)
     told = json.loads(said())
     assert (told["caches"], told["unused"]) == ([], 0)
-    assert told["generated"][0] == {"release_line": "v1.0-7.1.0", "entries": 2, "size": 104 << 10}
+    assert told["generated"][0] == {
+        "release_line": "v1.0-7.1.0",
+        "trust": "release",
+        "entries": 2,
+        "size": 104 << 10,
+    }
 
 
 @pytest.mark.parametrize("line", ["v1.0-7.1.0", "1.0-7.1.0", "v1.*", "generated/v1.0-7.1.0"])
@@ -507,10 +513,10 @@ def test_generated_code_is_cleared_with_its_line(workspace: Workspace, line: str
     keep_generated(workspace, "v1.0-7.1.0")
     keep_generated(workspace, "v2.0-7.1.0")
     assert caching.clear_caches(workspace, [line], Reporter(quiet=True)) == 0
-    assert os.listdir(workspace.cache / codegen.CACHE) == ["v2.0-7.1.0"]
+    assert os.listdir(workspace.cache / "release" / codegen.CACHE) == ["v2.0-7.1.0"]
     assert (workspace.cache / STORE).exists() is line.startswith("generated/")
     assert caching.clear_caches(workspace, [], Reporter(quiet=True)) == 0
-    assert [os.listdir(folder) for folder in workspace.cache.iterdir()] == [[]]
+    assert [path.name for path in workspace.cache.rglob("*")] == ["release", "generated"]
 
 
 def test_a_full_name_clears_the_compile_cache_alone(workspace: Workspace) -> None:
@@ -535,15 +541,16 @@ def test_generated_code_in_use_is_not_cleared(workspace: Workspace) -> None:
 @pytest.mark.parametrize("line", ["v1.0-7.1.0", "1.0-7.1.0", STORE, "v1.*"])
 def test_one_cache_is_cleared_with_what_explains_it(workspace: Workspace, line: str) -> None:
     fill(workspace)
-    other = "v2.0-7.1.0-x86_64-gcc12.2"
+    other = "nightly/v2.0-7.1.0-x86_64-gcc12.2"
     Build().compiled("a").keep(workspace, other)
-    (workspace.cache / other).mkdir()
+    (workspace.cache / other).mkdir(parents=True)
     (workspace.cache / "0").mkdir()
     assert caching.clear_caches(workspace, [line], Reporter(quiet=True)) == 0
-    assert sorted(os.listdir(workspace.cache)) == ["0", other]
+    assert sorted(os.listdir(workspace.cache)) == ["0", "nightly", "release"]
+    assert os.listdir(workspace.cache / "release") == []
     assert witness.stores_with(workspace, "v1.0-7.1.0-py3.11-x86_64") == [other]
     assert caching.clear_caches(workspace, [], Reporter(quiet=True)) == 0
-    assert os.listdir(workspace.cache) == []
+    assert sorted(path.name for path in workspace.cache.rglob("*")) == ["nightly", "release"]
 
 
 def test_what_names_no_cache_clears_none(workspace: Workspace) -> None:

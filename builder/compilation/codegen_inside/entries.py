@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,22 @@ from .key import SCHEMA, differences
 from .tree import SKIPPED, Item, Unfit, digest
 
 DESCRIPTION = "entry.json"
+#: Files of an entry: their most, and the bytes that all of them may unpack to. Upstream's have 600 and 60 MB.
+MOST_FILES, MOST_BYTES = 20_000, 1 << 30
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+#: What reading a zip file and JSON raises for what somebody has made up.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    RuntimeError,  # with NotImplementedError and RecursionError
+    zipfile.BadZipFile,
+    zlib.error,
+)
 LARGEST_DESCRIPTION = 64 << 20
 #: Beside the files of a tree while they are put into it: what is left of it tells of a tree that is spoilt.
 STAGING = ".codegen-staging"
@@ -32,21 +51,43 @@ def read_entry(path: Path, *, named: bool = True) -> dict[str, Any]:
         if named and path.name.split(".")[1:] != [digest(path), "zip"]:
             raise Unfit("it is damaged")
         with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if len(members) > MOST_FILES or sum(member.file_size for member in members) > MOST_BYTES:
+                raise Unfit("it is too large")
             if archive.getinfo(DESCRIPTION).file_size > LARGEST_DESCRIPTION:
                 raise Unfit("its description is too large")
             described: dict[str, Any] = json.loads(archive.read(DESCRIPTION).decode())
         if described["schema"] != SCHEMA or (named and path.name.split(".")[0] != described["key"]):
             raise Unfit("another builder has made it")
+        _check_types(described)
         paths = [item["path"] for item in (*described["outputs"], *described["folders"])]
         for name in (*paths, *described["removed"], *described["removed_folders"]):
             parts = set(name.split("/"))
             if not SKIPPED.isdisjoint(parts) or not {"", ".", ".."}.isdisjoint(parts):
                 raise Unfit(f"it names {name!r}")
-        for part in ("inputs", "read", "python", "seconds", "cpu_seconds"):
-            described[part]
         return described
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise Unfit(f"it is damaged: {error!r}") from error
+
+
+def _check_types(described: dict[str, Any]) -> None:
+    """Raise ValueError, TypeError or LookupError where a value is none that ``Generation.described`` writes."""
+    lists = [described[name] for name in ("outputs", "folders", "removed", "removed_folders")]
+    items = [*described["outputs"], *described["folders"]]
+    sound = (
+        all(isinstance(each, list) for each in lists)
+        and all(isinstance(each, str) for each in [*lists[2], *lists[3], *(item["path"] for item in items)])
+        and all(type(item["mode"]) is int and 0 <= item["mode"] <= 0o777 for item in items)
+        and all(_DIGEST.fullmatch(item["sha256"]) for item in described["outputs"])
+        and _DIGEST.fullmatch(described["key"])
+        and isinstance(described["inputs"], dict)
+        and isinstance(described["read"], dict)
+        and all(isinstance(value, str) for value in described["read"].values())
+        and isinstance(described["python"], str)
+        and all(isinstance(described[name], (int, float)) for name in ("seconds", "cpu_seconds"))
+    )
+    if not sound:
+        raise ValueError("a value that is none of an entry")
 
 
 def write_entry(path: Path, root: Path, described: dict[str, Any]) -> None:
@@ -59,10 +100,10 @@ def write_entry(path: Path, root: Path, described: dict[str, Any]) -> None:
             archive.writestr(zipfile.ZipInfo(f"files/{number}"), data, zipfile.ZIP_DEFLATED)
 
 
-def find_entry(cache: Path, key: str, held: dict[str, str]) -> tuple[Path | None, list[str]]:
-    """The entry of ``key`` whose files that were read are as ``held`` has them; else why none of them fits."""
+def find_entry(caches: Sequence[Path], key: str, held: dict[str, str]) -> tuple[Path | None, list[str]]:
+    """The first entry of ``key`` whose files that were read are as ``held`` has them; else why none of them fits."""
     reasons = []
-    for path in sorted(cache.glob(f"{key}.*.zip")):
+    for path in (path for cache in caches for path in sorted(cache.glob(f"{key}.*.zip"))):
         try:
             read = read_entry(path)["read"]
         except Unfit as error:
@@ -75,9 +116,10 @@ def find_entry(cache: Path, key: str, held: dict[str, str]) -> tuple[Path | None
     return None, reasons
 
 
-def nearest(cache: Path, described: dict[str, Any]) -> list[str]:
+def nearest(caches: Sequence[Path], described: dict[str, Any]) -> list[str]:
     """What differs from the newest entry that there is; nothing where there is none."""
-    for path in sorted(cache.glob("*.zip"), key=lambda each: each.stat().st_mtime, reverse=True)[:1]:
+    found = [path for cache in caches for path in cache.glob("*.zip")]
+    for path in sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)[:1]:
         try:
             return differences(read_entry(path)["inputs"], described)
         except Unfit as error:
@@ -102,7 +144,7 @@ def restore(root: Path, listing: dict[str, Item], path: Path) -> dict[str, Any]:
     staging = root / STAGING
     try:
         _stage(staging, path, outputs)
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise Unfit(f"it cannot be read: {error!r}") from error
     for item in described["folders"]:

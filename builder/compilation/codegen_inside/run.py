@@ -16,13 +16,15 @@ from .entries import STAGING, find_entry, nearest, read_entry, restore, write_en
 from .key import SCHEMA, forbidden, inputs, key_of
 from .tree import Unfit, changes, contents, read_files, scan, watch
 
-#: The folder of the entries; where it is not set, upstream's script just runs.
+#: Folders of entries, separated as in PATH; where it is not set, upstream's script just runs.
 CACHE = "BUILDER_CODEGEN_CACHE"
+#: The folder that takes RESULT and ENTRY.
+OUT = "BUILDER_CODEGEN_OUT"
 #: "check" runs the generation although there is an entry, and fails where the two differ.
 MODE = "BUILDER_CODEGEN_MODE"
-#: What this leaves in the folder that the package stands in: a new entry, and what became of the generation.
-ENTRY = "entry.zip"
-RESULT = "result.json"
+#: What this leaves for the builder: a new entry, and what became of the generation.
+ENTRY = "codegen-entry.zip"
+RESULT = "codegen-result.json"
 
 
 class Generation:
@@ -133,14 +135,14 @@ def _children() -> float:
 
 def main(command: Sequence[str]) -> int:
     """The exit status that ``command`` has, or would have had; its effect on the tree is there in either case."""
-    beside = Path(__file__).resolve().parent.parent
-    folder = os.environ.get(CACHE)
+    folders = [Path(folder) for folder in os.environ.get(CACHE, "").split(os.pathsep) if folder]
+    beside = Path(os.environ.get(OUT) or os.curdir)
     # A second generation starts from what the first one has left; upstream's setup.py starts only one.
-    if not folder or (beside / RESULT).exists():
+    if not folders or (beside / RESULT).exists():
         return subprocess.call(command)
     try:
         generation = Generation(command, beside)
-        entry, because = find_entry(Path(folder), generation.key, generation.held)
+        entry, because = find_entry(folders, generation.key, generation.held)
         if entry is not None and os.environ.get(MODE) == "check":
             return generation.checked(entry)
         if entry is not None:
@@ -149,7 +151,7 @@ def main(command: Sequence[str]) -> int:
                 return 0
             except Unfit as error:
                 because = [f"{entry.name}: {error}"]
-        return generation.run(because or nearest(Path(folder), generation.inputs))
+        return generation.run(because or nearest(folders, generation.inputs))
     except OSError as error:
         if os.path.lexists(Path(os.path.realpath(command[1])).parent / STAGING):
             say(f"the tree is spoilt, build it again: {error}")

@@ -53,8 +53,8 @@ WORKSPACE_VARIABLE, OUTPUT_VARIABLE = "BUILDER_WORKSPACE", "BUILDER_OUTPUT"
 OWN_OUTPUT = "dist"
 #: The file of a run in its store by which a worker sees that it looks at the same place.
 MARKER = "run.json"
-#: All targets of a machine share the compiler slots of one folder in its cache.
-SLOTS = ".slots-cluster"
+#: All targets of a machine share the compiler slots of one folder in its workspace.
+SLOTS = "slots"
 #: Events that go to the client, and the seconds between two reports of one task's progress.
 TOLD = frozenset({"message", "warning", "phase-started", "phase-finished", "task-started", "task-finished", "progress"})
 INTERVAL = 1.0
@@ -149,7 +149,7 @@ class Errand:
             gatherer=Gatherer(
                 matrix, self.workspace, options, self.reporter, {target.release.branch: dict(order.pins)}
             ),
-            shared_slots=SLOTS,
+            shared_slots=self.workspace.root / SLOTS,
             accept=None if lock is None else lock.check,
         )
         if self._stands(target, context):
