@@ -15,6 +15,7 @@ from typing import Any
 
 from builder import __version__, recipe
 from builder.build_caches import BuildCaches
+from builder.build_log import BuildLog
 from builder.compilation import cache, codegen, headers, remote, witness
 from builder.compilation.output import OutputReader
 from builder.console import Reporter
@@ -349,13 +350,13 @@ class TargetBuild:
         operators = tree.record["custom_operators"]
         checked = False
         with (
-            open(self.result.log, "a", encoding="utf-8", buffering=1) as log,
+            BuildLog(self.result.log) as log,
             self.reporter.task(f"{self.target.id} compile", total=100) as task,
         ):
 
             def on_line(line: str) -> None:
                 nonlocal checked
-                log.write(line + "\n")
+                log.line(line)
                 reader.feed(line)
                 if not checked and not reader.generating:
                     # Two hours of compiling stale code would follow: look now.

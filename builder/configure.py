@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from builder.build import TargetBuild
+from builder.build_log import BuildLog
 from builder.compilation import cache
 from builder.compilation.output import OutputReader
 from builder.diagnosis import check_generated, compile_failure
@@ -23,12 +24,12 @@ def configure(build: TargetBuild, opened: Opened, tree: PreparedTree, setup: Set
     reader = OutputReader()
     started = time.time()
     with (
-        open(build.result.log, "a", encoding="utf-8", buffering=1) as log,
+        BuildLog(build.result.log) as log,
         build.reporter.task(f"{build.target.id} configure") as task,
     ):
 
         def on_line(line: str) -> None:
-            log.write(line + "\n")
+            log.line(line)
             reader.feed(line)
             task.update(detail=reader.activity)
 

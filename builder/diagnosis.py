@@ -12,11 +12,13 @@ from builder.compilation.output import OutputReader, missing_outputs
 from builder.environments.base import Outcome
 from builder.errors import FailureKind, TargetError
 from builder.sources.upstream import SetupScript
-from builder.workspace import open_inside
+from builder.untrusted import UntrustedFolder
 
 #: What CMake 4 says of a project that asks for a very old one
 #: (https://cmake.org/cmake/help/latest/release/4.0.html#deprecated-and-removed-features).
 _CMAKE_TOO_NEW = "Compatibility with CMake < "
+#: Bytes of the next that are read; upstream's has 1 MB.
+LARGEST_SCHEMA = 64 << 20
 #: Generated C++ that registers the schemas of all custom operators.
 GENERATED_SCHEMA = "torch_npu/csrc/aten/CustomRegisterSchema.cpp"
 
@@ -48,8 +50,8 @@ def check_generated(
     if not operators:
         return
     try:
-        with open_inside(tree, GENERATED_SCHEMA) as stream:
-            generated = stream.read().decode(errors="replace")
+        with UntrustedFolder(tree) as folder:
+            generated = folder.read(GENERATED_SCHEMA, LARGEST_SCHEMA).decode(errors="replace")
     except OSError:
         generated = ""
     for operator in operators:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import __version__, recipe
+from builder.build_log import BuildLog
 from builder.environments.base import Opened, Ready
 from builder.errors import FailureKind, TargetError
 from builder.matrix.model import Target
@@ -26,6 +28,8 @@ from builder.wheels.repair import auditwheel_command, built_wheel
 from builder.wheels.verify import Expectation, Verified, verify
 from builder.workspace import open_inside
 
+#: Lines of auditwheel's that an error carries.
+LINES = 15
 #: Facts of the probe that name places, not versions.
 PLACES = frozenset({"python_path", "python_include", "torch_path"})
 
@@ -63,11 +67,11 @@ class Finish:
         wheel = built_wheel(self.scratch.path / "dist")
         if plan.repair.by_upstream:
             return self._taken(wheel)
-        lines: list[str] = []
-        with open(self.result.log, "a", encoding="utf-8", buffering=1) as log:
+        lines = deque[str](maxlen=LINES)
+        with BuildLog(self.result.log) as log:
 
             def on_line(line: str) -> None:
-                log.write(line + "\n")
+                log.line(line)
                 lines.append(line)
 
             outcome = opened.run(
@@ -86,7 +90,7 @@ class Finish:
             raise TargetError(
                 f"auditwheel cannot make {wheel.name} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
                 kind=FailureKind.TIMEOUT if outcome.timed_out else FailureKind.REPAIR,
-                details="\n".join(lines[-15:]),
+                details="\n".join(lines),
             )
         return self._taken(built_wheel(self.out / "repaired"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ COMPILER_MEMORY = 2 << 30
 
 #: Below the launcher: the script that makes a command one of a build.
 _RUN_BUILD = "run_build.sh"
+#: Lines of a short command that are looked at.
+_LINES = 1000
 #: Below the results folder: where that script puts the compiler of setuptools.
 _COMPILERS = "compilers"
 
@@ -197,7 +200,7 @@ def keep_witness(
 
 def _beside_the_compile(opened: Opened, plan: Recipe, command: Sequence[str]) -> tuple[int, list[str]]:
     """Run a short command with the variables of the compile; its exit code and its lines."""
-    lines: list[str] = []
+    lines = deque[str](maxlen=_LINES)
     outcome = opened.run(
         command,
         env=plan.environment(opened.paths),
@@ -205,7 +208,7 @@ def _beside_the_compile(opened: Opened, plan: Recipe, command: Sequence[str]) ->
         on_line=lines.append,
         limits=replace(plan.limits, timeout=witness.TIMEOUT),
     )
-    return outcome.exit_code, lines
+    return outcome.exit_code, list(lines)
 
 
 def trust_of(target: Target, options: BuildOptions, *, changed: bool = False) -> Trust:

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from builder.build import Purpose, TargetBuild
+from builder.build_log import BuildLog
 from builder.compilation.output import OutputReader
 from builder.configure import configure
 from builder.diagnosis import compile_failure, sources_failure
@@ -135,7 +136,7 @@ class Rehearsal:
         sample.stray.generating = sample.warned.generating = False
         started = time.monotonic()
         with (
-            open(build.result.log, "a", encoding="utf-8", buffering=1) as log,
+            BuildLog(build.result.log) as log,
             build.reporter.task(f"{build.target.id} compile") as task,
         ):
 
@@ -143,11 +144,11 @@ class Rehearsal:
                 line = sample.take(text, paths.tree)
                 if line.file is not None:
                     what = "failed" if line.status else "compiled"
-                    log.write("\n".join([f"{what} {line.file}", *line.output.splitlines()]) + "\n")
+                    log.line("\n".join([f"{what} {line.file}", *line.output.splitlines()]))
                     detail = PurePosixPath(line.file).name
                     task.update(total=sample.total, completed=sample.done, detail=detail)
                 elif line.sources is None and not line.finished:
-                    log.write(text + "\n")
+                    log.line(text)
 
             try:
                 outcome = opened.run(

@@ -13,11 +13,14 @@ from builder.sources.checkout import PreparedTree
 from builder.sources.manifest import tree_size
 from builder.sources.upstream import BuildScript, SetupScript, read_build_script, read_setup_script
 from builder.sources.version import add_suffix, suffix_of
-from builder.workspace import Workspace, atomic_json, free_bytes, remove_tree
+from builder.untrusted import UntrustedFolder, remove_tree
+from builder.workspace import Workspace, atomic_json, free_bytes
 
 #: Bytes that must be free before a compile starts, and how many times its sources a build takes.
 MINIMUM_FREE = 256 << 20
 ROOM_FOR_BUILD = 8
+#: Bytes of the largest script that is read; upstream's have 20 and 60 KB.
+LARGEST_SCRIPT = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,27 @@ class Scratch:
         return [f"{change.kind} {change.path}" for change in changes]
 
     def scripts(self) -> tuple[BuildScript, SetupScript]:
-        """What the copy's own scripts say. Raises RequestError for a Python that they refuse."""
+        """What the copy's own scripts say. Raises RequestError for a Python that they refuse, TargetError (SOURCE)."""
         branch = self.target.release.branch
-        script = read_build_script((self.path / "ci/build.sh").read_text(), branch=branch)
+        script = read_build_script(self._text("ci/build.sh"), branch=branch)
         if self.target.python not in script.pythons:
             raise RequestError(
                 f"ci/build.sh of {branch} refuses Python {self.target.python}; it takes {', '.join(script.pythons)}",
                 hint="correct the Pythons of that release line in the matrix",
             )
-        return script, read_setup_script((self.path / "setup.py").read_text())
+        return script, read_setup_script(self._text("setup.py"))
+
+    def _text(self, name: str) -> str:
+        """A script of the copy, which the build that left it could have replaced by anything."""
+        try:
+            with UntrustedFolder(self.path) as folder:
+                return folder.read(name, LARGEST_SCRIPT).decode(errors="replace")
+        except OSError as error:
+            raise TargetError(
+                f"{self.path / name} cannot be read: {error.strerror}",
+                kind=FailureKind.SOURCE,
+                hint="'build' makes a fresh copy of the tree",
+            ) from error
 
     def options_of_last_build(self) -> BuildOptions | None:
         """The options of the build that left this copy; None where there is no copy."""

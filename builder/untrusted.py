@@ -23,6 +23,8 @@ from typing import BinaryIO
 
 #: Folders inside each other that are walked. A real tree has some thirty, its deepest files of a build included.
 DEEPEST = 100
+#: Bytes of a line that are read.
+LONGEST_LINE = 1 << 16
 #: Bytes that are copied at once.
 _BLOCK = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -101,6 +103,19 @@ class UntrustedFolder:
         if len(data) > most:
             raise OSError(errno.EFBIG, f"more than {most} bytes", str(self.path / name))
         return data
+
+    def lines(self, name: str, most: int) -> Iterator[str]:
+        """Lines of the regular file ``name`` without their ends, as far as its first ``most`` bytes go.
+
+        A line is cut at LONGEST_LINE bytes, and bytes that are no UTF-8 are replaced. Raises OSError.
+        """
+        with self.open(name) as stream:
+            whole = True
+            while most > 0 and (data := stream.readline(min(LONGEST_LINE, most))):
+                most -= len(data)
+                if whole:
+                    yield data.rstrip(b"\r\n").decode(errors="replace")
+                whole = data.endswith(b"\n")
 
     def copy_to(self, name: str, destination: Path, most: int) -> int:
         """Copy the regular file ``name`` to ``destination``, a new file outside; returns its bytes.

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.trust import Trust
-from builder.untrusted import UntrustedFolder, open_inside
+from builder.untrusted import UntrustedFolder
 
 #: The launcher's own record, in the results folder of a build.
 COMPILE_LOG = "compile.log"
+#: Bytes of it that are read, and different words in it: a release line has some 1,000 lines of 100 bytes, and 8 words.
+LARGEST_LOG = 64 << 20
+_WORDS = 100
 #: Folder of the launcher that stands first on PATH in every environment.
 LAUNCHER = Path(__file__).resolve().parent / "launcher"
 #: Bytes that one cache may grow to. All files of a release line take under 300 MB, and each change that reaches all
@@ -161,9 +164,11 @@ def read_counts(folder: Path, name: str = COMPILE_LOG) -> CompileCounts:
     """Count the launcher's lines in ``name`` below ``folder``. A missing file means that nothing was compiled."""
     results: Counter[str] = Counter()
     try:
-        with open_inside(folder, name) as stream:
-            for line in stream:
-                results[line.decode(errors="replace").split(None, 1)[0] if line.strip() else ""] += 1
+        with UntrustedFolder(folder) as opened:
+            for line in opened.lines(name, LARGEST_LOG):
+                word = line.split(None, 1)[0] if line.strip() else ""
+                # A build may have written anything; so many different words the launcher has not.
+                results[word if word in results or len(results) < _WORDS else "unknown"] += 1
     except OSError:
         results.clear()
     for word in ("", _STOPPED):
@@ -179,8 +184,8 @@ def read_counts(folder: Path, name: str = COMPILE_LOG) -> CompileCounts:
 def stopped(folder: Path, name: str = COMPILE_LOG) -> bool:
     """True where the launcher ended the build of ``folder`` at its first compile, as it was told to."""
     try:
-        with open_inside(folder, name) as stream:
-            return any(line.split(None, 1)[:1] == [_STOPPED.encode()] for line in stream)
+        with UntrustedFolder(folder) as opened:
+            return any(line.split(None, 1)[:1] == [_STOPPED] for line in opened.lines(name, LARGEST_LOG))
     except OSError:
         return False
 

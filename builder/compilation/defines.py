@@ -22,6 +22,8 @@ _DEFINE = re.compile(
 #: What the name must say: a header outside of the tree, which nothing here reads, could ask for a plain VERSION.
 _OWN = b"NPU"
 _SOURCES = frozenset({".c", ".cc", ".cpp", ".cxx", ".C"})
+#: Bytes of a file that is looked through. Upstream's largest source has 1 MB.
+_LARGEST = 64 << 20
 #: Files that no compile and no generator reads.
 _PROSE = frozenset({".md", ".rst"})
 _LISTS = ("CMakeLists.txt", ".cmake")
@@ -41,6 +43,10 @@ class VersionDefine:
         return "".join(f"{line}\n" for line in (self.name, *(f"{tree}/{source}" for source in self.sources)))
 
 
+class _UncertainError(Exception):
+    """A file is too large to be looked through."""
+
+
 def find_version_define(tree: Path) -> VersionDefine | None:
     """The macro of ``tree`` that may be left out for most sources; None where that is not certain.
 
@@ -49,9 +55,13 @@ def find_version_define(tree: Path) -> VersionDefine | None:
     another one.
     """
     try:
-        lists = (tree / "CMakeLists.txt").read_bytes()
-    except OSError:
+        return _find(tree)
+    except (_UncertainError, RecursionError):
         return None
+
+
+def _find(tree: Path) -> VersionDefine | None:
+    lists = next((text for path, text in _texts(tree) if path == "CMakeLists.txt"), b"")
     found = list(_DEFINE.finditer(lists))
     if len(found) != 1 or _OWN not in found[0]["name"] or lists.count(found[0]["name"]) != 1:
         return None
@@ -79,9 +89,13 @@ def _texts(tree: Path) -> Iterator[tuple[str, bytes]]:
             if path.suffix in _PROSE:
                 continue
             try:
-                if not stat.S_ISREG(path.stat().st_mode):
-                    continue
-                text = path.read_bytes()
+                # Not waiting for a pipe.
+                with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+                    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                        continue
+                    text = stream.read(_LARGEST + 1)
             except OSError:
                 continue
+            if len(text) > _LARGEST:
+                raise _UncertainError
             yield path.relative_to(tree).as_posix(), text

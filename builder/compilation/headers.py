@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.workspace import open_inside
+from builder.compilation.cache import LARGEST_LOG
+from builder.untrusted import UntrustedFolder
 
 #: The log, beside the launcher's own, in the results folder of a build.
 HEADERS_LOG = "headers.log"
@@ -21,6 +22,9 @@ FOLDER = "headers"
 KNOWN = "known-headers"
 #: Reasons for a plain compile that are no news.
 _USUAL = {"no-group", "few-left", "same", "being-made", "source-changed", "not-a-compile"}
+#: What may become of a file or a header, and groups of files that are counted.
+_EVENTS = {"made", "refused", "used", "plain", "fallback"}
+_GROUPS = 10_000
 #: Different reasons that are kept of each kind.
 _REASONS = 30
 
@@ -100,17 +104,19 @@ def read_counts(folder: Path, name: str = HEADERS_LOG) -> HeaderCounts:
     events: Counter[str] = Counter()
     seconds: dict[str, float] = defaultdict(float)
     reasons: dict[str, Counter[str]] = {"plain": Counter(), "fallback": Counter(), "refused": Counter()}
-    groups = set()
+    groups: set[str] = set()
     try:
-        with open_inside(folder, name) as stream:
-            for line in stream:
-                fields = line.decode(errors="replace").split()
+        with UntrustedFolder(folder) as opened:
+            for line in opened.lines(name, LARGEST_LOG):
+                fields = line.split()
                 if len(fields) != 5 or (took := _seconds(fields[3])) is None:
                     continue
                 event, group, _, _, reason = fields
+                if event not in _EVENTS:
+                    continue
                 events[event] += 1
                 seconds[event] += took
-                if group != "-":
+                if group != "-" and len(groups) < _GROUPS:
                     groups.add(group)
                 if event in reasons and reason != "-" and len(reasons[event]) < _REASONS:
                     reasons[event][reason.replace("%20", " ")[:200]] += 1

@@ -129,7 +129,7 @@ def parse_before(lines: Iterable[str]) -> tuple[str, str] | None:
             try:
                 found = json.loads(line.removeprefix("before: "))
                 return str(found["state"]), str(found["why"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 return None
     return None
 

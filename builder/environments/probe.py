@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def probe(opened: Opened, python: str) -> dict[str, Any]:
     Raises TargetError (TOOLCHAIN) when the interpreter itself does not run.
     """
     script = Path(__file__).with_name("probe_inside.py").read_text(encoding="utf-8")
-    lines: list[str] = []
+    lines = deque[str](maxlen=1000)
     outcome = opened.run(
         [f"python{python}", "-c", script],
         env={"LC_ALL": "C", "PYTHONDONTWRITEBYTECODE": "1"},
@@ -33,11 +35,12 @@ def probe(opened: Opened, python: str) -> dict[str, Any]:
     )
     for line in reversed(lines):
         if line.startswith("probe: "):
-            facts: dict[str, Any] = json.loads(line.removeprefix("probe: "))
-            return facts
+            with suppress(ValueError, RecursionError):
+                facts: dict[str, Any] = json.loads(line.removeprefix("probe: "))
+                return facts
     raise TargetError(
         f"python{python} does not run in the environment (exit code {outcome.exit_code})",
         kind=FailureKind.TOOLCHAIN,
-        details="\n".join(lines[-10:]),
+        details="\n".join(list(lines)[-10:]),
         hint="take another base image with --base-image; 'clean --images' lets the image be made again",
     )

@@ -21,13 +21,16 @@ from builder.sources import gitcli as git
 from builder.sources import manifest as manifests
 from builder.sources import signature as signatures
 from builder.sources.manifest import Change
-from builder.workspace import atomic_json, atomic_write, fsync_folder, remove_tree
+from builder.untrusted import UntrustedFolder, remove_tree
+from builder.workspace import atomic_json, atomic_write, fsync_folder
 
 SCHEMA = 1
 RECORD = "torch-npu-builder.json"
 MANIFEST = "torch-npu-builder.manifest"
 #: What the file system said of the tree when it was last found unchanged.
 SEEN = "torch-npu-builder.seen"
+#: Bytes of either file that are read; a manifest of 30,000 files has 4 MB.
+LARGEST = 256 << 20
 #: How many changed paths a message names.
 SHOWN = 20
 
@@ -135,10 +138,11 @@ def load_prepared(destination: Path) -> PreparedTree | None:
             recover(destination)
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return None
-    repository = destination / manifests.REPOSITORY
     try:
-        record = json.loads((repository / RECORD).read_text(encoding="utf-8"))
-        data = (repository / MANIFEST).read_bytes()
+        # A build could have written into the copy that it left.
+        with UntrustedFolder(destination) as folder:
+            record = json.loads(folder.read(f"{manifests.REPOSITORY}/{RECORD}", LARGEST).decode())
+            data = folder.read(f"{manifests.REPOSITORY}/{MANIFEST}", LARGEST)
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']} instead of {SCHEMA}")
         if manifests.digest_of(data) != record["manifest"]:
@@ -149,7 +153,7 @@ def load_prepared(destination: Path) -> PreparedTree | None:
         return PreparedTree(destination, record, manifests.parse(data))
     except FileNotFoundError as error:
         reason = f"it has no {Path(error.filename).name}"
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         reason = (
             f"its record is damaged: {error!r}" if isinstance(error, KeyError) else f"its record is damaged: {error}"
         )
