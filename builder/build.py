@@ -126,7 +126,7 @@ class TargetBuild:
                 facts, plan = self.toolchain(opened, tree, inputs, scripts)
             with self.phase("compile") as phase:
                 outcome = self._compile(opened, tree, scripts[1], plan)
-                phase.cpu_seconds, phase.peak_memory = outcome.cpu_seconds, outcome.peak_memory
+                phase.measured(outcome.cpu_seconds, outcome.peak_memory, outcome.disk_growth)
             with self.phase("repair"):
                 wheel = finish.repair(opened, scripts[1], plan)
         with self.phase("verify"):
@@ -377,7 +377,7 @@ class TargetBuild:
                 self.compiler_warnings(reader)
         self._witness(opened, plan)
         reader.finish()
-        if outcome.exit_code != 0 or outcome.timed_out:
+        if outcome.failed:
             raise compile_failure(reader, outcome, self.options.timeout, cmake=plan.cmake, mismatch=plan.mismatch)
         if not checked:
             check_generated(self.scratch.path, reader, setup, operators, started)

@@ -252,6 +252,11 @@ SOURCES = options(
 LIMITS = options(
     option("--jobs", type=click.IntRange(min=1), help="Compilers at once; by default what cores and memory allow."),
     option("--memory", type=Bytes(), help="Memory limit of a compile, such as 16G."),
+    option(
+        "--disk",
+        type=Bytes(),
+        help="What a build may write, such as 40G; 0: no limit. By default thrice what earlier ones wrote.",
+    ),
     option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that one phase may take."),
     option("--no-cache", "uncached", is_flag=True, help="Compile everything anew, without the compile cache."),
     option("--cache-size", type=Bytes(), help="What each release line's compile cache may grow to; 0 is no limit."),

@@ -81,6 +81,8 @@ def compile_failure(
     hint = None
     if outcome.timed_out:
         kind, why = FailureKind.TIMEOUT, f"the compile did not end within {timeout:g} s"
+    elif outcome.excess is not None:
+        kind, why = FailureKind.DISK_LIMIT, f"the build was ended: {outcome.excess}"
     elif outcome.out_of_memory or reader.killed:
         kind, why = FailureKind.OUT_OF_MEMORY, "the kernel killed a compiler for want of memory"
     elif reader.disk_full:

@@ -31,6 +31,7 @@ class FailureKind(str, Enum):
     COMPILE = "compile"
     OUT_OF_MEMORY = "out-of-memory"
     DISK = "disk"
+    DISK_LIMIT = "disk-limit"
     TIMEOUT = "timeout"
     REPAIR = "repair"
     VERIFY = "verify"
@@ -64,6 +65,7 @@ _ADVICE = {
     FailureKind.COMPILE: "read the first error above, and the log around it",
     FailureKind.OUT_OF_MEMORY: "build with fewer --jobs or a higher --memory limit",
     FailureKind.DISK: "free some disk space; 'clean' removes what can be made again",
+    FailureKind.DISK_LIMIT: "look for what writes so much; if the sources need it, raise --disk",
     FailureKind.TIMEOUT: "raise --timeout, or look in the log for what did not end",
     FailureKind.REPAIR: "read what auditwheel said in the log; a library may be missing from the exclusions",
     FailureKind.VERIFY: "read which check failed; the wheel was not published",

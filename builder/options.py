@@ -15,10 +15,10 @@ class BuildOptions:
     ``torch_npu`` is a tag or commit to build instead of the head of the release line's branch. ``op_plugin`` is
     ``branch`` (the release line's), ``pinned`` (the commit that torch_npu pins), a branch or commit, or the path of
     a checkout. ``components`` is ``op-plugin`` or ``full``. ``memory`` is in bytes, ``timeout`` in seconds for each
-    phase; None lets the machine decide. ``version_suffix`` follows the branch's package version; ``{commits}`` in it
-    stands for the commits. ``pch`` allows precompiled headers, ``cached`` the compile cache, each of whose
-    stores may grow to ``cache_size`` bytes (0: without limit; None: the builder's default). ``trust`` is the most that
-    the builds are trusted (``builder.trust``).
+    phase, ``disk`` the bytes that a build may write; None lets the machine, or earlier builds, decide.
+    ``version_suffix`` follows the branch's package version; ``{commits}`` in it stands for the commits. ``pch`` allows
+    precompiled headers, ``cached`` the compile cache, each of whose stores may grow to ``cache_size`` bytes (0: without
+    limit; None: the builder's default). ``trust`` is the most that the builds are trusted (``builder.trust``).
     """
 
     torch_npu: str | None = None
@@ -43,6 +43,7 @@ class BuildOptions:
     pch: bool = False
     cached: bool = True
     cache_size: int | None = None
+    disk: int | None = None
     trust: str = "release"
 
     @property

@@ -34,6 +34,8 @@ COMPILER_MEMORY = 2 << 30
 
 #: Below the launcher: the script that makes a command one of a build.
 _RUN_BUILD = "run_build.sh"
+#: Bytes that a build may write where nothing is known of its line. A whole torch_npu writes some 5 GB.
+DISK = 32 << 30
 #: Lines of a short command that are looked at.
 _LINES = 1000
 #: Below the results folder: where that script puts the compiler of setuptools.
@@ -256,9 +258,10 @@ def describe_cann(folder: Path) -> dict[str, str]:
 
 
 def limits(options: BuildOptions) -> Limits:
-    """Limits of every command of a build: nine tenths of the memory unless the user says otherwise."""
+    """Limits of every command of a build: nine tenths of the memory and DISK unless the user says otherwise."""
     memory = options.memory if options.memory is not None else machine_memory() * 9 // 10
-    return Limits(memory=memory, timeout=options.timeout)
+    disk = DISK if options.disk is None else options.disk
+    return Limits(memory=memory, timeout=options.timeout, disk=disk or None)
 
 
 def repair_plan(target: Target, setup: SetupScript, *, meets_policy: bool) -> RepairPlan:

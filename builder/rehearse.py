@@ -117,11 +117,11 @@ class Rehearsal:
                 _, plan = build.toolchain(opened, tree, inputs, scripts)
             with build.phase("configure") as phase:
                 outcome = configure(build, opened, tree, scripts[1], plan)
-                phase.cpu_seconds, phase.peak_memory = outcome.cpu_seconds, outcome.peak_memory
+                phase.measured(outcome.cpu_seconds, outcome.peak_memory, outcome.disk_growth)
             with build.phase("compile") as phase:
                 sample = Sample()
                 outcome = self._compile(build, opened, tree, plan, sample)
-                phase.cpu_seconds, phase.peak_memory = outcome.cpu_seconds, outcome.peak_memory
+                phase.measured(outcome.cpu_seconds, outcome.peak_memory, outcome.disk_growth)
                 _judge(sample, outcome, plan.limits, plan.mismatch)
         build.result.status = "rehearsed"
         build.result.reason = f"{sample.total} of {sample.of} sources compile; no wheel was made"
@@ -175,7 +175,7 @@ def custom_sources(build: TargetBuild, tree: PreparedTree) -> Sequence[str]:
 
 def _judge(sample: Sample, outcome: Outcome, limits: Limits, mismatch: str | None = None) -> None:
     """Raise TargetError where a source does not compile, or the compiles did not come to their end."""
-    if outcome.timed_out or outcome.out_of_memory or not (sample.finished or sample.failed):
+    if outcome.timed_out or outcome.out_of_memory or outcome.excess or not (sample.finished or sample.failed):
         raise compile_failure(sample.stray, outcome, limits.timeout, mismatch=mismatch, what="the rehearsal")
     if sample.failed:
         raise sources_failure(sample.failed, sample.done, mismatch=mismatch)

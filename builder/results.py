@@ -23,7 +23,8 @@ SCHEMA = 1
 class Phase:
     """One step of a target: ``seconds`` of wall time, ``cpu_seconds`` of all processes where measured.
 
-    ``peak_memory`` is in bytes, of the environment in that phase.
+    ``peak_memory`` is in bytes, of the environment in that phase; ``disk_growth`` is by how many bytes the folders grew
+    that it may write.
     """
 
     name: str
@@ -31,6 +32,11 @@ class Phase:
     cpu_seconds: float | None = None
     peak_memory: int | None = None
     started: datetime | None = None
+    disk_growth: int | None = None
+
+    def measured(self, cpu_seconds: float | None, peak_memory: int | None, disk_growth: int | None) -> None:
+        """Take in what an environment has measured."""
+        self.cpu_seconds, self.peak_memory, self.disk_growth = cpu_seconds, peak_memory, disk_growth
 
     def to_json(self) -> dict[str, Any]:
         """As in result.json; an unmeasured value is left out."""
@@ -39,6 +45,7 @@ class Phase:
             "seconds": round(self.seconds, 3),
             **({} if self.cpu_seconds is None else {"cpu_seconds": round(self.cpu_seconds, 3)}),
             **({} if self.peak_memory is None else {"peak_memory": self.peak_memory}),
+            **({} if self.disk_growth is None else {"disk_growth": self.disk_growth}),
             **({} if self.started is None else {"started": self.started.isoformat(timespec="milliseconds")}),
         }
 
@@ -98,6 +105,11 @@ class TargetResult:
         return max((phase.peak_memory for phase in self.phases if phase.peak_memory is not None), default=None)
 
     @property
+    def disk_growth(self) -> int | None:
+        """The most that the folders of a build grew in a phase, in bytes; None where that was not measured."""
+        return max((phase.disk_growth for phase in self.phases if phase.disk_growth is not None), default=None)
+
+    @property
     def seconds(self) -> float:
         """Wall time of all phases."""
         return sum(phase.seconds for phase in self.phases)
@@ -131,6 +143,7 @@ class TargetResult:
             **({} if self.compiler_warnings is None else {"compiler_warnings": self.compiler_warnings}),
             "attempts": self.attempts,
             "peak_memory": self.peak_memory,
+            **({} if self.disk_growth is None else {"disk_growth": self.disk_growth}),
             "warnings": self.warnings,
             "log": str(self.log),
         }

@@ -39,6 +39,8 @@ from builder.workspace import Workspace, remove_tree
 ATTEMPTS = 3
 #: Seconds after which a target that did not fit is looked at again: memory is freed by others, too.
 PATIENCE = 5.0
+#: Bytes that a build may write at least, however little earlier ones have written: cold builds write more.
+LEAST_DISK = 8 << 30
 
 
 #: What fetches all that a run without network needs, where nothing better is known.
@@ -157,6 +159,7 @@ class LocalRun:
         self._reporter = context.reporter
         self._ended: queue.SimpleQueue[tuple[Target, TargetResult]] = queue.SimpleQueue()
         self._options: dict[str, BuildOptions] = {}
+        self._expected: Mapping[str, Expectation] = {}
 
     def over(self, targets: Sequence[Target]) -> None:
         """Skip what stands, build the rest. KeyboardInterrupt leaves it when all is stopped."""
@@ -164,7 +167,7 @@ class LocalRun:
         skipped = self._not_needed(targets)
         stand = {plan.target.id for plan in skipped}
         wanted = [target for target in targets if target.id not in stand]
-        expected = self._expectations(wanted)
+        expected = self._expected = self._expectations(wanted)
         self._reporter.run_started(
             self._context.run.id,
             [target.id for target in targets],
@@ -226,7 +229,8 @@ class LocalRun:
         for target in targets:
             estimate = estimates.of(target.id)
             best = estimate.best(warm=self._ledger.last_built(target.id) is not None) if estimate else None
-            found[target.id] = Expectation(best.seconds, best.peak_memory) if best else Expectation()
+            disk = estimate.disk_growth if estimate else None
+            found[target.id] = Expectation(best.seconds, best.peak_memory, disk) if best else Expectation()
         return found
 
     def _drive(self, schedule: Schedule, results: Mapping[str, TargetResult]) -> None:
@@ -262,7 +266,11 @@ class LocalRun:
         self._not_started(results, "not started: another target failed, and --fail-fast was given")
 
     def _thread(self, target: Target, result: TargetResult) -> threading.Thread:
-        context = replace(self._context, options=self._options.get(target.id, self._context.options))
+        options = self._options.get(target.id, self._context.options)
+        wrote = self._expected.get(target.id, Expectation()).disk
+        if options.disk is None and wrote is not None:
+            options = replace(options, disk=max(LEAST_DISK, 3 * wrote))
+        context = replace(self._context, options=options)
         self._reporter.target_started(target.id)
 
         def work() -> None:

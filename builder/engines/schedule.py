@@ -22,10 +22,13 @@ UNKNOWN_SECONDS = 2 * 3600.0
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a target is expected to take: ``seconds`` of wall time and ``memory`` bytes; None where unknown."""
+    """What a target is expected to take: ``seconds`` of wall time, bytes of ``memory``, and bytes that it writes to
+    ``disk``; None where unknown.
+    """
 
     seconds: float | None = None
     memory: int | None = None
+    disk: int | None = None
 
 
 def warms(target: Target) -> tuple[str, str]:

@@ -128,16 +128,24 @@ class Folders:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a command may take. ``memory`` in bytes, ``timeout`` in seconds; None means no limit."""
+    """What a command may take; None means no limit.
+
+    ``memory`` is in bytes, ``timeout`` in seconds, ``disk`` the bytes by which the folders that it may write may grow.
+    """
 
     memory: int | None = None
     processes: int = 4096
     timeout: float | None = None
+    disk: int | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended. ``cpu_seconds`` covers all its children; None where it was not measured."""
+    """How a command ended. ``cpu_seconds`` covers all its children; None where it was not measured.
+
+    ``disk_growth`` is by how many bytes the folders have grown that it may write, measured where that was limited;
+    ``excess`` says by which of its limits on disk it was ended, or would have been.
+    """
 
     exit_code: int
     seconds: float
@@ -145,6 +153,13 @@ class Outcome:
     peak_memory: int | None = None
     timed_out: bool = False
     out_of_memory: bool = False
+    disk_growth: int | None = None
+    excess: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """True where it did not end well, or not by itself."""
+        return self.exit_code != 0 or self.timed_out or self.excess is not None
 
 
 class Opened(Protocol):

@@ -20,6 +20,7 @@ from typing import Any
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Ready
 from builder.environments.bases import standing_base
+from builder.environments.disk_watch import DiskWatch
 from builder.environments.engine import (
     PLATFORMS,
     DockerEngine,
@@ -286,8 +287,9 @@ class Container:
             remove_container(container)
 
         started = time.monotonic()
+        watch = DiskWatch(self._folders.written, limits.disk, lambda: remove_container(container))
         try:
-            with registered(stop):
+            with registered(stop), watch:
                 try:
                     with engine_errors(doing, engine=self._engine):
                         # Attached before it starts, so that no line is lost.
@@ -310,8 +312,10 @@ class Container:
                         container.reload()
                         killed = bool((container.attrs.get("State") or {}).get("OOMKilled"))
                 except Exception:
-                    if timed_out.is_set():
-                        return Outcome(137, time.monotonic() - started, timed_out=True)
+                    if timed_out.is_set() or watch.excess is not None:
+                        return Outcome(
+                            137, time.monotonic() - started, timed_out=timed_out.is_set(), excess=watch.excess
+                        )
                     if removed.is_set():
                         raise KeyboardInterrupt from None
                     raise
@@ -323,12 +327,20 @@ class Container:
             if timer is not None:
                 timer.cancel()
             remove_container(container)
-        if not used and not killed and code in _ENDED_FROM_OUTSIDE:
+        if not used and not killed and watch.excess is None and code in _ENDED_FROM_OUTSIDE:
             # Somebody killed it, or the engine ends: no fault of what it ran.
             ask_again()
             raise TargetError(f"{doing}: it was ended from outside (exit code {code})", kind=FailureKind.ENGINE)
         cpu, peak = _counters(used)
-        return Outcome(code, time.monotonic() - started, cpu, peak, out_of_memory=killed)
+        return Outcome(
+            code,
+            time.monotonic() - started,
+            cpu,
+            peak,
+            out_of_memory=killed,
+            disk_growth=watch.grown,
+            excess=watch.excess,
+        )
 
     def interactive(self, *, env: Mapping[str, str], cwd: str) -> int:
         """Open a shell in a new container on the user's terminal; return its exit code."""

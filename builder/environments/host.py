@@ -243,6 +243,7 @@ class Host:
         for folder in folders.written:
             folder.mkdir(parents=True, exist_ok=True)
         self._namespaces = namespaces
+        self._folders = folders
         self._root = scratch / "root"
         self._root.mkdir()
         (scratch / "home").mkdir()
@@ -286,6 +287,7 @@ class Host:
     def show_cache(self, folder: Path) -> None:
         """See ``base.Opened.show_cache``."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._folders = replace(self._folders, cache=folder)
         if self._namespaces is None:
             self.paths = replace(self.paths, cache=str(folder.resolve()))
         else:
@@ -308,7 +310,10 @@ class Host:
     ) -> Outcome:
         """Run ``argv`` on this machine (see ``base.Opened.run``); memory and processes are not limited."""
         command, place = self._command(argv, cwd)
-        return run_process(command, env=merged(self.base_env, env), cwd=place, on_line=on_line, limits=limits)
+        variables = merged(self.base_env, env)
+        return run_process(
+            command, env=variables, cwd=place, on_line=on_line, limits=limits, written=self._folders.written
+        )
 
     def interactive(self, *, env: Mapping[str, str], cwd: str) -> int:
         """Open a shell on the user's terminal; return its exit code."""

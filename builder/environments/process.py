@@ -10,8 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from builder.environments.base import Limits, Outcome
+from builder.environments.disk_watch import DiskWatch
 from builder.environments.lines import LineSplitter
 from builder.environments.live import registered
 
@@ -28,8 +30,10 @@ def run_process(
     cwd: str | None,
     on_line: Callable[[str], None],
     limits: Limits,
+    written: Sequence[Path] = (),
 ) -> Outcome:
-    """Run ``argv`` to its end (see ``base.Opened.run``). ``limits.timeout`` is kept; memory is not limited.
+    """Run ``argv`` to its end (see ``base.Opened.run``). ``limits.timeout`` is kept, and ``limits.disk`` for the
+    folders ``written``; memory is not limited.
 
     ``peak_memory`` of the outcome is that of the largest single process. A command that cannot be
     started ends with exit code 127 and a line that says why.
@@ -55,6 +59,7 @@ def run_process(
         stopped.set()
         _kill(process.pid)
 
+    watch = DiskWatch(written, limits.disk, lambda: _kill(process.pid))
     deadline = None if limits.timeout is None else started + limits.timeout
     splitter = LineSplitter(on_line)
     timed_out = False
@@ -62,7 +67,7 @@ def run_process(
     closes = None
     pipe = process.stdout.fileno()
     try:
-        with registered(stop), selectors.DefaultSelector() as selector:
+        with registered(stop), watch, selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             reading = True
             while reading or ended is None:
@@ -94,9 +99,18 @@ def run_process(
     if stopped.is_set():
         raise KeyboardInterrupt
     status, cpu, peak = ended
-    by_kill = status == -signal.SIGKILL and not timed_out
+    by_kill = status == -signal.SIGKILL and not timed_out and watch.excess is None
     code = 128 - status if status < 0 else status
-    return Outcome(code, time.monotonic() - started, cpu, peak, timed_out=timed_out, out_of_memory=by_kill)
+    return Outcome(
+        code,
+        time.monotonic() - started,
+        cpu,
+        peak,
+        timed_out=timed_out,
+        out_of_memory=by_kill,
+        disk_growth=watch.grown,
+        excess=watch.excess,
+    )
 
 
 def _reap(process: subprocess.Popen[bytes], *, block: bool = False) -> tuple[int, float, int] | None:

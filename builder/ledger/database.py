@@ -69,6 +69,7 @@ MIGRATIONS = [
     """,
     # Runs that are no builds came later.
     "ALTER TABLE targets ADD COLUMN purpose TEXT NOT NULL DEFAULT 'build';",
+    "ALTER TABLE targets ADD COLUMN disk_growth INTEGER;",
 ]
 
 

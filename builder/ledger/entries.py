@@ -72,8 +72,8 @@ class CacheCounts(_Row):
 class Entry(_Row):
     """What became of one target in one run: as in ``result.json``, with the run, and when the target was done.
 
-    ``purpose`` is what the run was for (build, rehearse, pull), ``peak_memory`` is in bytes, ``log`` a path,
-    ``attempts`` how often the target was begun in that run.
+    ``purpose`` is what the run was for (build, rehearse, pull), ``peak_memory`` and ``disk_growth`` are in
+    bytes, ``log`` a path, ``attempts`` how often the target was begun in that run.
     """
 
     run: Text
@@ -89,6 +89,7 @@ class Entry(_Row):
     files_compiled: Count | None = None
     cache: CacheCounts | None = None
     peak_memory: Count | None = None
+    disk_growth: Count | None = None
     attempts: Count = 1
     log: Text | None = None
     failure: Failure | None = None

@@ -17,7 +17,7 @@ Basis = Literal["target", "line", "arch"]
 
 @dataclass(frozen=True)
 class Sample:
-    """A target that was built: seconds by phase, peak memory in bytes.
+    """A target that was built: seconds by phase, peak memory in bytes, and by how many bytes its folders grew.
 
     ``warm`` means that the compile cache had most of the object files.
     """
@@ -26,11 +26,12 @@ class Sample:
     warm: bool
     phases: Mapping[str, float]
     peak_memory: int | None = None
+    disk_growth: int | None = None
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What to expect, by ``samples`` builds: medians in seconds, and the highest of their peak memories in bytes.
+    """What to expect, by ``samples`` builds: medians in seconds, and the highest peak memory and growth in bytes.
 
     The median of a phase is over the builds that had it, so that phases need not add up to ``seconds``.
     """
@@ -40,6 +41,7 @@ class Expected:
     peak_memory: int | None
     samples: int
     basis: Basis
+    disk_growth: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class Estimate:
     def best(self, *, warm: bool) -> Expected | None:
         """The expectation for that state of the cache; where there is none, for the other."""
         return (self.warm or self.cold) if warm else (self.cold or self.warm)
+
+    @property
+    def disk_growth(self) -> int | None:
+        """The most bytes that a build's folders grew, in either state of the cache; None where that is not known."""
+        known = [each.disk_growth for each in (self.cold, self.warm) if each and each.disk_growth is not None]
+        return max(known, default=None)
 
 
 class Estimates:
@@ -84,6 +92,7 @@ class Estimates:
                     peak_memory=max((s.peak_memory for s in samples if s.peak_memory is not None), default=None),
                     samples=len(samples),
                     basis=basis,
+                    disk_growth=max((s.disk_growth for s in samples if s.disk_growth is not None), default=None),
                 )
         return None
 

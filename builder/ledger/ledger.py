@@ -31,10 +31,10 @@ from builder.workspace import Workspace
 _INSERT_TARGET = """
     INSERT INTO targets (
         run, target, purpose, status, reason, finished, fingerprint, wheel, sha256, files_compiled, hits, misses,
-        peak_memory, attempts, log, failure_kind, failure_phase, failure_message
+        peak_memory, disk_growth, attempts, log, failure_kind, failure_phase, failure_message
     ) VALUES (
         :run, :id, :purpose, :status, :reason, :finished, :fingerprint, :wheel, :sha256, :files_compiled, :hits,
-        :misses, :peak_memory, :attempts, :log, :failure_kind, :failure_phase, :failure_message
+        :misses, :peak_memory, :disk_growth, :attempts, :log, :failure_kind, :failure_phase, :failure_message
     )
 """
 _INSERT_PHASE = """
@@ -55,12 +55,13 @@ _LAST_BUILT = """
 #: architecture are among them.
 _SAMPLES = """
     WITH numbered AS (
-        SELECT id, target, finished, peak_memory, coalesce(hits > misses, 0) AS warm, row_number() OVER (
+        SELECT id, target, finished, peak_memory, disk_growth, coalesce(hits > misses, 0) AS warm, row_number() OVER (
             PARTITION BY target, coalesce(hits > misses, 0) ORDER BY finished DESC, id DESC
         ) AS number
         FROM targets WHERE status = 'built' AND EXISTS (SELECT 1 FROM phases WHERE entry = targets.id)
     )
-    SELECT id, target, warm, numbered.peak_memory AS peak_memory, name, sum(seconds) AS seconds
+    SELECT id, target, warm, numbered.peak_memory AS peak_memory, numbered.disk_growth AS disk_growth, name,
+        sum(seconds) AS seconds
     FROM numbered JOIN phases ON entry = id WHERE numbered.number <= :samples
     GROUP BY id, name ORDER BY finished DESC, id DESC, min(phases.number)
 """
@@ -186,7 +187,8 @@ class Ledger:
             for row in database.execute(_SAMPLES, {"samples": SAMPLES}):
                 builds.setdefault(row["id"], (row, {}))[1][row["name"]] = row["seconds"]
         return Estimates(
-            Sample(row["target"], bool(row["warm"]), phases, row["peak_memory"]) for row, phases in builds.values()
+            Sample(row["target"], bool(row["warm"]), phases, row["peak_memory"], row["disk_growth"])
+            for row, phases in builds.values()
         )
 
     @contextmanager

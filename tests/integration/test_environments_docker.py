@@ -410,3 +410,16 @@ def test_the_other_architecture_runs_under_emulation(
     with ready.open(folders) as opened:
         assert probe(opened, "3.11")["machine"] == other
     assert ready.facts["emulated"] is True
+
+
+def test_a_container_that_fills_the_disk_is_removed(opened: Opened, folders: Folders) -> None:
+    script = "while :; do head -c 4000000 /dev/urandom > /out/$((n = n + 1)); done"
+    outcome = opened.run(
+        ["sh", "-c", script],
+        env={},
+        cwd="/out",
+        on_line=lambda line: None,
+        limits=Limits(disk=64 << 20, timeout=300),
+    )
+    assert (outcome.timed_out, outcome.failed) == (False, True)
+    assert "are allowed" in str(outcome.excess)

@@ -208,6 +208,7 @@ def _phase(values: Mapping[str, Any]) -> Phase:
         values.get("cpu_seconds"),
         values.get("peak_memory"),
         None if started is None else datetime.fromisoformat(started),
+        values.get("disk_growth"),
     )
 
 
