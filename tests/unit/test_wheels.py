@@ -2,71 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import shutil
-import struct
 import subprocess
 import tarfile
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from wheel_support import COMMIT, EXPECTED, NAME, TAGS, elf, make_wheel
 
 from builder.errors import FailureKind, TargetError
 from builder.wheels.provenance import archive_debug_symbols, debug_path, publish_wheel, record_path
 from builder.wheels.repair import RepairPlan, auditwheel_command, built_wheel
 from builder.wheels.verify import Expectation, verify
-
-COMMIT = "7c59c54b2e5e73bbc8cb1e7bc88522c8366f0608"
-EXPECTED = Expectation("cp311", "x86_64", "2.5.1", "manylinux_2_17_x86_64", COMMIT)
-TAGS = ("cp311-cp311-manylinux_2_17_x86_64", "cp311-cp311-manylinux2014_x86_64")
-NAME = "torch_npu-2.5.1.post1-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
-
-
-def elf(machine: int = 62) -> bytes:
-    """The smallest ELF header that names a machine (62 is x86_64, 183 aarch64)."""
-    identification = b"\x7fELF\x02\x01\x01" + bytes(9)
-    return identification + struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 0, 0, 0, 64, 0, 0, 64, 0, 0)
-
-
-def make_wheel(
-    folder: Path,
-    name: str = NAME,
-    *,
-    version: str = "2.5.1.post1",
-    tags: tuple[str, ...] = TAGS,
-    commit: str = COMMIT,
-    library: bytes | None = None,
-    tamper: str | None = None,
-    extra: dict[str, bytes] | None = None,
-) -> Path:
-    info = "torch_npu-2.5.1.post1.dist-info"
-    files = {
-        "torch_npu/__init__.py": b"",
-        "torch_npu/version.py": f"__version__ = '{version}'\ngit_version = '{commit}'\n".encode(),
-        "torch_npu/lib/libtorch_npu.so": elf() if library is None else library,
-        "torch_npu/_C.cpython-311-x86_64-linux-gnu.so": elf(),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n".encode(),
-        f"{info}/WHEEL": (
-            "Wheel-Version: 1.0\nRoot-Is-Purelib: false\n" + "".join(f"Tag: {t}\n" for t in tags)
-        ).encode(),
-    }
-    rows = []
-    for path, content in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-        rows.append(f"{path},sha256={digest},{len(content)}")
-    files[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""]).encode()
-    if tamper:
-        files[tamper] += b"#"
-    files |= extra or {}
-    wheel = folder / name
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, content in files.items():
-            archive.writestr(path, content)
-    return wheel
 
 
 def fault(wheel: Path, expected: Expectation = EXPECTED) -> str:
