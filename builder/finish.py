@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -22,9 +21,8 @@ from builder.sources.upstream import SetupScript
 from builder.sources.version import suffix_of
 from builder.wheels import provenance
 from builder.wheels.inspect import sha256
-from builder.wheels.repair import auditwheel_command, built_wheel
+from builder.wheels.repair import auditwheel_command, built_wheel, take_wheel
 from builder.wheels.verify import Expectation, Verified, verify
-from builder.workspace import open_inside
 
 #: Facts of the probe that name places, not versions.
 PLACES = frozenset({"python_path", "python_include", "torch_path"})
@@ -60,9 +58,9 @@ class Finish:
 
     def repair(self, opened: Opened, setup: SetupScript, plan: Recipe) -> Path:
         """The one wheel of the build, as a manylinux wheel."""
-        wheel = built_wheel(self.scratch.path / "dist")
         if plan.repair.by_upstream:
-            return self._taken(wheel)
+            return self._taken(self.scratch.path, "dist")
+        wheel = built_wheel(self.scratch.path, "dist")
         lines: list[str] = []
         with open(self.result.log, "a", encoding="utf-8", buffering=1) as log:
 
@@ -72,7 +70,7 @@ class Finish:
 
             outcome = opened.run(
                 auditwheel_command(
-                    f"{opened.paths.tree}/dist/{wheel.name}",
+                    f"{opened.paths.tree}/dist/{wheel}",
                     f"{opened.paths.out}/repaired",
                     plan.repair.platform,
                     setup.excluded_libraries,
@@ -84,19 +82,15 @@ class Finish:
             )
         if outcome.exit_code != 0:
             raise TargetError(
-                f"auditwheel cannot make {wheel.name} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
+                f"auditwheel cannot make {wheel} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
                 kind=FailureKind.TIMEOUT if outcome.timed_out else FailureKind.REPAIR,
                 details="\n".join(lines[-15:]),
             )
-        return self._taken(built_wheel(self.out / "repaired"))
+        return self._taken(self.out, "repaired")
 
-    def _taken(self, wheel: Path) -> Path:
+    def _taken(self, root: Path, folder: str) -> Path:
         """A copy of the wheel where the build could not write: what is verified is what is published."""
-        folder = self.result.log.with_suffix(".wheel")
-        folder.mkdir(exist_ok=True)
-        with open_inside(wheel.parent, wheel.name) as source, open(folder / wheel.name, "wb") as copy:
-            shutil.copyfileobj(source, copy)
-        return folder / wheel.name
+        return take_wheel(root, folder, self.result.log.with_suffix(".wheel"))
 
     def verified(self, wheel: Path, tree: PreparedTree, plan: Recipe) -> Verified:
         """The wheel's own facts, held against what was asked for. Raises TargetError."""

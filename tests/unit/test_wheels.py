@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -13,8 +14,9 @@ import pytest
 from wheel_support import COMMIT, EXPECTED, NAME, TAGS, elf, make_wheel
 
 from builder.errors import FailureKind, TargetError
+from builder.wheels import left, repair
 from builder.wheels.provenance import archive_debug_symbols, debug_path, publish_wheel, record_path
-from builder.wheels.repair import RepairPlan, auditwheel_command, built_wheel
+from builder.wheels.repair import RepairPlan, auditwheel_command, built_wheel, take_wheel
 from builder.wheels.verify import Expectation, verify
 
 
@@ -79,13 +81,17 @@ def test_a_truncated_wheel_is_refused(tmp_path: Path) -> None:
 
 
 def test_exactly_one_wheel_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="left no dist/ that can be read"):
+        built_wheel(tmp_path, "dist")
+    (tmp_path / "dist").mkdir()
     with pytest.raises(TargetError, match="left nothing in dist"):
-        built_wheel(tmp_path)
-    wheel = make_wheel(tmp_path)
-    assert built_wheel(tmp_path) == wheel
-    make_wheel(tmp_path, NAME.replace("post1", "post2"))
+        built_wheel(tmp_path, "dist")
+    wheel = make_wheel(tmp_path / "dist")
+    assert built_wheel(tmp_path, "dist") == NAME
+    assert take_wheel(tmp_path, "dist", tmp_path / "taken").read_bytes() == wheel.read_bytes()
+    make_wheel(tmp_path / "dist", NAME.replace("post1", "post2"))
     with pytest.raises(TargetError, match="expected exactly one"):
-        built_wheel(tmp_path)
+        built_wheel(tmp_path, "dist")
 
 
 def test_auditwheel_gets_upstreams_exclusions() -> None:
@@ -128,10 +134,53 @@ def test_links_that_a_build_left_are_not_followed(tmp_path: Path) -> None:
     (tree / "other").mkdir()
     (tree / "other" / "dbg").symlink_to(secret)
     assert not archive_debug_symbols(tree, "other/dbg", tmp_path / "2.tar.gz", 0)
-    (tree / "dist").mkdir()
-    (tree / "dist" / NAME).symlink_to(secret / "key.debug")
-    with pytest.raises(TargetError, match="left nothing in dist"):
-        built_wheel(tree / "dist")
+
+
+@pytest.mark.parametrize(
+    "bend", ["the file", "the folder", "a folder above", "to a pipe", "to a folder", "to the tree"]
+)
+def test_no_wheel_of_the_host_is_taken_for_the_builds(tmp_path: Path, bend: str) -> None:
+    host, tree, taken = tmp_path / "host", tmp_path / "tree", tmp_path / "taken"
+    for folder in (host / "dist", tree / "out"):
+        folder.mkdir(parents=True)
+    wheel = make_wheel(host / "dist")
+    dist = tree / "out" / "dist"
+    if bend == "the folder":
+        dist.symlink_to(host / "dist")
+    elif bend == "a folder above":
+        (tree / "out").rmdir()
+        (tree / "out").symlink_to(host)
+    elif bend == "to the tree":
+        wheel.rename(tree / NAME)
+        dist.symlink_to("..")
+    else:
+        dist.mkdir()
+        place = dist / NAME
+        {
+            "the file": lambda: place.symlink_to(wheel),
+            "to a pipe": lambda: os.mkfifo(place),
+            "to a folder": place.mkdir,
+        }[bend]()
+    for call in (lambda: built_wheel(tree, "out/dist"), lambda: take_wheel(tree, "out/dist", taken)):
+        with pytest.raises(TargetError, match=r"expected exactly one wheel") as caught:
+            call()
+        assert caught.value.kind is FailureKind.COMPILE
+    assert list(taken.iterdir()) == []
+
+
+def test_what_a_build_leaves_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dist").mkdir()
+    with open(tmp_path / "dist" / NAME, "wb") as sparse:
+        sparse.truncate(1 << 40)
+    monkeypatch.setattr(repair, "WHEEL_LIMIT", 5 << 20)
+    with pytest.raises(TargetError, match=f"more than {5 << 20} bytes"):
+        take_wheel(tmp_path, "dist", tmp_path / "taken")
+    assert (tmp_path / "taken" / NAME).stat().st_size == 0
+    monkeypatch.setattr(left, "ENTRY_COUNT", 3)
+    for number in range(4):
+        (tmp_path / "dist" / str(number)).touch()
+    with pytest.raises(TargetError, match="more than 3 entries"):
+        built_wheel(tmp_path, "dist")
 
 
 def test_a_second_publication_removes_what_a_killed_one_left(tmp_path: Path) -> None:
