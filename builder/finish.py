@@ -21,6 +21,7 @@ from builder.sources.upstream import SetupScript
 from builder.sources.version import suffix_of
 from builder.wheels import provenance
 from builder.wheels.inspect import sha256
+from builder.wheels.record import SCHEMA, WheelRecord
 from builder.wheels.repair import auditwheel_command, built_wheel, take_wheel
 from builder.wheels.verify import Expectation, Verified, verify
 
@@ -109,18 +110,20 @@ class Finish:
         """Put the wheel, its debug symbols and its record into the output folder."""
         debug = self.result.log.with_suffix(".debug.tar.gz")
         epoch = int(compiled.tree.record["commit_time"])
-        has_debug = provenance.archive_debug_symbols(self.scratch.path, "build/dbg", debug, epoch)
+        has_debug = provenance.archive_debug_symbols(self.scratch.path, "build/dbg", debug, epoch, self.warn)
         self.result.sha256 = sha256(wheel)
         replaced = provenance.other_fingerprint(self.output / wheel.name, self.result.fingerprint)
         if replaced is not None:
             self.warn(f"{wheel.name} replaces one that was built from other inputs (fingerprint {replaced[:12]})")
-        record = {
-            **self._record(wheel, compiled, verified),
-            "run": run,
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "builder": __version__,
-        }
+        record = WheelRecord.of(
+            {
+                **self._record(wheel, compiled, verified),
+                "run": run,
+                "started": started.isoformat(timespec="seconds"),
+                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "builder": __version__,
+            }
+        )
         self.result.wheel = provenance.publish_wheel(wheel, self.output, record, debug if has_debug else None)
         debug.unlink(missing_ok=True)
         self.result.status = "built"
@@ -130,7 +133,7 @@ class Finish:
         """What the record says of the wheel, whenever it was built."""
         tree, inputs, facts, plan = compiled.tree, compiled.inputs, compiled.facts, compiled.plan
         return {
-            "schema": provenance.SCHEMA,
+            "schema": SCHEMA,
             "wheel": wheel.name,
             "sha256": self.result.sha256,
             "size": wheel.stat().st_size,

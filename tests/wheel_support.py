@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from builder.matrix.model import Target
 from builder.wheels.verify import Expectation
 
 COMMIT = "7c59c54b2e5e73bbc8cb1e7bc88522c8366f0608"
@@ -85,7 +86,16 @@ def make_wheel(
     return wheel
 
 
-def make_record(wheel: Path, **changes: Any) -> dict[str, Any]:
+def make_target_wheel(folder: Path, target: Target, suffix: str = "", *, content: str = "") -> Path:
+    """A wheel that may pass for one of ``target``; ``content`` makes it another one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    version = f"{target.release.package_version}{suffix}"
+    tags = f"{target.tag}-{target.tag}-linux_{target.arch}"
+    name = f"torch_npu-{version}-{tags}.whl"
+    return make_wheel(folder, name, version=version, tags=(tags,), replaced={"torch_npu/content": content.encode()})
+
+
+def make_record(wheel: Path, /, **changes: Any) -> dict[str, Any]:
     """A whole record of ``wheel``, as a build writes it; ``...`` leaves a part out."""
     content = wheel.read_bytes() if wheel.exists() else b""
     record = {
@@ -104,7 +114,7 @@ def make_record(wheel: Path, **changes: Any) -> dict[str, Any]:
     return {key: value for key, value in record.items() if value is not ...}
 
 
-def write_record(wheel: Path, **changes: Any) -> Path:
+def write_record(wheel: Path, /, **changes: Any) -> Path:
     """Put ``make_record`` beside ``wheel``."""
     path = wheel.with_name(f"{wheel.name}.json")
     path.write_text(json.dumps(make_record(wheel, **changes)), encoding="utf-8")

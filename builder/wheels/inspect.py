@@ -91,10 +91,10 @@ class Wheel:
     def __init__(self, path: Path, stream: BinaryIO | None = None) -> None:
         self.path = path
         with parsing(path.name, "it is not a whole wheel"):
-            name, version, _, tags = parse_wheel_filename(path.name)
             self.stream: BinaryIO = open_inside(path.parent, path.name) if stream is None else stream
         try:
             with parsing(path.name, "it is not a whole wheel"):
+                name, version, _, tags = parse_wheel_filename(path.name)
                 self.ending = _ending(self.stream)
                 self._zip = zipfile.ZipFile(self.stream)
         except BaseException:

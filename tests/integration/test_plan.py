@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from nightly_support import copy_of
+from wheel_support import make_target_wheel, write_record
 
 from builder import gather, plan
 from builder.console import Reporter
@@ -59,16 +59,17 @@ class World:
     def gatherer(self, options: BuildOptions | None = None) -> Gatherer:
         return Gatherer(self.matrix, self.workspace, options or BuildOptions(), Reporter(quiet=True))
 
-    def wheel(self, planned: Planned, content: bytes = b"wheel") -> Path:
+    def wheel(self, planned: Planned, content: str = "") -> Path:
         """A wheel with its record, as a build of what was planned would publish it."""
-        path = self.workspace.output / f"torch_npu-{planned.target.id}.whl"
-        path.write_bytes(content)
-        record = {
-            "target": planned.target.id, "finished": datetime.now(timezone.utc).isoformat(),
-            "fingerprint": planned.fingerprint, "inputs": planned.inputs, "size": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }  # fmt: skip
-        path.with_name(f"{path.name}.json").write_text(json.dumps(record))
+        path = make_target_wheel(self.workspace.output, planned.target, content=content)
+        now = datetime.now(timezone.utc).isoformat()
+        write_record(
+            path,
+            target=planned.target.id,
+            finished=now,
+            fingerprint=planned.fingerprint,
+            inputs=dict(planned.inputs or {}),
+        )
         return path
 
     def op_plugin_commits(self, count: int, message: str = "more") -> str:
@@ -241,9 +242,9 @@ def test_a_plan_sees_an_edit_in_a_tree_that_stands(world: World) -> None:
 
 
 def test_every_wheel_that_stands_is_read(world: World) -> None:
-    wheels = [world.wheel(each, each.target.id.encode()) for each in world.plan()]
+    wheels = [world.wheel(each, each.target.id) for each in world.plan()]
     assert [each.action for each in world.plan()] == ["skip"] * len(wheels)
-    wheels[3].write_bytes(wheels[3].read_bytes().replace(b"v", b"w"))
+    wheels[3].write_bytes(wheels[3].read_bytes().replace(b"version", b"edition"))
     wheels[5].unlink()
     wheels[7].write_bytes(b"")
     planned = world.plan()
@@ -262,7 +263,7 @@ def test_a_plan_that_is_interrupted_reads_no_further_wheel(world: World, monkeyp
     begun, go_on = threading.Event(), threading.Event()
     read: list[Path] = []
 
-    def slow(wheel: Path, _: object) -> None:
+    def slow(wheel: Path, *_: object) -> None:
         read.append(wheel)
         begun.set()
         assert go_on.wait(60)
@@ -330,6 +331,6 @@ def test_a_commit_that_no_mirror_has_is_not_counted(world: World) -> None:
     record = json.loads(file.read_text())
     was = record["inputs"]["sources"]["op_plugin"]["commit"]
     record["inputs"]["sources"]["op_plugin"]["commit"] = "--output=/tmp/x"
-    file.write_text(json.dumps({**record, "fingerprint": "other"}))
+    file.write_text(json.dumps({**record, "fingerprint": "0" * 64}))
     (planned,) = world.plan(targets=world.targets[:1])
     assert planned.reason == f"op-plugin --outpu -> {was[:7]}"

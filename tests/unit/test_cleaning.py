@@ -84,7 +84,7 @@ def standing(workspace: Workspace) -> set[str]:
 def wheel(folder: Path, name: str, content: str) -> list[Path]:
     """A wheel with what lies beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / name, folder / f"{name}.json", folder / f"{name}.debug.tar.gz"]
+    files = [folder / name, folder / f"{name}.json", folder / f"{name}.debug.tar.gzip"]
     for file in files:
         file.write_text(content if file.name == name else json.dumps({"of": name}))
     return files

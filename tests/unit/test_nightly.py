@@ -427,7 +427,7 @@ def test_a_wheel_that_only_a_worker_can_recognise_is_not_lost(world: World, monk
     interrupt_after(world, A)
     ((wheel, record),) = (one for name, one in Bench(world.workspace, "night").finished().items() if name == A)
     monkeypatch.setattr("builder.plan.environment_identity", lambda *_, **__: None)
-    world.engine.recognised[A] = record["fingerprint"]
+    world.engine.recognised[A] = record.fingerprint
     world.engine.failing.update(dict.fromkeys((B, C), compile_error()))
     assert world.night(FRIDAY) == 1
     assert "going on with the night 2026-11-20" in world.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from wheel_support import COMMIT, EXPECTED, NAME, TAGS, elf, make_wheel
+from wheel_support import COMMIT, EXPECTED, NAME, TAGS, elf, make_record, make_wheel
 
 from builder.errors import FailureKind, TargetError
 from builder.wheels import left, repair
-from builder.wheels.provenance import archive_debug_symbols, debug_path, publish_wheel, record_path
+from builder.wheels.provenance import archive_debug_symbols, debug_path, publish_wheel
+from builder.wheels.record import WheelRecord, read_record
 from builder.wheels.repair import RepairPlan, auditwheel_command, built_wheel, take_wheel
 from builder.wheels.verify import Expectation, verify
 
@@ -112,9 +112,10 @@ def test_publishing_leaves_only_whole_files(tmp_path: Path) -> None:
     assert packed == [True, True]
     assert archives[0].read_bytes() == archives[1].read_bytes()
     output = tmp_path / "dist"
-    published = publish_wheel(wheel, output, {"sha256": "x"}, archives[0])
-    assert {file.name for file in output.iterdir()} == {NAME, f"{NAME}.json", f"{NAME}.debug.tar.gz"}
-    assert json.loads(record_path(published).read_text()) == {"sha256": "x"}
+    record = WheelRecord.of(make_record(wheel))
+    published = publish_wheel(wheel, output, record, archives[0])
+    assert {file.name for file in output.iterdir()} == {NAME, f"{NAME}.json", f"{NAME}.debug.tar.gzip"}
+    assert read_record(published) == record
     with tarfile.open(debug_path(published)) as archive:
         assert archive.getnames() == ["libtorch_npu.so.debug"]
 
@@ -186,8 +187,8 @@ def test_what_a_build_leaves_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_second_publication_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path)
     output = tmp_path / "dist"
-    publish_wheel(wheel, output, {}, None)
+    publish_wheel(wheel, output, WheelRecord.of(make_record(wheel)), None)
     (output / f".{NAME}.deadbeef").write_bytes(b"half")
     (output / f".{NAME}.json.deadbeef").write_bytes(b"half")
-    publish_wheel(wheel, output, {}, None)
+    publish_wheel(wheel, output, WheelRecord.of(make_record(wheel)), None)
     assert {file.name for file in output.iterdir()} == {NAME, f"{NAME}.json"}
