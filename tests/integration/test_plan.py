@@ -19,7 +19,7 @@ from wheel_support import make_target_wheel, write_record
 
 from builder import gather, plan
 from builder.console import Reporter
-from builder.engines.local import plan_targets
+from builder.engines.local import Policy, plan_targets, run_targets
 from builder.errors import FailureKind, TargetError
 from builder.gather import Gatherer
 from builder.guards import deadline
@@ -32,6 +32,8 @@ from builder.plan import Planned, Planner
 from builder.sources import fetch, mirrors
 from builder.sources.overlay import OverlaySource
 from builder.sources.prepared import PreparedTree
+from builder.wheels.provenance import debug_path, old_debug_path
+from builder.wheels.record import record_path
 from builder.workspace import Workspace
 
 LINES = ("v2.1.0-7.1.0", "v2.5.1-7.1.0", "v2.6.0-7.1.0")
@@ -255,6 +257,32 @@ def test_every_wheel_that_stands_is_read(world: World) -> None:
         assert faults.get(number, f"{wheels[number].name} stands") in each.reason
     one = Planner(world.gatherer(), world.workspace, BuildOptions(), Reporter(quiet=True)).plan_target
     assert [one(target) for target in world.targets] == planned
+
+
+def test_debug_symbols_beside_a_wheel_that_is_skipped_get_the_new_name(world: World) -> None:
+    (planned,) = world.plan(targets=world.targets[1:2])
+    wheel = world.wheel(planned)
+    old_debug_path(wheel).write_bytes(b"symbols")
+    world.plan(targets=world.targets[1:2])
+    # A plan only looks.
+    assert old_debug_path(wheel).exists()
+    options, quiet = BuildOptions(environment="host"), Reporter(quiet=True)
+    run = run_targets([planned.target], world.matrix, world.workspace, options, quiet, Policy())
+    assert [result.status for result in run.targets] == ["skipped"]
+    assert (old_debug_path(wheel).exists(), debug_path(wheel).read_bytes()) == (False, b"symbols")
+
+
+def test_the_record_of_another_targets_wheel_makes_none_of_this_one(world: World) -> None:
+    first, second = world.plan(targets=world.targets[:2])
+    wheel = world.wheel(first)
+    write_record(wheel, target=second.target.id, fingerprint=second.fingerprint, inputs=dict(second.inputs or {}))
+    (planned,) = world.plan(targets=[second.target])
+    assert planned.reason == f"its wheel is not whole: {wheel.name} is not for {second.target.id}"
+    record_path(wheel).unlink()
+    wheel = world.wheel(second)
+    write_record(wheel, target=second.target.id, fingerprint=second.fingerprint, inputs={"recipe": 0})
+    (planned,) = world.plan(targets=[second.target])
+    assert (planned.action, planned.reason) == ("build", "its record contradicts itself")
 
 
 def test_a_plan_that_is_interrupted_reads_no_further_wheel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,19 @@ def test_copies_of_published_wheels_go_with_the_cache_and_others_stay(workspace:
     }  # fmt: skip
 
 
+def test_debug_symbols_under_the_old_name_get_the_new_one(workspace: Workspace) -> None:
+    made, _, debug = wheel(workspace.output, "x.whl", "whole")
+    old = made.with_name(f"{made.name}.debug.tar.gz")
+    debug.rename(old)
+    assert any(str(debug) in text for text in clean(workspace))
+    assert (debug.exists(), old.exists()) == (True, False)
+    copy, _, _ = wheel(worker_of(workspace).output, "x.whl", "whole")
+    leftover = copy.with_name(old.name)
+    leftover.write_text("of an earlier builder")
+    clean(workspace, "cache")
+    assert not leftover.exists()
+
+
 @pytest.mark.parametrize("where", ["workspace", "worker"])
 @pytest.mark.parametrize("lock", [f"target-{TARGET}", lock_of("20260101-000000-beef")])
 def test_nothing_shared_goes_while_anything_is_at_work(workspace: Workspace, where: str, lock: str) -> None:
