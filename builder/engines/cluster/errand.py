@@ -42,7 +42,8 @@ from builder.progress.state import Event, State
 from builder.recipe import default_jobs, machine_memory
 from builder.results import Run, TargetResult
 from builder.store import Store, open_store, sha256_of
-from builder.wheels.provenance import debug_path, record_path
+from builder.wheels.provenance import beside, debug_path, rename_old_debug
+from builder.wheels.record import RecordError, read_record, record_path
 from builder.workspace import Workspace
 
 STOP = b"stop"
@@ -199,6 +200,7 @@ class Errand:
             raise MachineError(f"{result.wheel.name} is gone: another builder of this workspace has replaced it")
         found = {"log": result.log, "image-log": result.log.with_suffix(".image.log")}
         if result.wheel is not None:
+            rename_old_debug(result.wheel)
             found |= {"debug": debug_path(result.wheel), "wheel": result.wheel, "record": record_path(result.wheel)}
         files = {}
         for what, path in found.items():
@@ -290,8 +292,8 @@ def _check_cache() -> None:
 def _run_of(wheel: Path) -> str | None:
     """The run that made a wheel, as its record says."""
     try:
-        return str(json.loads(record_path(wheel).read_text(encoding="utf-8"))["run"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_record(wheel).run
+    except (OSError, RecordError):
         return None
 
 
@@ -300,17 +302,18 @@ def _wheels_of(target: str, workspace: Workspace) -> Sequence[Path]:
     if workspace.output != workspace.root / OWN_OUTPUT:
         return ()
     found = []
-    for record in sorted(workspace.output.glob("*.whl.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            if json.loads(record.read_text(encoding="utf-8"))["target"] == target:
-                found.append(record.with_name(record.name.removesuffix(".json")))
+    for path in sorted(workspace.output.glob("*.whl.json")):
+        wheel = path.with_name(path.name.removesuffix(".json"))
+        with suppress(OSError, RecordError):
+            if read_record(wheel).target == target:
+                found.append(wheel)
     return found
 
 
 def _drop(wheel: Path) -> None:
-    """Remove a wheel with what belongs to it, the record first: without it nobody takes the wheel for whole."""
+    """Remove a wheel with what belongs to it, the record first."""
     with suppress(OSError):
-        for path in (record_path(wheel), debug_path(wheel), wheel):
+        for path in (*beside(wheel), wheel):
             path.unlink(missing_ok=True)
 
 
