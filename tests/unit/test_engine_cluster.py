@@ -26,7 +26,7 @@ from wheel_support import make_record, write_record
 from builder.console import Reporter
 from builder.engines.cluster import crew as crew_module
 from builder.engines.cluster import errand
-from builder.engines.cluster.connection import Cluster, Machine
+from builder.engines.cluster.connection import Cluster, Machine, without_tls
 from builder.engines.cluster.crew import Crew
 from builder.engines.cluster.parcel import (
     LARGEST,
@@ -744,3 +744,31 @@ def test_the_commands_of_the_page_exist() -> None:
     assert {each["kind"] for each in documents} == {"Deployment", "Service", "StatefulSet", "Job"}
     assert "8 MiB" in page
     assert LARGEST == 8 << 20
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "plain"),
+    [
+        ("tcp://10.0.0.1:8786", True), ("10.0.0.1:8786", True), ("tcp://no-such-host.invalid:8786", True),
+        ("tls://10.0.0.1:8786", False), ("tcp://127.0.0.1:8786", False), ("tcp://localhost:8786", False),
+        ("tcp://[::1]:8786", False),
+    ],
+)  # fmt: skip
+def test_plain_text_to_another_machine_is_noticed(scheduler: str, plain: bool) -> None:
+    assert without_tls(scheduler) is plain
+
+
+def test_the_example_for_kubernetes_speaks_tls_everywhere() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    pods = [each["spec"]["template"]["spec"] for each in yaml.safe_load_all(example) if "template" in each["spec"]]
+    dask = [item for pod in pods for item in pod["containers"] if "dask" in str(item.get("command"))]
+    assert len(dask) == 3
+    assert "tcp://" not in example
+    for container in dask:
+        command = container["command"][-1]
+        assert "--protocol tls" in command or "tls://builder-scheduler" in command
+        assert {"name": "tls", "mountPath": "/tls", "readOnly": True} in container["volumeMounts"]
+        told = command + str(container.get("env"))
+        assert all(f"/tls/{file}" in told for file in ("ca.pem", "cert.pem", "key.pem"))
+    assert sum({"name": "tls", "secret": {"secretName": "builder-tls"}} in pod["volumes"] for pod in pods) == 3

@@ -30,6 +30,7 @@ from builder.engines.local import LocalRun, Policy
 from builder.environments.leftovers import remove_leftovers
 from builder.environments.live import stop_all
 from builder.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
+from builder.exiting import leave
 from builder.gather import Gatherer, check_request
 from builder.ledger import BuildLedger, ledger_path
 from builder.lock import Lock
@@ -374,6 +375,7 @@ def main() -> None:
         pipe.write({"outcome": outcome})
     except BrokenPipeError:
         os._exit(1)
+    leave(0)
 
 
 if __name__ == "__main__":
