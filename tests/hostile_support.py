@@ -111,6 +111,10 @@ class Scene:
         subprocess.run([*git, "add", "-A"], check=True)
         subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", f"attack {self.commits}"], check=True)
 
+    def withdraw(self) -> None:
+        """Take the last commit back, as a force-push does."""
+        subprocess.run(["git", "-C", str(self._repository), "reset", "--quiet", "--hard", "HEAD~1"], check=True)
+
     def build(self, *more: str) -> Ran:
         """Build the target of the attacker's repository anew."""
         options = [option for option in self.options if not option.startswith("--sources=")]

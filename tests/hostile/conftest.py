@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def held(_rows: list[Row], place: str) -> Told:
         _rows.append(Row(place, attack, happened))
 
     return note
+
+
+@pytest.fixture
+def web_port() -> Iterator[int]:
+    """The port of a server on this machine's loopback that takes whoever comes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
 
 
 @pytest.fixture
