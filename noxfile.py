@@ -59,6 +59,14 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *two, "--durations=25", *session.posargs)
 
 
+@nox.session(default=False)
+def hostile(session: nox.Session) -> None:
+    """Run the attacks of tests/hostile and write what came of them to docs/security-tests.md."""
+    _install(session, *_development())
+    table = {"BUILDER_SECURITY_TABLE": str(Path("docs", "security-tests.md").absolute())}
+    session.run("pytest", "tests/hostile", *session.posargs, env=table)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, shell scripts and the direction of imports."""

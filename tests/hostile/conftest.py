@@ -53,11 +53,18 @@ def web_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Environments on this host, made once for all scenes."""
+    return tmp_path_factory.mktemp("environments")
+
+
 @pytest.fixture
 def scene(
     place: str,
     request: pytest.FixtureRequest,
     tmp_path: Path,
+    environments: Path,
     upstream: Miniature,
     miniature_options: Callable[..., list[str]],
 ) -> Iterator[Scene]:
@@ -65,7 +72,8 @@ def scene(
     where = ["--environment=host"]
     if place == "container":
         where = ["--environment=docker", f"--base-image={request.getfixturevalue('base_image')}"]
-    (tmp_path / "scene").mkdir()
+    (tmp_path / "scene" / "build").mkdir(parents=True)
+    (tmp_path / "scene" / "build" / "environments").symlink_to(environments)
     yield Scene(tmp_path / "scene", upstream, miniature_options(*where), Victim.make(tmp_path / "machine"))
     # What attacks leave is more than pytest's own removal can take.
     remove_tree(tmp_path / "scene")
