@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from builder.environments.namespace import Namespaces
+from builder.environments.select import Machine
 from builder.environments.visible import Visible, visible
 
 
@@ -99,6 +101,18 @@ def test_sockets_are_masked_that_are_not_hidden(home: Path) -> None:
         agent.bind(str(paths[1]))
         lines = Visible((home,), (), home).lines([], [], [])
     assert [line for line in lines if line[0] == "mask" and line[2].startswith(str(home.parent))] == masked
+
+
+def test_what_a_build_can_reach_is_told_once_a_run() -> None:
+    machine = Machine()
+    found: list[bool] = []
+    threads = [threading.Thread(target=lambda: found.append(machine.is_new("it can reach"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [False] * 7 + [True]
+    assert machine.is_new("something else")
 
 
 def test_each_degree_is_told() -> None:
