@@ -229,6 +229,10 @@ class TargetBuild:
         )
         for warning in () if quiet else ready.warnings:
             self._warn(warning)
+        for warning in () if quiet else ready.exposure:
+            self.result.warnings.append(warning)
+            if self.context.machine.is_new(warning):
+                self.reporter.warning(warning)
         return ready
 
     def counted(self, plan: Recipe) -> cache.CompileCounts:

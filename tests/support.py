@@ -11,6 +11,8 @@ import subprocess
 import sys
 import sysconfig
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,3 +133,20 @@ def typed(command: list[str], cwd: Path, text: str, env: dict[str, str] | None =
     finally:
         process.kill()
         os.close(terminal)
+
+
+def as_builder(work: Callable[[], None], uid: int = 61000) -> int:
+    """Do ``work`` in a process that is not root's; its exit status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(uid)
+                os.setuid(uid)
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

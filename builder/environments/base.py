@@ -212,5 +212,7 @@ class Ready:
     build_user: tuple[int, int] | None = None
     identity: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    #: What a build there can reach that one in a container cannot, in words: told once a run, before its first compile.
+    exposure: tuple[str, ...] = ()
     #: What stands on this machine for it: what each is, and its name or place.
     held: tuple[tuple[str, str], ...] = ()

@@ -148,18 +148,18 @@ def check_git() -> Check:
 
 
 def check_namespaces() -> Check:
-    """Whether builds on this host can have the fixed paths that let Pythons share compiled objects."""
+    """How far builds on this host are contained, and whether their paths let Pythons share compiled objects."""
+    from builder.environments.host import exposure
     from builder.environments.namespace import find_namespaces
 
     found = find_namespaces()
+    text = "; ".join(exposure(found))
     if found is None:
-        return Check(
-            "fixed paths on the host",
-            "warn",
-            "user and mount namespaces are not available: builds on this host use real paths",
-            "containers do not need them; on the host, allow unprivileged user namespaces",
-        )
-    return Check("fixed paths on the host", "ok", found.describe())
+        text += ". Compile commands hold real paths, so Pythons share little"
+        return Check("builds on the host", "warn", text, "build in containers, or allow unprivileged user namespaces")
+    if text:
+        return Check("builds on the host", "warn", f"{found.describe()}; {text}", "containers keep a build from that")
+    return Check("builds on the host", "ok", found.describe())
 
 
 def _lines(path: Path) -> list[str]:

@@ -36,7 +36,7 @@ from builder.environments.images import Image, Maker, ensure_image, image_digest
 from builder.environments.leftovers import remove_leftovers as remove_leftovers
 from builder.environments.lines import LineSplitter
 from builder.environments.network import NetworkSettings, configured_proxies
-from builder.environments.ownership import give
+from builder.environments.ownership import UNPRIVILEGED, give
 from builder.environments.pytorch import WRITTEN, ensure_pytorch
 from builder.environments.pytorch_store import PyTorch
 from builder.environments.recipe import Log, folders_of_wheels, pytorch_digest
@@ -45,8 +45,6 @@ from builder.environments.variables import check_variables, merged
 from builder.errors import FailureKind, TargetError
 from builder.live import registered
 
-#: Who compiles when the builder was started as root: a user that this machine does not have.
-UNPRIVILEGED = (61000, 61000)
 HOME = "/home/builder"
 
 #: Exit codes of a container whose command did not end by itself: killed, asked to end, cut off.

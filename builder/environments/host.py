@@ -1,9 +1,9 @@
 """Builds on this machine itself: the same steps without a container.
 
 For CI jobs that run inside a manylinux container already, and for machines without an engine. Where
-the kernel allows namespaces, commands see the same fixed paths as in a container and no network; else
-they see real paths, which the fingerprint then holds. Commands run as the invoking user (as root when
-the builder does), and limits of memory and processes are not enforced here.
+the kernel allows namespaces, commands see the same fixed paths as in a container, no network and little else of
+this machine, and have no capabilities; else they see real paths, which the fingerprint then holds, and run as whoever
+runs the builder. What they can reach is in ``Ready.exposure``. Limits of memory and processes are not enforced here.
 """
 
 from __future__ import annotations
@@ -11,24 +11,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Paths, Ready
-from builder.environments.bases import interpreter_folder
+from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Ready
 from builder.environments.host_maker import HostMaker
+from builder.environments.host_opened import Host, HostEnvironment, HostView
 from builder.environments.interpreters import Interpreter, need_interpreter
 from builder.environments.inventory import Inventory, additions, tools_needed, without_ccache
-from builder.environments.namespace import Bind, Namespaces, find_namespaces
+from builder.environments.namespace import Namespaces, find_namespaces, user_name
 from builder.environments.network import NetworkSettings
 from builder.environments.process import run_process
-from builder.environments.pytorch import WRITTEN, ensure_pytorch
-from builder.environments.pytorch_store import PyTorch
+from builder.environments.pytorch import ensure_pytorch
 from builder.environments.recipe import (
     folders_of_wheels,
     inputs_digest,
@@ -38,7 +34,6 @@ from builder.environments.recipe import (
     system_inputs,
 )
 from builder.environments.temporary import temporary
-from builder.environments.variables import merged
 from builder.errors import FailureKind, MachineError, TargetError
 from builder.live import file_lock
 from builder.workspace import atomic_json, remove_tree, resource
@@ -76,7 +71,9 @@ def ready_host(
     interpreter = need_interpreter(request.python, env)
     path = env.get("PATH") or os.defpath
     _need_programs(path)
-    found = look_around(resources, path)
+    namespaces = find_namespaces() if fixed_paths else None
+    workspace = workspace_environments.resolve().parent
+    found = look_around(resources, HostView(namespaces, workspace, path, env))
     path = _with_toolset(path, found, request, workspace_environments)
     wheels = folders_of_wheels(request, settings)
     digest = environment_digest(request, resources, interpreter)
@@ -112,13 +109,14 @@ def ready_host(
             reporter=reporter,
             run=maker.pytorch_run,
         )
-    namespaces = find_namespaces() if fixed_paths else None
     path = os.pathsep.join([str(home / "tools" / "bin"), path])
+    view = HostView(namespaces, workspace, path, env, shown=(home,))
+    environment = HostEnvironment(home, interpreter, request.python, pytorch.site, view)
 
     @contextmanager
     def open_host(folders: Folders) -> Iterator[Opened]:
         with temporary() as scratch, pytorch.used():
-            yield Host(home, interpreter, request.python, folders, path, env, namespaces, scratch, pytorch)
+            yield Host(environment, folders, scratch)
 
     facts = {
         "environment": "host",
@@ -132,6 +130,7 @@ def ready_host(
         "requirements": list(request.requirements),
         "fixed_paths": namespaces is not None,
         "network": namespaces is None or not namespaces.network,
+        "contained": None if namespaces is None else namespaces.describe(),
         "folder": None if namespaces else str(workspace_environments.resolve()),
         "eu_strip": shutil.which("eu-strip", path=path),
         "ccache": shutil.which("ccache", path=path),
@@ -140,16 +139,15 @@ def ready_host(
     warnings = list(made.get("warnings", ()))
     if namespaces is None:
         warnings.append("no namespaces on this machine: compile commands hold real paths, so Pythons share little")
-    elif not namespaces.network:
-        warnings.append("no network namespace on this machine: the compile could reach the network")
     return Ready(
         "host",
         facts,
         open_host,
         fixed_paths=namespaces is not None,
-        build_user=(os.getuid(), os.getgid()),
+        build_user=(os.getuid(), os.getgid()) if namespaces is None else namespaces.user,
         identity=("environment", "environment_digest", "pytorch", "fixed_paths", "folder"),
         warnings=tuple(warnings),
+        exposure=exposure(namespaces),
         held=(("environment", str(home)), ("PyTorch", str(pytorch.site.parent))),
     )
 
@@ -187,13 +185,26 @@ def environment_digest(request: EnvironmentRequest, resources: Path, interpreter
     return inputs_digest([*parts, str(interpreter.path.resolve()), interpreter.version])
 
 
-def look_around(resources: Path, path: str) -> Inventory:
-    """What this machine has for builds, with ``path`` as PATH."""
+def look_around(resources: Path, view: HostView) -> Inventory:
+    """What this machine has for builds that see ``view`` of it."""
+    script = (resources / "inventory.sh").read_text(encoding="utf-8")
     lines: list[str] = []
-    run_process(
-        ["sh", str(resources / "inventory.sh")], env={"PATH": path}, cwd="/", on_line=lines.append, limits=Limits()
-    )
+    with temporary() as scratch, view.command(scratch, "/", [], ["sh", "-c", script]) as (command, cwd, _):
+        run_process(command, env={"PATH": view.path}, cwd=cwd, on_line=lines.append, limits=Limits())
     return Inventory.parse(lines)
+
+
+def exposure(namespaces: Namespaces | None) -> tuple[str, ...]:
+    """In words, what a build here can reach that one in a container cannot; nothing where that is no more than reading
+    what everybody on this machine may read.
+    """
+    if namespaces is None:
+        name = user_name()
+        text = f"this machine allows no namespaces: a build here runs as {name}, with all that {name} may do"
+        return (f"{text}. It can read and change files, end processes, and reach the network and sockets of engines",)
+    if reach := namespaces.reach():
+        return (f"a build on this host is contained less than one in a container: it can {'; '.join(reach)}",)
+    return ()
 
 
 def _with_toolset(path: str, found: Inventory, request: EnvironmentRequest, folder: Path) -> str:
@@ -208,6 +219,8 @@ def _with_toolset(path: str, found: Inventory, request: EnvironmentRequest, fold
         return path if shutil.which("g++", path=path) == compiler else f"{place.parent}{os.pathsep}{path}"
     links = folder.resolve() / f"gcc-{version}" / "bin"
     links.mkdir(parents=True, exist_ok=True)
+    for made in (links.parent, links):
+        made.chmod(0o755)  # whatever the umask is: builds of root run as another user
     for name in ("gcc", "g++", "gcov", "cc", "c++"):
         target = shutil.which(f"{ {'cc': 'gcc', 'c++': 'g++'}.get(name, name) }-{version}", path=str(place.parent))
         if target and not (links / name).is_symlink():
@@ -223,121 +236,3 @@ def _need_programs(path: str) -> None:
             f"this machine lacks {', '.join(missing)}, which a build on the host needs",
             hint=f"apt-get install {debian} (or dnf install {fedora}), or build with --environment docker",
         )
-
-
-class Host:
-    """An opened environment on this machine (see ``base.Opened``)."""
-
-    def __init__(
-        self,
-        home: Path,
-        interpreter: Interpreter,
-        python: str,
-        folders: Folders,
-        path: str,
-        env: Mapping[str, str],
-        namespaces: Namespaces | None,
-        scratch: Path,
-        pytorch: PyTorch,
-    ) -> None:
-        for folder in folders.written:
-            folder.mkdir(parents=True, exist_ok=True)
-        self._namespaces = namespaces
-        self._folders = folders
-        self._root = scratch / "root"
-        self._root.mkdir()
-        (scratch / "home").mkdir()
-        # Upstream's code generation changes a file inside torchgen: each build gets a copy of its own.
-        modules = scratch / "modules"
-        modules.mkdir()
-        if (pytorch.site / WRITTEN).is_dir():
-            shutil.copytree(pytorch.site / WRITTEN, modules / WRITTEN, symlinks=True)
-        place = f"/opt/python/{interpreter_folder(python)}"
-        if namespaces is None:
-            self.paths = _real_paths(folders, pytorch.site)
-            self._binds: list[Bind] = []
-            program, modules_path = str(home / "venv" / "bin"), f"{modules}{os.pathsep}{self.paths.torch}"
-        else:
-            self.paths = folders.paths
-            self._binds = [Bind(here, place, read_only=fixed) for here, place, fixed in folders.shown(self.paths)]
-            self._binds.append(Bind(pytorch.site, self.paths.torch, read_only=True))
-            if (modules / WRITTEN).is_dir():
-                self._binds.append(Bind(modules / WRITTEN, f"{self.paths.torch}/{WRITTEN}"))
-            program, modules_path = f"{place}/bin", self.paths.torch
-            # An interpreter at that very place must stay visible: the venv links to it.
-            if interpreter.path.resolve().is_relative_to("/opt/python"):
-                program = str(home / "venv" / "bin")
-            else:
-                self._binds.append(Bind(home / "venv", place))
-        kept = {name: env[name] for name in ("LD_LIBRARY_PATH", "TMPDIR") if name in env}
-        self.base_env: Mapping[str, str] = {
-            **kept,
-            "PATH": os.pathsep.join([program, path]),
-            "PYTHONPATH": modules_path,
-            # Not the user's: settings there (of git, ccache, pip) must not reach a build.
-            "HOME": str(scratch / "home"),
-            "USER": "builder",
-            "LOGNAME": "builder",
-            "TERM": "dumb",
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": "safe.directory",
-            "GIT_CONFIG_VALUE_0": "*",
-        }
-
-    def show_cache(self, folder: Path) -> None:
-        """See ``base.Opened.show_cache``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folders = replace(self._folders, cache=folder)
-        if self._namespaces is None:
-            self.paths = replace(self.paths, cache=str(folder.resolve()))
-        else:
-            self._binds.append(Bind(folder, self.paths.cache))
-
-    def _command(self, argv: Sequence[str], cwd: str) -> tuple[list[str], str | None]:
-        """The command and its working directory as this machine starts it."""
-        if self._namespaces is None:
-            return list(argv), cwd
-        return self._namespaces.command(self._root, cwd, self._binds, argv), "/"
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: str,
-        on_line: Callable[[str], None],
-        limits: Limits,
-    ) -> Outcome:
-        """Run ``argv`` on this machine (see ``base.Opened.run``); memory and processes are not limited."""
-        command, place = self._command(argv, cwd)
-        variables = merged(self.base_env, env)
-        return run_process(
-            command, env=variables, cwd=place, on_line=on_line, limits=limits, written=self._folders.written
-        )
-
-    def interactive(self, *, env: Mapping[str, str], cwd: str) -> int:
-        """Open a shell on the user's terminal; return its exit code."""
-        if not sys.stdin.isatty():
-            raise MachineError("a shell needs a terminal", hint="run this command in one")
-        shell = shutil.which("bash") or "/bin/sh"
-        command, place = self._command([shell, "-i"], cwd)
-        variables = {**merged(self.base_env, env), "TERM": os.environ.get("TERM", "dumb")}
-        return subprocess.run(command, env=variables, cwd=place, check=False).returncode
-
-
-def _real_paths(folders: Folders, site: Path) -> Paths:
-    """Where everything stands on this machine itself, without a namespace."""
-    places = {
-        "tree": folders.tree,
-        "mirrors": folders.mirrors,
-        "torch": site,
-        "cache": folders.cache,
-        "out": folders.out,
-        "slots": folders.slots,
-        "remote": folders.remote,
-        "launcher": folders.launcher,
-        "codegen": folders.codegen,
-        "cann": folders.cann,
-    }
-    shown = {name: str(folder.resolve()) for name, folder in places.items() if folder is not None}
-    return Paths(generated=tuple(str(folder.resolve()) for folder in folders.generated), **shown)

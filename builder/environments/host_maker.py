@@ -58,6 +58,8 @@ class HostMaker:
         """Make the interpreter's environment with its build requirements, and the tools that ``found`` lacks."""
         self._log.line(f"== {self._home} with {self._interpreter.path} ({self._interpreter.version})")
         self._home.mkdir(parents=True)
+        # Whatever the umask is: builds of root run as another user.
+        self._home.chmod(0o755)
         self._script([str(self._interpreter.path), "-m", "venv", str(self._home / "venv")], {}, "the environment")
         self._script(["requirements.sh"], {}, "the build requirements")
         eu_strip = "1" if "eu-strip" not in found.programs and "objcopy" in found.programs else ""
@@ -100,7 +102,7 @@ class HostMaker:
             if argv[0].endswith(".sh"):
                 argv = ["sh", str(stage / argv[0]), *argv[1:]]
             self._log.error = ""
-            outcome = run_process(argv, env=variables, cwd="/", on_line=self._log.line, limits=Limits())
+            outcome = run_process(argv, env=variables, cwd="/", on_line=self._log.line, limits=Limits(), umask=0o022)
         if outcome.exit_code != 0:
             raise script_failure(
                 f"{what} for Python {self._request.python} cannot be installed on this host",

@@ -12,8 +12,10 @@ from builder.environments.bases import ensure_base, places, standing_base
 from builder.environments.engine import engine
 from builder.environments.host import absent_parts as absent_parts_here
 from builder.environments.host import environment_digest, look_around
+from builder.environments.host_opened import HostView
 from builder.environments.images import absent_parts
 from builder.environments.interpreters import need_interpreter
+from builder.environments.namespace import find_namespaces
 from builder.environments.network import NetworkSettings
 from builder.environments.pytorch import absent
 from builder.environments.recipe import folders_of_wheels
@@ -55,7 +57,8 @@ def missing_host(
     """What ``ready_host`` would have to fetch, in words; nothing is made. Raises MachineError as it does."""
     env = os.environ if env is None else env
     interpreter = need_interpreter(request.python, env)
-    found = look_around(resources, env.get("PATH") or os.defpath)
+    workspace = workspace_environments.resolve().parent
+    found = look_around(resources, HostView(find_namespaces(), workspace, env.get("PATH") or os.defpath, env))
     folders = folders_of_wheels(request, settings)
     home = workspace_environments.resolve() / environment_digest(request, resources, interpreter)[:20]
     parts = absent_parts_here(request, found, folders, home)

@@ -10,6 +10,8 @@ from builder.untrusted import UntrustedFolder
 
 #: On every image and container that the builder makes.
 LABEL = "torch-npu-builder"
+#: Who compiles when the builder was started as root: a user that this machine does not have.
+UNPRIVILEGED = (61000, 61000)
 #: Who is making it: ``host:pid:start``; tells the leftovers of a killed builder from work going on.
 OWNER_LABEL = f"{LABEL}.owner"
 

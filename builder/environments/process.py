@@ -31,9 +31,10 @@ def run_process(
     on_line: Callable[[str], None],
     limits: Limits,
     written: Sequence[Path] = (),
+    umask: int = -1,
 ) -> Outcome:
     """Run ``argv`` to its end (see ``base.Opened.run``). ``limits.timeout`` is kept, and ``limits.disk`` for the
-    folders ``written``; memory is not limited.
+    folders ``written``; memory is not limited. ``umask`` is the command's, -1 this process's own.
 
     ``peak_memory`` of the outcome is that of the largest single process. A command that cannot be
     started ends with exit code 127 and a line that says why.
@@ -48,6 +49,7 @@ def run_process(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=umask,
         )
     except OSError as error:
         on_line(f"{argv[0]}: {error.strerror}")

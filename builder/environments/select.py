@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from builder.errors import FailureKind, MachineError, TargetError
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
+_telling = threading.Lock()
+
+
 @dataclass
 class Machine:
     """What one plan, or one run, has found out about this machine."""
@@ -25,6 +29,15 @@ class Machine:
     #: The kind of environment that ``auto`` stands for: in a plan for all targets, in a run once it was a container.
     kind: str | None = None
     interpreters: Answers = field(default_factory=dict)
+    #: What people were told of it.
+    told: set[str] = field(default_factory=set)
+
+    def is_new(self, text: str) -> bool:
+        """True the first time that ``text`` is to be told, of however many targets at once."""
+        with _telling:
+            new = text not in self.told
+            self.told.add(text)
+        return new
 
     def chosen(self, kind: str) -> str:
         """``docker`` or ``host``: ``auto`` is the host only where no engine is. Raises MachineError where one is that

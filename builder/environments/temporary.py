@@ -22,8 +22,12 @@ def temporary() -> Iterator[Path]:
     """A folder of this process, removed after the block; those of killed builders are removed before it."""
     remove_left()
     prefix = _MARK.join([PREFIX, *owner().split(":"), ""])
-    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
-        yield Path(folder)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        # A build may have written there, at any depth.
+        remove_tree(folder)
 
 
 def remove_left() -> list[Path]:

@@ -12,7 +12,7 @@ import pytest
 
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Ready
-from builder.environments.host import MARKER, ready_host
+from builder.environments.host import MARKER, exposure, ready_host
 from builder.environments.interpreters import find_interpreter
 from builder.environments.namespace import find_namespaces
 from builder.environments.network import NetworkSettings
@@ -118,11 +118,15 @@ def test_commands_run_with_the_targets_python_and_torch(
 def test_fixed_paths_stand_over_whatever_this_machine_has_there(
     place: Path, request_: EnvironmentRequest, folders: Folders
 ) -> None:
-    if find_namespaces() is None:
+    namespaces = find_namespaces()
+    if namespaces is None:
         pytest.skip("this machine allows no namespaces")
     (folders.tree / "inside").touch()
     (folders.mirrors / "kept").write_text("as it was")
-    with ready(place, request_, fixed=True).open(folders) as opened:
+    made = ready(place, request_, fixed=True)
+    assert made.build_user == namespaces.user
+    assert made.exposure == exposure(namespaces)
+    with made.open(folders) as opened:
         assert opened.paths.tree == "/work/pytorch"
         lines = said(
             opened, "ls /work/pytorch; ls -d /usr/bin/env; echo spoiled > /mirrors/kept || true; cat /mirrors/kept"
@@ -164,8 +168,13 @@ def test_an_environment_is_made_once_and_again_when_half_made(
     assert marker.stat().st_mtime_ns == made
     marker.unlink()
     (marker.parent / "tools" / "bin" / "ccache").unlink()
-    with ready(place, request_, fixed=False).open(folders) as opened:
-        facts = probe(opened, PYTHON)
+    # Of a root with a strict umask: builds run as another user, who has to read it.
+    before = os.umask(0o077)
+    try:
+        with ready(place, request_, fixed=find_namespaces() is not None).open(folders) as opened:
+            facts = probe(opened, PYTHON)
+    finally:
+        os.umask(before)
     assert facts["torch"] == "9.9.9"
     # The pinned one, whatever this machine has.
     assert facts["ccache"] == "4.14.2"

@@ -130,25 +130,45 @@ def test_generators_read_and_write_more_than_ascii(tmp_path: Path, version: str)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_folders_stand_at_their_places(tmp_path: Path, shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_stand_at_their_places(tmp_path: Path, shell: str) -> None:
     namespaces = find_namespaces()
-    if namespaces is None:
-        pytest.skip("this machine allows no namespaces")
+    if namespaces is None or not namespaces.read_only:
+        pytest.skip("this machine does not allow all of the namespaces")
     folder = programs(shell, tmp_path / "programs")
-    shown, root = tmp_path / "shown it", tmp_path / "root"
-    for path in (shown, root):
-        path.mkdir()
+    names = ("shown it", "out", "root", "tmp", "hid\\den é", "hid\\den é/tools 1", "hid\\den é/secrets")
+    shown, out, root, temporary, hidden, tools, _ = (tmp_path / name for name in names)
+    for name in names:
+        (tmp_path / name).mkdir()
     (shown / "proof").write_text("shown")
-    binds = [Bind(shown, "/work/pytorch", read_only=True), Bind(tmp_path, "/out")]
-    show = 'pwd; cat proof; touch /out/written; test -e /proc/self/stat; test -e /usr/bin/env && echo "$*"; exit 5'
-    command = namespaces.command(root, "/work/pytorch", binds, ["/bin/sh", "-c", show, "sh", "a  b"])
+    (tools / "tool").write_text("tool")
+    for path in (out, temporary):
+        path.chmod(0o777)
+    home = tmp_path.parents[-2] / "home 1"
+    lines = [
+        *(("hide", "-", place) for place in ("/home", "/root", "/run")),
+        *(("use", str(temporary), place) for place in ("/tmp", "/var/tmp")),
+        ("see", str(tools), str(tools)),
+        ("see", str(tools / "tool"), f"{home}/one"),
+        ("link", "one", f"{home}/other"),
+        ("mask", "-", "/nonexistent"),
+    ]
+    binds = [Bind(shown, "/work/pytorch", read_only=True), Bind(out, "/out")]
+    show = """pwd; cat proof; touch /out/written /tmp/written
+    test -e /proc/self/stat && test -e /usr/bin/env && echo "$*"
+    ls "$1" "$1/tools 1"; cat "$2/other"; echo; ls -A /root /home
+    touch /work/pytorch/more "$1/tools 1/more" /etc/more 2>&1 | grep -c 'Read-only'; exit 5"""
+    argv = ["/bin/sh", "-c", show, "sh", str(hidden), str(home)]
+    command = namespaces.command(root, "/work/pytorch", binds, argv, lines)
     # `sh` is looked up on PATH, and so is what the script runs.
     env = {"PATH": f"{folder}:/usr/bin:/bin:/usr/sbin:/sbin"}
     unshare = shutil.which("unshare")
     assert unshare is not None
     done = subprocess.run([unshare, *command[1:]], env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.splitlines()) == (5, ["/work/pytorch", "showna  b"]), done.stderr
-    assert (tmp_path / "written").exists()
+    heading = [f"{hidden}:", "tools 1", "", f"{hidden}/tools 1:", "tool"]
+    expected = ["/work/pytorch", f"shown{hidden} {home}", *heading, "tool", "/home:", "", "/root:", "3"]
+    assert (done.returncode, done.stdout.splitlines()) == (5, expected), done.stderr
+    assert (out / "written").exists()
+    assert (temporary / "written").exists()
     assert namespace._SCRIPT in shell_scripts()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import as_builder
 
 from builder.untrusted import DEEPEST, TooDeepError, UntrustedFolder, open_inside, remove_tree
 
@@ -200,22 +201,6 @@ def test_a_removal_of_what_is_absent_is_fine(root: Path) -> None:
     with UntrustedFolder(root) as folder:
         folder.remove("absent")
         folder.remove("absent/below")
-
-
-def as_builder(work: Callable[[], None]) -> int:
-    """Do ``work`` in a process that is not root's; its exit status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            if os.getuid() == 0:
-                os.setgroups([])
-                os.setgid(61000)
-                os.setuid(61000)
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_folders_without_permissions_are_removed_by_their_owner() -> None:
