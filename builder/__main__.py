@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from builder.errors import (
     EXIT_MACHINE_LACKS,
     EXIT_OK,
     EXIT_TARGET_FAILED,
+    OF_THE_MACHINE,
     BuilderError,
     FailureKind,
 )
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         place = f"{error.filename}: " if error.filename else ""
         reporter.error(BuilderError(f"{place}{error.strerror or error}", hint="--debug shows where this happened"))
-        return EXIT_MACHINE_LACKS if error.errno in (errno.ENOSPC, errno.EDQUOT) else EXIT_TARGET_FAILED
+        return EXIT_MACHINE_LACKS if error.errno in OF_THE_MACHINE else EXIT_TARGET_FAILED
     except Exception as error:
         if debug:
             raise
