@@ -24,6 +24,7 @@ from builder.errors import (
     FailureKind,
 )
 from builder.exiting import leave
+from builder.starting import begin
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
@@ -88,6 +89,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The console script."""
+    begin()
     signal.signal(signal.SIGTERM, _terminate)
     # A connection that drops must not leave a container compiling for hours.
     signal.signal(signal.SIGHUP, _terminate)
