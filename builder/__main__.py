@@ -24,11 +24,11 @@ from builder.errors import (
     FailureKind,
 )
 from builder.exiting import leave
-from builder.starting import begin
+from builder.starting import begin, take_signals
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM, as CI systems send it, ends a run as tidily as Ctrl-C does."""
+    """Other requests to end a run end it as tidily as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
@@ -90,9 +90,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """The console script."""
     begin()
-    signal.signal(signal.SIGTERM, _terminate)
-    # A connection that drops must not leave a container compiling for hours.
-    signal.signal(signal.SIGHUP, _terminate)
+    # A connection that drops must not leave a container compiling for hours; SIGTERM is what CI systems send.
+    take_signals((signal.SIGTERM, signal.SIGHUP), _terminate)
     try:
         code = run()
     except SystemExit as end:
