@@ -24,7 +24,7 @@ from builder.errors import (
     FailureKind,
 )
 from builder.exiting import leave
-from builder.starting import begin, take_signals
+from builder.starting import begin, clean_environment, is_on, take_signals
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
@@ -47,9 +47,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     from builder.cli import cli
 
-    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments) or bool(os.environ.get("BUILDER_DEBUG"))
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments) or is_on(os.environ.get("BUILDER_DEBUG"))
     reporter = Reporter()
     try:
+        clean_environment(os.environ)
         code = cli.main(args=arguments, prog_name="torch-npu-builder", standalone_mode=False)
         if sys.stdout is not None:  # it is where the caller has closed it
             sys.stdout.flush()
@@ -61,7 +62,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BAD_REQUEST
     except BuilderError as error:
         if debug:
-            raise
+            traceback.print_exc()
         reporter.error(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -76,13 +77,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _reader_went_away()
     except OSError as error:
         if debug:
-            raise
+            traceback.print_exc()
         place = f"{error.filename}: " if error.filename else ""
         reporter.error(BuilderError(f"{place}{error.strerror or error}", hint="--debug shows where this happened"))
         return EXIT_MACHINE_LACKS if error.errno in OF_THE_MACHINE else EXIT_TARGET_FAILED
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         reporter.error(BuilderError(f"{type(error).__name__}: {error}", hint=f"{FailureKind.INTERNAL.advice}; --debug"))
         return EXIT_TARGET_FAILED
 
@@ -98,7 +99,7 @@ def main() -> None:
         code = end.code if isinstance(end.code, int) else EXIT_OK if end.code is None else EXIT_TARGET_FAILED
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-    except BaseException:  # with --debug
+    except BaseException:  # what ``run`` has no word for
         traceback.print_exc()
         code = EXIT_TARGET_FAILED
     leave(code)
