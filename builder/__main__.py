@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -20,14 +19,16 @@ from builder.errors import (
     EXIT_MACHINE_LACKS,
     EXIT_OK,
     EXIT_TARGET_FAILED,
+    OF_THE_MACHINE,
     BuilderError,
     FailureKind,
 )
 from builder.exiting import leave
+from builder.starting import begin, clean_environment, is_on, take_signals
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM, as CI systems send it, ends a run as tidily as Ctrl-C does."""
+    """Other requests to end a run end it as tidily as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
@@ -46,9 +47,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     from builder.cli import cli
 
-    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments) or bool(os.environ.get("BUILDER_DEBUG"))
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments) or is_on(os.environ.get("BUILDER_DEBUG"))
     reporter = Reporter()
     try:
+        clean_environment(os.environ)
         code = cli.main(args=arguments, prog_name="torch-npu-builder", standalone_mode=False)
         if sys.stdout is not None:  # it is where the caller has closed it
             sys.stdout.flush()
@@ -60,7 +62,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BAD_REQUEST
     except BuilderError as error:
         if debug:
-            raise
+            traceback.print_exc()
         reporter.error(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -75,29 +77,29 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _reader_went_away()
     except OSError as error:
         if debug:
-            raise
+            traceback.print_exc()
         place = f"{error.filename}: " if error.filename else ""
         reporter.error(BuilderError(f"{place}{error.strerror or error}", hint="--debug shows where this happened"))
-        return EXIT_MACHINE_LACKS if error.errno in (errno.ENOSPC, errno.EDQUOT) else EXIT_TARGET_FAILED
+        return EXIT_MACHINE_LACKS if error.errno in OF_THE_MACHINE else EXIT_TARGET_FAILED
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         reporter.error(BuilderError(f"{type(error).__name__}: {error}", hint=f"{FailureKind.INTERNAL.advice}; --debug"))
         return EXIT_TARGET_FAILED
 
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, _terminate)
-    # A connection that drops must not leave a container compiling for hours.
-    signal.signal(signal.SIGHUP, _terminate)
+    begin()
+    # A connection that drops must not leave a container compiling for hours; SIGTERM is what CI systems send.
+    take_signals((signal.SIGTERM, signal.SIGHUP), _terminate)
     try:
         code = run()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else EXIT_OK if end.code is None else EXIT_TARGET_FAILED
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-    except BaseException:  # with --debug
+    except BaseException:  # what ``run`` has no word for
         traceback.print_exc()
         code = EXIT_TARGET_FAILED
     leave(code)

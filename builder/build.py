@@ -27,7 +27,7 @@ from builder.errors import BuilderError, FailureKind, TargetError
 from builder.fingerprint import fingerprint
 from builder.finish import Compiled, Finish
 from builder.gather import Gatherer
-from builder.guards import deadline, disk_errors
+from builder.guards import deadline, machine_errors
 from builder.inputs import environment_request, inputs_of
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
@@ -71,7 +71,7 @@ def build_target(target: Target, context: BuildContext, result: TargetResult) ->
     """Do with one target what the run is for, and fill in ``result``. No error leaves this function."""
     build = TargetBuild(target, context, result)
     try:
-        with context.workspace.locked(f"target-{target.id}", wait_seconds=0), disk_errors():
+        with context.workspace.locked(f"target-{target.id}", wait_seconds=0), machine_errors():
             context.purpose.steps(build)
     except BuilderError as error:
         phase = result.phases[-1].name if result.phases else "start"
@@ -349,7 +349,7 @@ class TargetBuild:
 
     def _compile(self, opened: Opened, tree: PreparedTree, setup: SetupScript, plan: Recipe) -> Outcome:
         """Run upstream's ci/build.sh; returns what it took."""
-        reader = OutputReader()
+        reader = OutputReader(opened.paths.written)
         started = time.time()
         operators = tree.record["custom_operators"]
         checked = False

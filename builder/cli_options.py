@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import rich_click as click
 from click.shell_completion import CompletionItem
 
+from builder.starting import has_control
+
 if TYPE_CHECKING:
     from builder.matrix.loader import Matrix
 
@@ -90,10 +92,29 @@ complete_target_or_line = _completing(
 )
 
 
+class Trimmed(click.RichOption):
+    """An option whose text is trimmed, wherever it is from; one that holds control characters is refused."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value in its type, made of trimmed text."""
+        return super().type_cast_value(ctx, self._trimmed(ctx, value))
+
+    def _trimmed(self, ctx: click.Context, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._trimmed(ctx, part) for part in value)
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if has_control(text):
+            raise click.BadParameter(f"{text!r} holds a control character, expected plain text", ctx=ctx, param=self)
+        return text
+
+
 def option(*names: str, **attributes: Any) -> Callable[[Function], Function]:
     """An option that also has its ``BUILDER_...`` environment variable."""
     attributes.setdefault("envvar", "BUILDER_" + names[0].lstrip("-").replace("-", "_").upper())
     attributes.setdefault("show_envvar", True)
+    attributes.setdefault("cls", Trimmed)
     return click.option(*names, **attributes)
 
 

@@ -21,7 +21,7 @@ def configure(build: TargetBuild, opened: Opened, tree: PreparedTree, setup: Set
     ``compile_commands.json`` then stands in the folder ``build`` of the tree. Raises TargetError as a build does where
     generation or CMake fails.
     """
-    reader = OutputReader()
+    reader = OutputReader(opened.paths.written)
     started = time.time()
     with (
         BuildLog(build.result.log) as log,

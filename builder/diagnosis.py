@@ -10,7 +10,7 @@ from pathlib import Path
 
 from builder.compilation.output import OutputReader, missing_outputs
 from builder.environments.base import Outcome
-from builder.errors import FailureKind, TargetError
+from builder.errors import OF_THE_MACHINE, FailureKind, TargetError
 from builder.sources.upstream import SetupScript
 from builder.untrusted import UntrustedFolder
 
@@ -31,6 +31,8 @@ def check_generated(
     ``operators`` are the custom operators that must be in the generated schema, ``started`` is when the
     compile began, in epoch seconds.
     """
+    if reader.of_the_machine:
+        raise machine_failure(reader)
     if reader.generation_failure is not None:
         raise TargetError(
             f"code generation failed, which upstream's script does not notice: {reader.generation_failure}",
@@ -52,7 +54,9 @@ def check_generated(
     try:
         with UntrustedFolder(tree) as folder:
             generated = folder.read(GENERATED_SCHEMA, LARGEST_SCHEMA).decode(errors="replace")
-    except OSError:
+    except OSError as error:
+        if error.errno in OF_THE_MACHINE:
+            raise
         generated = ""
     for operator in operators:
         if re.search(rf"(?<![\w.]){re.escape(operator)}\(", generated) is None:
@@ -78,23 +82,57 @@ def compile_failure(
     ``cmake`` is the environment's version of CMake, ``mismatch`` what there is to say of an accepted gcc that is not
     the matrix's: the next step names what may be the reason.
     """
-    hint = None
+    ended = cut_short(reader, outcome, timeout)
+    if ended is not None:
+        return ended
+    kind = FailureKind.CODE_GENERATION if reader.generating else FailureKind.COMPILE
+    said = (reader.generation_failure if reader.generating else None) or reader.error
+    if said is not None:
+        why = said
+    elif reader.generating:
+        why = f"exit code {outcome.exit_code} before the compile began"
+    else:
+        why = f"{what} ended with exit code {outcome.exit_code}"
+    hints = [kind.advice]
+    if not reader.generating and (told := _cmake_hint(reader, cmake) if why.startswith("CMake Error") else mismatch):
+        hints.append(told)
+    if reader.machine_fault is not None:
+        hints.append(f"what this machine did before may be why: {reader.machine_fault}")
+    error = TargetError(why, kind=kind, hint="; ".join(hints), details=_excerpt(reader))
+    error.conclusive = said is not None and reader.machine_fault is None
+    return error
+
+
+def cut_short(
+    reader: OutputReader, outcome: Outcome, timeout: float | None, *, what: str = "compile"
+) -> TargetError | None:
+    """The error for a command that a limit or the machine has ended; None for one that failed by itself.
+
+    ``timeout`` in seconds; ``what`` is what the command does.
+    """
     if outcome.timed_out:
-        kind, why = FailureKind.TIMEOUT, f"the compile did not end within {timeout:g} s"
+        kind, why = FailureKind.TIMEOUT, f"the {what} did not end within {timeout:g} s"
     elif outcome.excess is not None:
         kind, why = FailureKind.DISK_LIMIT, f"the build was ended: {outcome.excess}"
     elif outcome.out_of_memory or reader.killed:
         kind, why = FailureKind.OUT_OF_MEMORY, "the kernel killed a compiler for want of memory"
     elif reader.disk_full:
         kind, why = FailureKind.DISK, "no space left on device"
-    elif reader.generating:
-        kind = FailureKind.CODE_GENERATION
-        why = reader.generation_failure or reader.error or f"exit code {outcome.exit_code} before the compile began"
+    elif reader.of_the_machine:
+        return machine_failure(reader)
     else:
-        kind, why = FailureKind.COMPILE, reader.error or f"{what} ended with exit code {outcome.exit_code}"
-        told = _cmake_hint(reader, cmake) if why.startswith("CMake Error") else mismatch
-        hint = f"{kind.advice}; {told}" if told else None
-    return TargetError(why, kind=kind, hint=hint, details="\n".join(reader.excerpt or reader.tail))
+        return None
+    return TargetError(why, kind=kind, details=_excerpt(reader))
+
+
+def machine_failure(reader: OutputReader) -> TargetError:
+    """The error for a folder of the build that failed."""
+    hint = f"{FailureKind.MACHINE.advice}; a script that lacks its execute bit is the sources' own"
+    return TargetError(str(reader.machine_fault), kind=FailureKind.MACHINE, hint=hint, details=_excerpt(reader))
+
+
+def _excerpt(reader: OutputReader) -> str:
+    return "\n".join(reader.excerpt or reader.tail)
 
 
 def _cmake_hint(reader: OutputReader, version: str | None) -> str | None:
@@ -123,6 +161,8 @@ def sources_failure(failed: Mapping[str, OutputReader], tried: int, *, mismatch:
         kind, what = FailureKind.OUT_OF_MEMORY, "the kernel killed a compiler for want of memory"
     elif any(reader.disk_full for reader in readers):
         kind, what = FailureKind.DISK, "no space left on device"
+    elif faulty := next((reader for reader in readers if reader.of_the_machine), None):
+        return machine_failure(faulty)
     lines = [f"{name}: {error}" for name, error in errors.items()]
     hint = f"{kind.advice}; {mismatch}" if mismatch and kind is FailureKind.COMPILE else None
     return TargetError(what, kind=kind, hint=hint, details="\n".join([*lines, *readers[0].excerpt]))

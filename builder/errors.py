@@ -6,6 +6,7 @@ exception that reaches the top is a defect of the builder and is reported as one
 
 from __future__ import annotations
 
+import errno
 from enum import Enum
 from pathlib import Path
 
@@ -14,6 +15,11 @@ EXIT_TARGET_FAILED = 1
 EXIT_BAD_REQUEST = 2
 EXIT_MACHINE_LACKS = 3
 EXIT_INTERRUPTED = 130
+
+#: What a full disk, or a full share of it, is called.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: Errors of files that are the machine's, whatever was done: its rights, its mounts, its disks.
+OF_THE_MACHINE = FULL | {errno.EACCES, errno.EROFS, errno.EIO}
 
 
 class FailureKind(str, Enum):
@@ -31,6 +37,7 @@ class FailureKind(str, Enum):
     COMPILE = "compile"
     OUT_OF_MEMORY = "out-of-memory"
     DISK = "disk"
+    MACHINE = "machine"
     DISK_LIMIT = "disk-limit"
     TIMEOUT = "timeout"
     REPAIR = "repair"
@@ -65,6 +72,8 @@ _ADVICE = {
     FailureKind.COMPILE: "read the first error above, and the log around it",
     FailureKind.OUT_OF_MEMORY: "build with fewer --jobs or a higher --memory limit",
     FailureKind.DISK: "free some disk space; 'clean' removes what can be made again",
+    FailureKind.MACHINE: "see who may read and write the folder named above, how it is mounted, and what the "
+    "kernel's log says of its disk; 'doctor' tries the engine",
     FailureKind.DISK_LIMIT: "look for what writes so much; if the sources need it, raise --disk",
     FailureKind.TIMEOUT: "raise --timeout, or look in the log for what did not end",
     FailureKind.REPAIR: "read what auditwheel said in the log; a library may be missing from the exclusions",
@@ -116,9 +125,12 @@ class TargetError(BuilderError):
     ) -> None:
         super().__init__(message, hint=hint if hint is not None else kind.advice, details=details)
         self.kind = kind
-        if kind in (FailureKind.DISK, FailureKind.ENGINE):
+        if kind in (FailureKind.DISK, FailureKind.ENGINE, FailureKind.MACHINE):
             self.exit_code = EXIT_MACHINE_LACKS
         self.phase = phase
         self.log = log
         #: What failed was tried several times, with pauses, already.
         self.tried = False
+        #: A compiler, code generator or verifier has said so, and no fault of the machine came before. Where nobody
+        #: did, the same inputs may do better another time.
+        self.conclusive = True

@@ -11,6 +11,8 @@ from typing import Any
 
 from builder import __version__, recipe
 from builder.build_log import BuildLog
+from builder.compilation.output import OutputReader
+from builder.diagnosis import cut_short
 from builder.environments.base import Opened, Ready
 from builder.errors import FailureKind, TargetError
 from builder.matrix.model import Target
@@ -67,11 +69,14 @@ class Finish:
             return self._taken(self.scratch.path, "dist")
         wheel = built_wheel(self.scratch.path, "dist")
         lines = deque[str](maxlen=LINES)
+        reader = OutputReader(opened.paths.written)
+        reader.generating = False
         with BuildLog(self.result.log) as log:
 
             def on_line(line: str) -> None:
                 log.line(line)
                 lines.append(line)
+                reader.feed(line)
 
             outcome = opened.run(
                 auditwheel_command(
@@ -85,12 +90,16 @@ class Finish:
                 on_line=on_line,
                 limits=plan.limits,
             )
-        if outcome.exit_code != 0:
-            raise TargetError(
-                f"auditwheel cannot make {wheel} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
-                kind=FailureKind.TIMEOUT if outcome.timed_out else FailureKind.REPAIR,
-                details="\n".join(lines),
-            )
+        if outcome.failed:
+            said = cut_short(reader, outcome, plan.limits.timeout, what="repair")
+            if said is None:
+                said = TargetError(
+                    f"auditwheel cannot make {wheel} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
+                    kind=FailureKind.REPAIR,
+                    details="\n".join(lines),
+                )
+                said.conclusive = bool(lines)
+            raise said
         return self._taken(self.out, "repaired")
 
     def _taken(self, root: Path, folder: str) -> Path:

@@ -1,15 +1,14 @@
-"""What holds around the steps of a build: their time limit, and a full disk's own error."""
+"""What holds around the steps of a build: their time limit, and errors that are the machine's."""
 
 from __future__ import annotations
 
-import errno
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from builder.errors import BuilderError, FailureKind, TargetError
+from builder.errors import FULL, OF_THE_MACHINE, BuilderError, FailureKind, TargetError
 from builder.live import stop_thread
 
 #: Seconds after which what a late thread has started meanwhile is ended, too.
@@ -89,12 +88,16 @@ def _watched(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
-    """A full disk is a failure of the machine with its own advice, wherever it shows."""
+def machine_errors() -> Iterator[None]:
+    """A full disk, and a folder or disk that fails, are failures of the machine with advice of their own, wherever they
+    show: TargetError (DISK, MACHINE)."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        place = f" ({error.filename})" if error.filename else ""
-        raise TargetError(f"no space left on device{place}", kind=FailureKind.DISK) from error
+        if error.errno in FULL:
+            place = f" ({error.filename})" if error.filename else ""
+            raise TargetError(f"no space left on device{place}", kind=FailureKind.DISK) from error
+        if error.errno in OF_THE_MACHINE:
+            place = f"{error.filename}: " if error.filename else ""
+            raise TargetError(f"{place}{error.strerror or error}", kind=FailureKind.MACHINE) from error
+        raise

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from builder.workspace import expanded
+
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -54,7 +56,7 @@ class BuildOptions:
         that exists and looks like op-plugin. Everything else is a branch or a commit.
         """
         if self.op_plugin.startswith(("/", "./", "../", "~")) or self.op_plugin in {".", ".."}:
-            return Path(self.op_plugin).expanduser()
+            return expanded(self.op_plugin)
         folder = Path(self.op_plugin)
         return folder if (folder / "ci" / "build.sh").is_file() and (folder / "op_plugin").is_dir() else None
 

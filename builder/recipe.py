@@ -160,13 +160,17 @@ def prepared(opened: Opened, plan: Recipe, *, tree: Path, out: Path, warn: Calla
     define = find_version_define(tree)
     if define is not None:
         atomic_write(out / witness.VERSION_DEFINE, define.text(paths.tree))
+        (out / witness.VERSION_DEFINE).chmod(0o644)
     plan = replace(plan, version_define=define is not None)
     folder = paths.cache if plan.cached else None
+    read = (f"{paths.out}/{witness.VERSION_DEFINE}", paths.launcher, paths.codegen, *paths.generated, paths.mirrors)
     command = witness.before_command(
-        plan.python, paths.launcher, tree=paths.tree, torch=paths.torch, out=paths.out, cache=folder
+        plan.python, paths.launcher, tree=paths.tree, torch=paths.torch, out=paths.out, cache=folder, read=read
     )
     exit_code, lines = _beside_the_compile(opened, plan, command)
     found = witness.parse_before(lines) if exit_code == 0 else None
+    if problem := witness.without(witness.parse_unreadable(lines)):
+        warn(problem)
     state, why = found or ("unusable", f"its inputs cannot be listed ({(lines or ['no output'])[-1]})")
     plan = replace(plan, inputs=found is not None)
     if plan.cached and state == "unusable":

@@ -72,7 +72,7 @@ class Sample:
             for said in line.output.splitlines():
                 self.warned.feed(said)
             if line.status != 0:
-                self.failed[_below(line.file, tree)] = _read(line.output.splitlines())
+                self.failed[_below(line.file, tree)] = _read(line.output.splitlines(), tree)
         elif line.finished:
             self.finished = True
         else:
@@ -189,8 +189,8 @@ def _clean(build: TargetBuild, *, tree: bool) -> None:
         remove_tree(build.prepared_tree)
 
 
-def _read(lines: Sequence[str]) -> OutputReader:
-    reader = OutputReader()
+def _read(lines: Sequence[str], tree: str) -> OutputReader:
+    reader = OutputReader((tree,))
     reader.generating = False
     for line in lines:
         reader.feed(line)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.errors import OF_THE_MACHINE, FailureKind, RequestError, TargetError
 from builder.matrix.model import Target
 from builder.options import BuildOptions
 from builder.sources.checkout import PreparedTree
@@ -77,6 +77,8 @@ class Scratch:
             with UntrustedFolder(self.path) as folder:
                 return folder.read(name, LARGEST_SCRIPT).decode(errors="replace")
         except OSError as error:
+            if error.errno in OF_THE_MACHINE:
+                raise
             raise TargetError(
                 f"{self.path / name} cannot be read: {error.strerror}",
                 kind=FailureKind.SOURCE,

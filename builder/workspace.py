@@ -11,7 +11,7 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,21 @@ def debian_script() -> str:
     with suppress(ValueError):
         script = script.relative_to(Path.cwd())
     return shlex.join([*call, str(script)])
+
+
+def expanded(path: str | Path) -> Path:
+    """``path`` with ``~`` and ``~user`` at its start replaced; as it is where such a user has no home."""
+    # Path.expanduser raises there.
+    return Path(os.path.expanduser(path))
+
+
+def user_cache(env: Mapping[str, str]) -> Path | None:
+    """Where this user's builders keep what all their workspaces share, made or not; None for a user without a home.
+
+    It is below XDG_CACHE_HOME (https://specifications.freedesktop.org/basedir-spec/latest/) or ``~/.cache``.
+    """
+    cache = env.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(cache) / "torch-npu-builder" if os.path.isabs(cache) else None
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,9 @@ def folders(cache: Path, trust: Trust, line: str) -> list[Path]:
     found = [store(cache, level, line) for level in (*trust.higher, trust)]
     for folder in found:
         folder.mkdir(parents=True, exist_ok=True)
+        # A builder with another umask may have made it; builds read it as another user.
+        if folder.stat().st_mode & 0o005 != 0o005:
+            folder.chmod(0o755)
     return found
 
 

@@ -46,6 +46,14 @@ OTHER_WARNINGS = "other"
 #: Colours, where a compiler was told to use them.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[mK]")
 
+#: How C, Python and shells write that a file could not be read or written (strerror of EACCES, EROFS and EIO in the C
+#: locale), with the name of the file before it or behind it. ``Permission denied (publickey)`` of ssh is another thing.
+_FAULT = re.compile(
+    r"(?:(?P<before>[^\s:'\"]+)['\"\u2019]?: )?(?:\[Errno (?:5|13|30)\] )?"
+    r"(?P<what>Permission denied|Read-only file system|Input/output error)"
+    r"(?:: ['\"](?P<behind>[^'\"]+)['\"]|[.,;:\])]*$)"
+)
+_FULL = ("No space left on device", "Disk quota exceeded")
 _TRACEBACK = "Traceback (most recent call last)"
 
 #: Lines of the log that an error carries.
@@ -55,15 +63,22 @@ EXCERPT_LINES = 6
 
 
 class OutputReader:
-    """Follows the output of upstream's ``ci/build.sh``, line by line."""
+    """Follows the output of upstream's ``ci/build.sh``, line by line.
 
-    def __init__(self) -> None:
+    ``folders`` are absolute paths that a build may write, as it sees them: where one of them fails it is the machine's
+    fault. It may write nowhere else, so that what fails elsewhere is its own.
+    """
+
+    def __init__(self, folders: Sequence[str] = ()) -> None:
+        self._folders = tuple(folders)
         self.generating = True
         self.percent: float | None = None
         self.activity = "code generation"
         self.generation_failure: str | None = None
         self.disk_full = False
         self.killed = False
+        #: The first line that says that a folder of the build failed, where the sources had not failed before.
+        self.machine_fault: str | None = None
         self.first_error: str | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.excerpt: list[str] = []
@@ -77,12 +92,13 @@ class OutputReader:
         """Take the next line."""
         text = line.rstrip()
         self.tail.append(text)
-        self.disk_full = self.disk_full or "No space left on device" in text
+        self.disk_full = self.disk_full or any(said in text for said in _FULL)
         self.killed = self.killed or _KILLED.search(text) is not None
         if self.generating and _SETUPTOOLS.match(text):
             self.generating = False
             self._end_traceback()
             self.activity = "configuring"
+        self._look_for_fault(text)
         if self.generating:
             self._follow_generation(text)
         self._follow_progress(text)
@@ -105,6 +121,24 @@ class OutputReader:
     def error(self) -> str | None:
         """The line that best says what failed: the first compiler error, else the first other error."""
         return self.first_error or self._fallback
+
+    @property
+    def of_the_machine(self) -> bool:
+        """True where a folder of the build failed, and nothing that came after blames the sources."""
+        return self.machine_fault is not None and self.first_error in (None, self.machine_fault)
+
+    def _look_for_fault(self, text: str) -> None:
+        if self.machine_fault is not None or self.first_error is not None or self.generation_failure is not None:
+            return
+        for found in _FAULT.finditer(text):
+            path = found["behind"] or found["before"]
+            if found["what"].startswith("Input/output") or (path is not None and self._is_own(path)):
+                self.machine_fault = text
+                return
+
+    def _is_own(self, path: str) -> bool:
+        """True below the folders of the build, in which relative names are, too."""
+        return not path.startswith("/") or any(path == top or path.startswith(f"{top}/") for top in self._folders)
 
     def _count_warning(self, text: str) -> None:
         if _WARNING.match(text) is None or _MAKEFILE.match(text):

@@ -10,7 +10,8 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -111,9 +112,15 @@ def folder_of(workspace: Workspace, store: str) -> Path:
     return workspace.witness / store
 
 
-def before_command(python: str, launcher: str, *, tree: str, torch: str, out: str, cache: str | None) -> list[str]:
-    """What runs in the environment before a build; ``cache`` is None where none is used."""
+def before_command(
+    python: str, launcher: str, *, tree: str, torch: str, out: str, cache: str | None, read: Sequence[str] = ()
+) -> list[str]:
+    """What runs in the environment before a build; ``cache`` is None where none is used.
+
+    ``read`` are the files and folders that a build reads without a word where it cannot.
+    """
     paths = ["--tree", tree, "--torch", f"{torch}/torch/include", "--out", out, "--cache", cache or ""]
+    paths += [word for path in read for word in ("--read", path)]
     return [python, "-S", "-E", f"{launcher}/witness.py", "before", *paths]
 
 
@@ -132,6 +139,27 @@ def parse_before(lines: Iterable[str]) -> tuple[str, str] | None:
             except (ValueError, KeyError, TypeError, RecursionError):
                 return None
     return None
+
+
+def parse_unreadable(lines: Iterable[str]) -> list[str]:
+    """What of ``read`` the first step could not read: paths as the environment sees them."""
+    for line in lines:
+        if line.startswith("unreadable: "):
+            with suppress(ValueError, RecursionError):
+                found = json.loads(line.removeprefix("unreadable: "))
+                return [str(path) for path in found] if isinstance(found, list) else []
+    return []
+
+
+def without(unreadable: Sequence[str]) -> str | None:
+    """What to say of files that a build cannot read; None where there are none."""
+    if not unreadable:
+        return None
+    more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+    return (
+        f"builds cannot read {unreadable[0]!r}{more}, and do without: a umask such as 077 was set when it was made; "
+        "'chmod -R go+rX' on its folder here (in the workspace, or where the builder is installed) helps"
+    )
 
 
 def keep(out: Path, folder: Path, *, target: str, run: str, built: datetime, size: int, limit: int) -> Kept | None:

@@ -29,6 +29,7 @@ from builder.ledger import BuildLedger, ledger_path
 from builder.matrix.model import Target
 from builder.reports import write_summaries
 from builder.results import Run, TargetResult
+from builder.starting import take_signals
 from builder.workspace import Workspace, remove_tree
 
 
@@ -117,13 +118,14 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals do not come here
         return
+    before = signal.getsignal(signal.SIGINT)
     came = False
 
     def note(_signal: int, _frame: object) -> None:
         nonlocal came
         came = True
 
-    before = signal.signal(signal.SIGINT, note)
+    take_signals([signal.SIGINT], note)
     try:
         yield
     finally:

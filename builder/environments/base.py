@@ -28,6 +28,11 @@ class Paths:
     codegen: str = "/opt/codegen"
     cann: str = "/usr/local/Ascend/ascend-toolkit"
 
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The folders that a build may write."""
+        return (self.tree, self.out, self.cache, self.slots, self.remote)
+
 
 @dataclass(frozen=True)
 class Toolset:

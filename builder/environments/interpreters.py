@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import MachineError
+from builder.workspace import expanded
 
 _QUESTION = """
 import json, os, platform, sys, sysconfig
@@ -105,7 +106,7 @@ def _candidates(python: str, env: Mapping[str, str]) -> Iterator[tuple[Path, str
     short = "cp" + python.replace(".", "")
     for abi in ("", "m"):
         yield Path(f"/opt/python/{short}-{short}{abi}/bin/python"), "/opt/python"
-    versions = Path(env.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    versions = expanded(env.get("PYENV_ROOT") or "~/.pyenv") / "versions"
     if versions.is_dir():
         releases = [path for path in versions.iterdir() if re.fullmatch(re.escape(python) + r"\.\d+", path.name)]
         for release in sorted(releases, key=lambda path: int(path.name.rpartition(".")[2]), reverse=True):

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from builder.errors import RequestError
+from builder.workspace import expanded
 
 #: Variables that name a CA bundle, the builder's own first.
 CA_VARIABLES = ("BUILDER_CA_BUNDLE", "PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -72,7 +73,7 @@ class NetworkSettings:
         for name in ("BUILDER_FIND_LINKS", "PIP_FIND_LINKS"):
             # The builder's own variable separates folders by ":", as click does; pip's by spaces.
             for word in filter(None, env.get(name, "").split(":" if name.startswith("BUILDER_") else None)):
-                folder = Path(word).expanduser()
+                folder = expanded(word)
                 if folder.is_dir():
                     folders.append(folder.resolve())
                 elif name.startswith("BUILDER_"):
@@ -168,7 +169,7 @@ def configured_proxies(engine: str) -> dict[str, str]:
 
 
 def _file(value: str, name: str) -> Path | None:
-    path = Path(value).expanduser()
+    path = expanded(value)
     if path.is_file():
         return path.resolve()
     if name.startswith("BUILDER_"):

@@ -21,19 +21,25 @@ from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest
 from builder.environments.pytorch_store import VARIABLE, PyTorch, PyTorchStore
 from builder.environments.recipe import inputs_digest, pytorch_digest
-from builder.errors import FailureKind, TargetError
+from builder.errors import FailureKind, MachineError, TargetError
+from builder.workspace import expanded, user_cache
 
 #: What upstream's code generation writes into; each build gets a copy of its own.
 WRITTEN = "torchgen"
 
 
 def packages_folder(env: Mapping[str, str] | None = None) -> Path:
-    """The folder that all workspaces of this user share."""
+    """The folder that all workspaces of this user share. Raises MachineError for a user without a home."""
     env = os.environ if env is None else env
     if named := env.get(VARIABLE):
-        return Path(named).expanduser().absolute()
-    cache = env.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "torch-npu-builder" / "packages"
+        return expanded(named).absolute()
+    cache = user_cache(env)
+    if cache is None:
+        raise MachineError(
+            f"there is no place for PyTorch: HOME is not set, and user {os.getuid()} has no entry in /etc/passwd",
+            hint=f"set {VARIABLE} to a folder of some GB for it, or HOME",
+        )
+    return cache / "packages"
 
 
 def standing(request: EnvironmentRequest, resources: Path, folders: tuple[Path, ...], libc: str) -> bool:

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from builder.errors import RequestError
 from builder.matrix import patterns
+from builder.workspace import expanded
 
 Registry = Annotated[str, Field(pattern=patterns.REGISTRY, max_length=200)]
 ImagePlace = Annotated[str, Field(pattern=patterns.IMAGE_PLACE, max_length=200)]
@@ -48,7 +49,7 @@ def normalised(url: str) -> str:
 
 def resolved(url: str, base: Path) -> str:
     """``url`` as given when it is remote, else the absolute path it means, relative to the folder ``base``."""
-    return url if is_remote(url) else os.path.normpath(base / Path(url).expanduser())
+    return url if is_remote(url) else os.path.normpath(base / expanded(url))
 
 
 class Repository(BaseModel):
@@ -117,7 +118,7 @@ class SourceTable(BaseModel):
         """
         repository = self._repository(name)
         if not is_remote(url_or_path):
-            path = Path(url_or_path).expanduser()
+            path = expanded(url_or_path)
             if url_or_path.startswith("-") or not url_or_path or not path.exists():
                 raise RequestError(
                     f"the source given for {name} is neither a URL nor an existing folder: {url_or_path!r}",

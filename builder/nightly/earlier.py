@@ -19,7 +19,8 @@ from builder.wheels.record import RecordError, WheelRecord
 #: Beside a night's manifest: what its failed targets were made from.
 FAILURES = "failures.json"
 SCHEMA = 1
-#: Failures that the same inputs lead to again. They come after hours; other kinds come early or may pass.
+#: Failures that the same inputs lead to again, where a compiler, code generator or verifier (auditwheel, too) said so:
+#: ``TargetError.conclusive``. They come after hours; other kinds come early or may pass.
 LASTING = frozenset({FailureKind.CODE_GENERATION, FailureKind.COMPILE, FailureKind.REPAIR, FailureKind.VERIFY})
 _KINDS = frozenset(kind.value for kind in LASTING)
 

@@ -226,9 +226,11 @@ class Night:
         noted = {decision.id: decision.failure for decision in decisions if decision.failure is not None}
         inputs = {decision.id: decision.inputs for decision in decisions}
         for result in run.targets:
-            made_from, kind = inputs[result.id], getattr(result.error, "kind", None)
-            if result.id not in noted and kind in LASTING and made_from is not None:
-                noted[result.id] = Failure(made_from, kind.value, result.reason, name)
+            made_from, error = inputs[result.id], result.error
+            if result.id in noted or made_from is None or not isinstance(error, TargetError):
+                continue
+            if error.kind in LASTING and error.conclusive:
+                noted[result.id] = Failure(made_from, error.kind.value, result.reason, name)
         return noted
 
     # -- the end ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from builder.console import Reporter
 from builder.errors import FailureKind, RequestError, TargetError
 from builder.sources import declarations as yaml_text
 from builder.sources.declarations import BadDeclaration, Declaration, Section
-from builder.workspace import atomic_write
+from builder.workspace import atomic_write, expanded
 
 FUNCTIONS = "op_plugin_functions.yaml"
 CONFIG = f"op_plugin/config/{FUNCTIONS}"
@@ -38,7 +38,7 @@ class CustomOps:
         RequestError naming file and line: no such folder or file, no source, malformed YAML, one name
         with two signatures, a symlink that leads out of the folder.
         """
-        folder = folder.expanduser().absolute()
+        folder = expanded(folder).absolute()
         if not folder.is_dir():
             raise RequestError(f"there is no folder of custom operators {folder}")
         _refuse_links(folder)

@@ -17,7 +17,7 @@ from builder.sources import manifest as manifests
 from builder.sources import worktree
 from builder.sources.export import escapes
 from builder.sources.mirrors import Mirror
-from builder.workspace import remove_tree
+from builder.workspace import expanded, remove_tree
 
 SCRIPT = "ci/build.sh"
 
@@ -58,7 +58,7 @@ class OverlaySource:
         Raises RequestError when it is no op-plugin folder, TargetError of kind OVERLAY when its script
         names no entries or an entry cannot be laid.
         """
-        folder = folder.expanduser().absolute()
+        folder = expanded(folder).absolute()
         script = folder / SCRIPT
         if not script.is_file():
             raise RequestError(

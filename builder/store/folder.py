@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from builder.errors import MachineError, RequestError
 from builder.store.base import CHUNK, Entry, Store
-from builder.workspace import fsync_folder, open_inside
+from builder.workspace import expanded, fsync_folder, open_inside
 
 #: Seconds to wait for another builder that writes a manifest.
 LOCK_WAIT = 600.0
@@ -29,7 +29,7 @@ class FolderStore(Store):
     """Files below ``root``. Links in it are never followed: they could lead anywhere."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
+        self.root = expanded(root).absolute()
         super().__init__(str(self.root))
 
     def _path(self, name: str) -> Path:

@@ -30,7 +30,7 @@ from packaging.tags import Tag, parse_tag
 from packaging.utils import InvalidWheelFilename, NormalizedName, parse_wheel_filename
 from packaging.version import Version
 
-from builder.errors import FailureKind, TargetError
+from builder.errors import OF_THE_MACHINE, FailureKind, TargetError
 from builder.workspace import open_inside
 
 # Released wheels, 134 of them from 2.1.0rc1 to 2.14.0: at most 2,882 members, 156 MB unpacked, a member of 126 MB.
@@ -59,9 +59,7 @@ _END_SIGNATURE = b"PK\x05\x06"
 _ZIP64_LOCATOR = b"PK\x06\x07"
 _ZIP64_LOCATOR_SIZE = 20
 #: What is the machine's and no word about the wheel.
-_OF_THE_MACHINE = frozenset(
-    {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.ESTALE}
-)  # fmt: skip
+_OF_THE_MACHINE = OF_THE_MACHINE | {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
 
 @dataclass(frozen=True)

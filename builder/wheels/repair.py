@@ -105,11 +105,13 @@ def _as_left(folder: str) -> Iterator[None]:
 
 
 def _nothing(found: str) -> TargetError:
-    return TargetError(
+    error = TargetError(
         f"{found}, expected exactly one wheel",
         kind=FailureKind.COMPILE,
         hint="read the end of the log: upstream's scripts report some failures as success",
     )
+    error.conclusive = False
+    return error
 
 
 def auditwheel_command(wheel: str, output: str, platform: str, exclusions: Sequence[str]) -> tuple[str, ...]:

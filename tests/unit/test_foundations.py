@@ -16,7 +16,7 @@ from builder.console import Reporter
 from builder.engines.local import exit_code
 from builder.errors import FailureKind, MachineError, RequestError, TargetError
 from builder.fingerprint import fingerprint
-from builder.guards import deadline, disk_errors
+from builder.guards import deadline, machine_errors
 from builder.options import BuildOptions
 from builder.results import Run, TargetResult
 from builder.workspace import Workspace, atomic_write, open_inside, publish, remove_tree
@@ -153,11 +153,11 @@ def test_deadline_ends_what_hangs() -> None:
 
 
 def test_a_full_disk_is_told_from_other_errors() -> None:
-    with pytest.raises(TargetError, match="no space left") as caught, disk_errors():
+    with pytest.raises(TargetError, match="no space left") as caught, machine_errors():
         raise OSError(errno.ENOSPC, "No space left on device", "/x")
     assert caught.value.kind is FailureKind.DISK
     assert caught.value.exit_code == 3
-    with pytest.raises(FileNotFoundError), disk_errors():
+    with pytest.raises(FileNotFoundError), machine_errors():
         raise FileNotFoundError(errno.ENOENT, "x")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -39,6 +40,9 @@ CLOCKS = (b"__DATE__", b"__TIME__", b"__TIMESTAMP__")
 #: (https://github.com/ccache/ccache/issues/1215). Each environment has a newer one of its own; this is for what else
 #: may stand on PATH where that could not be had.
 OLDEST = (4, 7, 4)
+#: Files and folders that are tried whether they can be read, and those of them that are named where they cannot.
+LOOKED_AT = 20000
+NAMED = 20
 #: Options whose value follows as a word of its own, and says only where results go.
 PLACES = {"-o", "-MF", "-MT", "-MQ"}
 
@@ -178,6 +182,23 @@ def try_cache(folder: str) -> Dict[str, str]:
             os.unlink(probe)
 
 
+def unreadable(paths: Iterable[str]) -> Iterator[str]:
+    """Files and folders that this user cannot read, of ``paths`` and, as far as LOOKED_AT goes, of what is below."""
+    left = list(reversed(list(paths)))
+    for _ in range(LOOKED_AT):
+        if not left:
+            return
+        path = left.pop()
+        if os.path.isdir(path) and not os.path.islink(path):
+            if os.access(path, os.R_OK | os.X_OK):
+                with suppress(OSError):
+                    left.extend(os.path.join(path, name) for name in sorted(os.listdir(path), reverse=True))
+                continue
+        elif not os.path.exists(path) or os.access(path, os.R_OK):
+            continue
+        yield path
+
+
 def before(options: argparse.Namespace) -> None:
     """Write ``inputs``, give the interpreter's headers their name, and print what the cache folder allows."""
     lines = [*tool_lines(), *ambiguous_includes(options.tree, options.torch)]
@@ -190,6 +211,7 @@ def before(options: argparse.Namespace) -> None:
         os.symlink(include, name)
     state = try_cache(options.cache) if options.cache else {"state": "unused", "why": ""}
     print("before: " + json.dumps(state))
+    print("unreadable: " + json.dumps(list(itertools.islice(unreadable(options.read), NAMED))))
 
 
 # After it.
@@ -394,6 +416,7 @@ def main(argv: List[str]) -> int:
     parser.add_argument("--torch", default="")
     parser.add_argument("--cache", default="")
     parser.add_argument("--log", default="")
+    parser.add_argument("--read", action="append", default=[])
     options = parser.parse_args(argv)
     {"before": before, "after": after}[options.step](options)
     return 0

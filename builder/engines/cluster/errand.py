@@ -42,6 +42,7 @@ from builder.plan import Planner
 from builder.progress.state import Event, State
 from builder.recipe import default_jobs, machine_memory
 from builder.results import Run, TargetResult
+from builder.starting import begin, clean_environment
 from builder.store import Store, open_store, sha256_of
 from builder.wheels.provenance import beside, debug_path, rename_old_debug
 from builder.wheels.record import RecordError, read_record, record_path
@@ -349,6 +350,7 @@ def _exactly(descriptor: int, count: int) -> bytes:
 
 def main() -> None:
     """The process: an archive in, events and the outcome out."""
+    begin()
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # Whatever prints does not print between the events.
     os.dup2(2, 1)
@@ -360,6 +362,7 @@ def main() -> None:
         (length,) = LENGTH.unpack(_exactly(0, LENGTH.size))
         packed = _exactly(0, length)
         line.start()
+        clean_environment(os.environ)
         outcome = carry_out(packed, attempt, Reporter(sink=pipe), line)
     except BuilderError as error:
         outcome = failed_outcome(target, error)

@@ -187,6 +187,7 @@ def error_to_json(error: BuilderError) -> dict[str, Any]:
         "details": error.details,
         "kind": None if kind is None else kind.value,
         "phase": getattr(error, "phase", None),
+        "conclusive": getattr(error, "conclusive", True),
     }
 
 
@@ -197,7 +198,9 @@ def error_from_json(values: Mapping[str, Any]) -> BuilderError:
         return RequestError(message, hint=hint, details=details)
     if values["type"] == "machine":
         return MachineError(message, hint=hint, details=details)
-    return TargetError(message, kind=FailureKind(values["kind"]), hint=hint, details=details, phase=values["phase"])
+    error = TargetError(message, kind=FailureKind(values["kind"]), hint=hint, details=details, phase=values["phase"])
+    error.conclusive = values.get("conclusive", True)
+    return error
 
 
 def _phase(values: Mapping[str, Any]) -> Phase:

@@ -342,7 +342,11 @@ class ClusterRun(LocalRun):
         if error is None or sent.hopeless:
             return False
         kind = getattr(error, "kind", None)
-        of_machine = isinstance(error, MachineError) or kind in (FailureKind.ENGINE, FailureKind.DISK)
+        of_machine = isinstance(error, MachineError) or kind in (
+            FailureKind.ENGINE,
+            FailureKind.DISK,
+            FailureKind.MACHINE,
+        )
         elsewhere = of_machine and sent.address is not None and self._let_rest(sent, error)
         passing = isinstance(kind, FailureKind) and kind.passing
         if not (passing or elsewhere) or result.attempts >= ATTEMPTS:

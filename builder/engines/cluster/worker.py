@@ -20,6 +20,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from builder.engines.cluster.errand import LENGTH, STOP
 from builder.engines.cluster.parcel import failed_outcome
 from builder.errors import BuilderError, FailureKind, TargetError
+from builder.starting import begin
 
 #: The topic of all events; a scheduler keeps the last ones of each topic, so that one for each run would add up.
 TOPIC = "torch-npu-builder"
@@ -86,6 +87,7 @@ class Watch(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Called in the worker when it starts, or when the first client comes."""
+        begin()
         if self._ignore_interrupt and threading.current_thread() is threading.main_thread():
             # Ctrl-C reaches all processes of a terminal; here the client decides what ends when.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
