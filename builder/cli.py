@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
 from builder.cli_options import (
+    ALL_LINES,
     AS_OF,
     DEMO_SELECTION,
     ENVIRONMENT,
@@ -25,6 +26,7 @@ from builder.cli_options import (
     RUN_HERE,
     SELECTION,
     SOURCES,
+    WORK,
     WORKSPACE,
     Day,
     complete_target,
@@ -82,7 +84,7 @@ def cli() -> None:
 
 
 @cli.command()
-@options(SELECTION, RUN, SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
+@options(WORK, RUN, SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
 @option("--dry-run", is_flag=True, help="Say what would be built, and stop.")
 def build(**values: Any) -> int:
     """Build the wheels of the selected targets that have none of the same inputs yet."""
@@ -96,7 +98,7 @@ def build(**values: Any) -> int:
 
 
 @cli.command()
-@options(SELECTION, RUN_HERE, SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
+@options(WORK, RUN_HERE, SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
 @option("--files", type=click.IntRange(min=1), default=20, show_default=True, help="Sources of each target to compile.")
 def rehearse(**values: Any) -> int:
     """Try whether the selected targets would still build: up to the compile, then a few sources; no wheel."""
@@ -112,7 +114,7 @@ def rehearse(**values: Any) -> int:
 
 
 @cli.command()
-@options(SELECTION, RUN_HERE, INPUTS, ENVIRONMENT, MATRIX, PLACES, GENERAL)
+@options(WORK, RUN_HERE, INPUTS, ENVIRONMENT, MATRIX, PLACES, GENERAL)
 @option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that one phase may take.")
 def pull(**values: Any) -> int:
     """Fetch what builds of the selected targets need, so that build --offline needs no network."""
@@ -126,21 +128,20 @@ def pull(**values: Any) -> int:
 
 
 @cli.command()
-@options(SELECTION, SOURCES, ENVIRONMENT, MATRIX, PLACES, GENERAL)
+@options(WORK, SOURCES, ENVIRONMENT, MATRIX, PLACES, GENERAL)
 @click.option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
 @click.option("--github", type=click.IntRange(min=1), metavar="JOBS", help="The matrix of a GitHub workflow.")
 @click.option("--gitlab", type=click.IntRange(min=1), metavar="JOBS", help="A child pipeline of GitLab.")
 @click.option("--runner", multiple=True, metavar="ARCH=LABEL", help="Runner for an architecture, instead of the usual.")
-def plan(**values: Any) -> None:
+def plan(**values: Any) -> int:
     """Say what a build of the selected targets would do, and why."""
-    from builder.matrix.selection import select
     from builder.pipelines import plan_form, run_plan
 
     asked = {name: values[name] for name in ("as_json", "github", "gitlab")}
     form = plan_form(**asked, runners=values["runner"])
-    matrix = matrix_of(values)
-    targets = select(matrix, query_of(values), default_arch="native")
-    run_plan(targets, matrix, workspace_of(values), options_of(values), reporter_of(values), form)
+    matrix, reporter = matrix_of(values), reporter_of(values)
+    targets, locked = targets_of(values, matrix, reporter)
+    return run_plan(targets, matrix, workspace_of(values), options_of(values), reporter, form, locked)
 
 
 @cli.command()
@@ -174,16 +175,15 @@ def nightly(channels: tuple[str, ...], **values: Any) -> int:
 
 
 @cli.command()
-@options(SELECTION, SOURCES, ENVIRONMENT, MATRIX, PLACES, GENERAL)
+@options(SELECTION, ALL_LINES, SOURCES, ENVIRONMENT, MATRIX, PLACES, GENERAL)
 @click.option("--file", type=NEW_FILE, default="builder.lock.yaml", show_default=True, help="Where to write the lock.")
 def lock(**values: Any) -> None:
     """Write every resolved input of the selected targets into a file, for review and for build --locked."""
     from builder.engines.local import plan_targets
     from builder.lock import write_lock
-    from builder.matrix.selection import select_for_build
 
     matrix, options, reporter = matrix_of(values), options_of({**values, "pch": "off"}), reporter_of(values)
-    targets = select_for_build(matrix, query_of(values)).targets
+    targets, _ = targets_of(values, matrix, reporter)
     write_lock(values["file"], plan_targets(targets, matrix, workspace_of(values), options, reporter), options)
     reporter.message(f"{values['file']} locks {len(targets)} target{'' if len(targets) == 1 else 's'}")
 

@@ -165,7 +165,7 @@ _LINES = several(
     "--pytorch",
     shell_complete=_completing(lambda matrix: (line.branch for line in reversed(matrix.releases))),
     help="Release line or version: v2.5.1-7.1.0, 2.5.1-7.1.0, 2.5.1, 2.5, master. A build of a version takes its "
-    "newest release line.",
+    "newest release line, and so does a plan of one.",
 )
 _CELLS = options(
     several(
@@ -209,6 +209,9 @@ SELECTION = options(
     several("--skip", shell_complete=complete_target, help="Leave out targets or release lines: names or globs."),
     AS_OF,
 )
+ALL_LINES = option("--all-lines", is_flag=True, help="A version of PyTorch means all its release lines.")
+#: What is worked on: the same for a build, and for what prepares or foretells one.
+WORK = options(SELECTION, ALL_LINES, option("--locked", type=FILE, help="Lock file: exactly what it names, or fail."))
 DEMO_SELECTION = options(_LINES, _CELLS)
 ENVIRONMENT = options(
     option("--environment", type=click.Choice(["auto", "docker", "host"]), default="auto", help="Where to compile."),
@@ -233,7 +236,6 @@ ENVIRONMENT = options(
 RUN_HERE = options(
     option("--parallel", type=click.IntRange(1, 64), default=1, help="Targets at once; they share --jobs compilers."),
     option("--fail-fast", is_flag=True, help="Start no further target after a failure."),
-    option("--locked", type=FILE, help="Lock file: exactly what it names, or fail."),
     option("--json-lines", is_flag=True, help="Events as JSON lines on standard output, for programs."),
 )
 RUN = options(

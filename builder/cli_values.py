@@ -97,7 +97,7 @@ def targets_of(values: dict[str, Any], matrix: Matrix, reporter: Reporter) -> tu
     from builder.matrix.selection import Query, select_for_build
 
     query = query_of(values)
-    locked = read_lock(values["locked"]) if values["locked"] else None
+    locked = read_lock(values["locked"]) if values.get("locked") else None
     if locked is not None and query == Query():
         return locked.select(matrix), locked
     selection = select_for_build(matrix, query)

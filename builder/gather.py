@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.console import Reporter
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.errors import BuilderError, FailureKind, RequestError, TargetError
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
@@ -23,6 +23,7 @@ from builder.sources.checkout import (
     OverlaySource,
     PreparedTree,
     TreeRequest,
+    check_operators,
     describe,
     load_prepared,
     prepare,
@@ -134,6 +135,7 @@ class Gatherer:
         self._noted = ""
         self._given: dict[str, Given] = {}
         self._origins: dict[str, dict[str, Any]] = {}
+        self._refused: dict[str, BuilderError | None] = {}
 
     def gather(self, target: Target) -> PreparedTree:
         """The prepared tree of ``target``: the one that stands, or a new one.
@@ -208,6 +210,19 @@ class Gatherer:
         if decided.branch not in self._origins:
             self._origins[decided.branch] = describe(decided)
         return self._origins[decided.branch]
+
+    def check(self, decided: PreparedTree | TreeRequest) -> None:
+        """Raise BuilderError for what the making of a decided tree would refuse, as far as its commits tell."""
+        if not isinstance(decided, TreeRequest):
+            return
+        if decided.branch not in self._refused:
+            self._refused[decided.branch] = None
+            try:
+                check_operators(decided)
+            except BuilderError as error:
+                self._refused[decided.branch] = error
+        if (refused := self._refused[decided.branch]) is not None:
+            raise refused
 
     def _place(self, target: Target) -> Path:
         return self._workspace.trees / target.id

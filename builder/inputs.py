@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from builder import recipe
+from builder.cann import describe_cann
 from builder.environments.base import EnvironmentRequest, Toolset
 from builder.fingerprint import RECIPE_VERSION
 from builder.matrix.model import Target
@@ -93,7 +94,7 @@ def inputs_of(
         "toolchain": {"gcc": toolchain.gcc_minor, "manylinux": toolchain.manylinux, "cxx11_abi": toolchain.cxx11_abi},
         "components": options.components,
         "variables": dict(target.release.environment),
-        "cann": recipe.describe_cann(options.cann_home) if options.cann_home else None,
+        "cann": describe_cann(options.cann_home) if options.cann_home else None,
         **({"pch": True} if options.pch else {}),
         **({} if options.version_suffix is None else {VERSION_SUFFIX: options.version_suffix}),
     }

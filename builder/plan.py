@@ -7,7 +7,7 @@ words what changed since that wheel.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,7 +40,10 @@ _READERS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class Planned:
-    """What is to be done about one target. ``action`` is ``build`` or ``skip``; ``reason`` says why in words.
+    """What is to be done about one target: the ``action`` is ``build``, ``skip`` or ``error``, ``reason`` says why.
+
+    ``error`` is the action of a target whose build would end before its compile, as far as that can be known:
+    ``hint`` is the next step then.
 
     ``fingerprint`` and ``inputs`` are None where something of them is known only once it is made: a base image that
     has to be pulled, sources that cannot be found. ``wheel`` is the one that stands, whole or not.
@@ -54,6 +57,7 @@ class Planned:
     commits: Mapping[str, str] = field(default_factory=dict)
     wheel: Path | None = None
     record: WheelRecord | None = None
+    hint: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """The object that ``plan --json`` prints."""
@@ -70,7 +74,16 @@ class Planned:
 class Planner:
     """Plans targets one by one; what they share is found out once."""
 
-    def __init__(self, gatherer: Gatherer, workspace: Workspace, options: BuildOptions, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        gatherer: Gatherer,
+        workspace: Workspace,
+        options: BuildOptions,
+        reporter: Reporter,
+        accept: Callable[[Target, Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        """``accept`` raises BuilderError for inputs that were not agreed on (a lock)."""
+        self._accept = accept
         self._gatherer = gatherer
         self._workspace = workspace
         self._options = options
@@ -102,7 +115,7 @@ class Planner:
                 self._digests.save()
 
     def plan_target(self, target: Target) -> Planned:
-        """The plan of one target. A target whose sources cannot be found is planned as a build that will say so."""
+        """The plan of one target."""
         return self._with_whole_wheel(self._compared(target))
 
     def _with_whole_wheel(self, plan: Planned) -> Planned:
@@ -119,12 +132,13 @@ class Planner:
             # As the phase of a build that finds the sources: a host may take a request and never answer it.
             with deadline(self._options.timeout):
                 decided = self._gatherer.decide(target)
+                self._gatherer.check(decided)
                 origin = self._gatherer.origin(decided)
                 changed_tree = None
                 if isinstance(decided, PreparedTree) and decided.changes(at_a_glance=True):
                     changed_tree = digest_of_folder(decided.path)
         except BuilderError as error:
-            return Planned(target, "build", f"cannot be planned: {error.message}", wheel=wheel, record=record)
+            return Planned(target, "error", error.message, wheel=wheel, record=record, hint=error.hint)
         commits = {name.replace("_", "-") if name == "op_plugin" else name: c for name, c in commits_of(origin).items()}
         commits.update(origin["submodules"])
         identity = self._identity(target)
@@ -133,6 +147,12 @@ class Planner:
             return Planned(target, "build", reason, commits=commits, wheel=wheel, record=record)
         inputs = inputs_of(target, origin, identity, self._options, changed_tree=changed_tree)
         digest = fingerprint(inputs)
+        try:
+            if self._accept is not None:
+                self._accept(target, inputs)
+        except BuilderError as error:
+            # A wheel of these inputs may stand: it is not the one that was asked for.
+            return Planned(target, "error", error.message, digest, inputs, commits, wheel, record, error.hint)
         action, reason = self._decision(digest, inputs, wheel, record)
         return Planned(target, action, reason, digest, inputs, commits, wheel, record)
 

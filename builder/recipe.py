@@ -6,7 +6,6 @@ locale, time zone, hash seed, umask.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import deque
@@ -247,18 +246,6 @@ def machine_memory() -> int:
         with suppress(OSError, ValueError):
             found = min(found, int(Path(file).read_text()))
     return found
-
-
-def describe_cann(folder: Path) -> dict[str, str]:
-    """What a CANN toolkit is, for fingerprint and record: its place, and a digest over its names and sizes."""
-    digest = hashlib.sha256()
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(parent, name)
-            digest.update(f"{path.relative_to(folder)}\0{path.lstat().st_size}\0".encode(errors="surrogateescape"))
-    digest.update((folder / "set_env.sh").read_bytes())
-    return {"folder": str(folder), "digest": digest.hexdigest()}
 
 
 def limits(options: BuildOptions) -> Limits:

@@ -18,10 +18,10 @@ from builder.console import Reporter
 from builder.engines.ending import exit_code as exit_code
 from builder.engines.ending import recorded, settle, slots_of, why
 from builder.engines.schedule import Expectation, Schedule, available_memory
-from builder.engines.summary import show_failure, show_plan
+from builder.engines.summary import show_failure, show_plan, show_plan_errors
 from builder.environments.leftovers import remove_leftovers
 from builder.environments.live import stop_all
-from builder.errors import EXIT_OK, FailureKind
+from builder.errors import FailureKind
 from builder.gather import Gatherer, check_request
 from builder.ledger import BuildLedger
 from builder.lock import Lock
@@ -82,8 +82,9 @@ def build_targets(
 ) -> int:
     """Build every target that has no whole wheel of the same inputs; return the exit code."""
     if dry_run:
-        show_plan(plan_targets(targets, matrix, workspace, options, reporter, policy.locked))
-        return EXIT_OK
+        planned = plan_targets(targets, matrix, workspace, options, reporter, policy.locked)
+        show_plan(planned)
+        return show_plan_errors(planned, reporter)
     return exit_code(engine(targets, matrix, workspace, options, reporter, policy).targets)
 
 
@@ -98,7 +99,18 @@ def plan_targets(
     """What a run over ``targets`` would do. Mirrors are fetched where they lack something; nothing else is made."""
     check_request(targets, options)
     workspace.create()
-    return Planner(gatherer(matrix, workspace, options, reporter, locked), workspace, options, reporter).plan(targets)
+    sources = gatherer(matrix, workspace, options, reporter, locked)
+    accept = locked.check if locked is not None else None
+    planned = Planner(sources, workspace, options, reporter, accept).plan(targets)
+    if not options.offline:
+        return planned
+    wanted = [plan.target for plan in planned if plan.action != "skip"]
+    lacking = find_missing(wanted, sources, workspace, options, reporter)
+    for number, plan in enumerate(planned):
+        if plan.target.id in lacking:
+            error = lacking[plan.target.id].error()
+            planned[number] = replace(plan, action="error", reason=error.message, hint=error.hint)
+    return planned
 
 
 def gatherer(
@@ -194,7 +206,7 @@ class LocalRun:
         context = self._context
         if not context.purpose.publishes:
             return []
-        planner = Planner(context.gatherer, context.workspace, context.options, self._reporter)
+        planner = Planner(context.gatherer, context.workspace, context.options, self._reporter, context.accept)
         return [plan for plan in planner.plan(targets) if plan.action == "skip"]
 
     def _check_offline(self, targets: Sequence[Target], results: Mapping[str, TargetResult]) -> None:

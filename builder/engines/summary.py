@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.markup import escape
 from rich.table import Table
 
 from builder.console import Reporter, print_table, standard_output
-from builder.errors import FailureKind, TargetError
+from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, BuilderError, FailureKind, TargetError
 from builder.plan import Planned
 from builder.progress.state import STYLES
 from builder.results import Run, TargetResult
+
+#: Styles of what is done about a target.
+_ACTIONS = {"build": "green", "skip": "cyan", "error": "red"}
 
 
 def show_plan(planned: Sequence[Planned], *, as_json: bool = False) -> None:
@@ -28,11 +32,24 @@ def show_plan(planned: Sequence[Planned], *, as_json: bool = False) -> None:
     table.add_column("action", no_wrap=True)
     table.add_column("reason", overflow="fold")
     for plan in planned:
-        style = "cyan" if plan.action == "skip" else "green"
+        style = _ACTIONS[plan.action]
         table.add_row(escape(plan.target.id), f"[{style}]{plan.action}[/{style}]", escape(plan.reason))
     print_table(table, console)
-    builds = sum(plan.action == "build" for plan in planned)
-    console.print(f"{builds} to build, {len(planned) - builds} stand")
+    counts = Counter(plan.action for plan in planned)
+    failing = f", {counts['error']} cannot be built" if counts["error"] else ""
+    console.print(f"{counts['build']} to build, {counts['skip']} stand{failing}")
+
+
+def show_plan_errors(planned: Sequence[Planned], reporter: Reporter) -> int:
+    """Each reason for which targets of a plan cannot be built, once, with the next step; the exit code of the plan."""
+    found: dict[tuple[str, str | None], list[str]] = {}
+    for plan in planned:
+        if plan.action == "error":
+            found.setdefault((plan.reason, plan.hint), []).append(plan.target.id)
+    for (reason, hint), names in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        reporter.error(BuilderError(f"{names[0]}{more}: {reason}", hint=hint))
+    return EXIT_TARGET_FAILED if found else EXIT_OK
 
 
 def show_failure(result: TargetResult, reporter: Reporter) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from builder.console import Reporter
 from builder.environments.base import EnvironmentRequest
 from builder.environments.pytorch_store import VARIABLE, PyTorch, PyTorchStore
-from builder.environments.recipe import inputs_digest, pytorch_digest
+from builder.environments.recipe import inputs_digest, offered_torch, pytorch_digest
 from builder.errors import FailureKind, MachineError, TargetError
 from builder.workspace import expanded, user_cache
 
@@ -51,10 +51,7 @@ def standing(request: EnvironmentRequest, resources: Path, folders: tuple[Path, 
 
 def offered(request: EnvironmentRequest, folders: tuple[Path, ...]) -> bool:
     """Whether one of the folders of wheels has the request's PyTorch; an archive is built for ``find-links`` only."""
-    names = [f"torch-{request.torch}[-+]*.whl"]
-    if request.torch_source == "find-links":
-        names.append(f"torch-{request.torch}*.tar.gz")
-    return any(any(folder.glob(name)) for folder in folders for name in names)
+    return bool(offered_torch(request, folders))
 
 
 def absent(request: EnvironmentRequest, resources: Path, folders: tuple[Path, ...], libc: str | None) -> str | None:

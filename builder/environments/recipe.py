@@ -11,12 +11,15 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.environments.base import EnvironmentRequest
 from builder.environments.engine import is_own_fault
 from builder.environments.network import NetworkSettings
 from builder.errors import FailureKind, RequestError, TargetError
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 #: Part of every digest: raise it when the same inputs give another environment.
 RECIPE = 2
@@ -25,6 +28,13 @@ SYSTEM_FILES = ("inventory.sh", "packages.sh", "archives.txt", "tools.sh", "tool
 PYTHON_FILES = ("requirements.sh",)
 PYTORCH_FILES = ("pytorch.sh", "torch_site.py", "cpu_only_torch.py")
 LOG_TAIL = 15
+#: How archives are called that pip takes for source distributions (pip's ``ARCHIVE_EXTENSIONS``, pip/_internal/utils/
+#: filetypes.py).
+_ARCHIVES = (
+    ".zip", ".tar.bz2", ".tbz", ".tar.gz", ".tgz", ".tar", ".tar.xz", ".txz", ".tlz", ".tar.lz", ".tar.lzma",
+)  # fmt: skip
+#: PyTorch itself is looked at by version, and nothing that PyTorch needs is what is built here.
+_NOT_NEEDED = {"torch", "torch-npu"}
 #: The kernel's words, whoever meets them.
 _DISK_FULL = "No space left on device"
 #: What pip says when a server stalls, breaks off or cannot be reached: it may well answer a little later.
@@ -101,15 +111,58 @@ def folders_of_wheels(request: EnvironmentRequest, settings: NetworkSettings) ->
 
 
 def wheels_digest(request: EnvironmentRequest, folders: tuple[Path, ...]) -> list[str]:
-    """What the folders contribute to an environment's digest: PyTorch's wheels and archives, by content.
+    """What the folders contribute to an environment's digest: all that pip could choose as PyTorch, by content.
 
-    Only for the source ``find-links``: everything else is pinned, so where it came from does not matter.
+    Where its hashes are known, it does not matter where it came from. For the source ``find-links`` everything that
+    PyTorch may need counts as well: pip takes it from there.
     """
-    if request.torch_source != "find-links":
-        return []
-    names = (f"torch-{request.torch}*.whl", f"torch-{request.torch}*.tar.gz")
-    found = [path for folder in folders for name in names for path in sorted(folder.glob(name))]
+    found = [] if request.torch_hashes else offered_torch(request, folders)
+    if request.torch_source == "find-links":
+        found += [path for path in _distributions(folders) if _name_and_version(path.name)[0] not in _NOT_NEEDED]
     return [f"{path.name} {sha256_of(path)}" for path in found]
+
+
+def offered_torch(request: EnvironmentRequest, folders: Iterable[Path]) -> list[Path]:
+    """The files in ``folders`` that pip could choose as the request's PyTorch: archives for ``find-links`` only."""
+    from packaging.specifiers import SpecifierSet
+
+    wanted = SpecifierSet(f"=={request.torch}{request.torch_local}")
+    found = []
+    for path in _distributions(folders):
+        name, version = _name_and_version(path.name)
+        is_wheel = path.suffix == ".whl"
+        fits = version is not None and wanted.contains(version, prereleases=True)
+        if name == "torch" and fits and (is_wheel or request.torch_source == "find-links"):
+            found.append(path)
+    return found
+
+
+def _distributions(folders: Iterable[Path]) -> list[Path]:
+    """The wheels and source distributions in ``folders``, in the order in which pip meets them."""
+    return [
+        path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.name.endswith((".whl", *_ARCHIVES)) and path.is_file()
+    ]
+
+
+def _name_and_version(file: str) -> tuple[str, Version | None]:
+    """The project that a distribution's file is of, and its version: None where the name has none.
+
+    The names of archives that older tools have made are not all as packaging wants them.
+    """
+    from packaging.utils import canonicalize_name
+    from packaging.version import InvalidVersion, Version
+
+    ending = next((ending for ending in (".whl", *_ARCHIVES) if file.endswith(ending)), "")
+    words = file.removesuffix(ending).split("-")
+    # A wheel's name has no other hyphens; an archive's version is behind the last one.
+    at = 1 if ending == ".whl" else len(words) - 1
+    try:
+        return canonicalize_name("-".join(words[:at])), Version(words[at])
+    except (InvalidVersion, IndexError):
+        return canonicalize_name(words[0]), None
 
 
 def not_offered(requirements: Iterable[str], folders: Iterable[Path]) -> list[str]:

@@ -177,17 +177,26 @@ def _bases_known(document: Document, content: ToolchainFile) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The release files of ``folder``; a YAML file that would be passed over in silence is an error."""
+    """The release files of ``folder``; a YAML file that would be passed over in silence is an error.
+
+    Names with a dot before them are other programs' (an editor's lock is called ``.#pytorch-2.5.yaml``).
+    """
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        with os.scandir(folder) as entries:
+            is_file = {entry.name: entry.is_file() for entry in entries if not entry.name.startswith(".")}
     except OSError as error:
         raise RequestError(
             f"the matrix folder {folder} cannot be read: {error.strerror or error}",
             hint="give a folder with toolchains.yaml, sources.yaml and pytorch-<minor>.yaml",
         ) from error
-    strange = [
-        n for n in names if n.endswith((".yaml", ".yml")) and n not in FILES.values() and not _RELEASES.fullmatch(n)
-    ]
+    names = sorted(name for name in is_file if name.endswith((".yaml", ".yml")))
+    for name in names:
+        if not is_file[name]:
+            raise RequestError(
+                f"{folder / name} is no file",
+                hint="a matrix consists of files, and links to files: rename or remove what is called so",
+            )
+    strange = [name for name in names if name not in FILES.values() and not _RELEASES.fullmatch(name)]
     if strange:
         raise RequestError(
             f"{folder / strange[0]}: no file of a matrix is called so",

@@ -51,6 +51,8 @@ class Query:
     channel: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    #: A version means all of its lines to a build too, not the newest.
+    all_lines: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def select(
     narrowing = _Narrowing(matrix, only_buildable=newest)
     for rule in filter(None, of_lines):
         narrowing.apply(rule)
-    if newest and pytorch:
+    if newest and pytorch and not query.all_lines:
         narrowing.targets = _newest_of_versions(narrowing.targets, pytorch)
     for rule in filter(None, of_cells):
         narrowing.apply(rule, each_of=pytorch if newest else None)
@@ -132,8 +134,7 @@ def select_for_build(matrix: Matrix, query: Query) -> Selection:
     targets = select(matrix, query, default_arch="native", newest=True)
     refused = {line: line.refusal for line in dict.fromkeys(target.release for target in targets) if line.refusal}
     buildable = tuple(target for target in targets if target.release not in refused)
-    by_id = {target.release for target in targets if target.id in split(query.target)}
-    named = [line for line in refused if query.pytorch or line in by_id]
+    named = [line for line in refused if line in _named(matrix, query, targets)]
     if named or (refused and not buildable):
         line = (named or list(refused))[0]
         others = len(refused) - 1
@@ -143,6 +144,15 @@ def select_for_build(matrix: Matrix, query: Query) -> Selection:
             hint=_nearest_buildable(matrix, line),
         )
     return Selection(buildable, tuple(refused.items()))
+
+
+def _named(matrix: Matrix, query: Query, targets: list[Target]) -> set[ReleaseLine]:
+    """The lines of ``targets`` that were asked for themselves, and not only found by a glob or a filter."""
+    found = {target.release for target in targets if target.id in split(query.target)}
+    for value in pytorch_filter(matrix, query.pytorch).values if query.pytorch else ():
+        if not (value.is_version and query.all_lines):
+            found.update(target.release for target in targets if value.keeps(target))
+    return found
 
 
 def resolve_release(matrix: Matrix, text: str, option: str = "--pytorch") -> ReleaseLine:
@@ -195,7 +205,7 @@ def _preference(line: ReleaseLine) -> tuple[object, ...]:
 
 def _names_nothing(matrix: Matrix, query: Query) -> RequestError:
     hint = "name a release line such as --pytorch=v2.5.1-7.1.0; 'list' shows all"
-    if query == Query(arch=query.arch):
+    if query == Query(arch=query.arch, all_lines=query.all_lines):
         return RequestError("--pytorch is missing", hint=hint)
     count = len(select(matrix, query, default_arch="native"))
     return RequestError(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from builder.console import Reporter
 from builder.engines.local import plan_targets
-from builder.engines.summary import show_plan
+from builder.engines.summary import show_plan, show_plan_errors
 from builder.errors import RequestError
 from builder.ledger import BuildLedger, Estimates, ledger_path
+from builder.lock import Lock
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
@@ -63,12 +64,16 @@ def run_plan(
     options: BuildOptions,
     reporter: Reporter,
     form: Form,
-) -> None:
-    """Plan those of ``targets`` that can be built, and print the plan in its form on standard output."""
-    buildable = [target for target in targets if target.release.refusal is None]
-    planned = plan_targets(buildable, matrix, workspace, options, reporter)
+    locked: Lock | None = None,
+) -> int:
+    """Plan a build of ``targets``, and print the plan in its form on standard output; the exit code.
+
+    Jobs are for what can be built. Why others cannot is told beside, and the exit code is that of a build of them.
+    """
+    planned = plan_targets(targets, matrix, workspace, options, reporter, locked)
     if form.write is None:
         show_plan(planned, as_json=form.as_json)
-        return
-    with BuildLedger(ledger_path(workspace), reporter) as known:
-        sys.stdout.write(form.write(planned, known.estimates(), form.jobs, form.runners or {}))
+    else:
+        with BuildLedger(ledger_path(workspace), reporter) as known:
+            sys.stdout.write(form.write(planned, known.estimates(), form.jobs, form.runners or {}))
+    return show_plan_errors(planned, reporter)

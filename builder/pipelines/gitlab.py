@@ -43,7 +43,7 @@ def gitlab_pipeline(planned: Sequence[Planned], estimates: Estimates, jobs: int,
     groups = group(planned, estimates, jobs)
     content = {job.name: _job(job, runners) for job in groups}
     # A child pipeline without jobs cannot be created: its trigger job would fail.
-    content = {TEMPLATE: _template(), **content} if groups else {"nothing-to-build": _nothing(runners)}
+    content = {TEMPLATE: _template(), **content} if groups else {"nothing-to-build": _nothing(planned, runners)}
     text = _HEADER + yaml.safe_dump(content, sort_keys=False, width=1000)
     size = len(text.encode())
     if size > CONFIGURATION_BYTES:
@@ -87,9 +87,11 @@ def _job(job: Job, runners: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _nothing(runners: Mapping[str, str]) -> dict[str, Any]:
+def _nothing(planned: Sequence[Planned], runners: Mapping[str, str]) -> dict[str, Any]:
+    errors = sum(plan.action == "error" for plan in planned)
+    said = f"{errors} of {len(planned)} targets cannot be built; the plan says why."
     return {
         "tags": labels("x86_64", runners, TAGS),
         "variables": {"GIT_STRATEGY": "none"},
-        "script": ["echo 'Every wheel stands.'"],
+        "script": [f"echo '{said}'", "exit 1"] if errors else ["echo 'Every wheel stands.'"],
     }

@@ -50,12 +50,12 @@ class Job:
 
 
 def group(planned: Sequence[Planned], estimates: Estimates, count: int) -> list[Job]:
-    """What is to be built of ``planned`` in at most ``count`` jobs, the longest first; none where everything stands.
+    """What is to be built of ``planned`` in at most ``count`` jobs, the longest first; none where that is nothing.
 
     Fewer jobs come out where more would not end sooner. Durations are those of builds with an empty cache at the
     beginning of a job. Raises RequestError where ``count`` is less than one for each architecture.
     """
-    wanted = [plan.target for plan in planned if plan.action != "skip"]
+    wanted = [plan.target for plan in planned if plan.action == "build"]
     durations = _Durations(wanted, estimates)
     loads = [
         load

@@ -25,7 +25,8 @@ from builder.sources.prepared import PreparedTree, load_prepared, replacing, rep
 from builder.workspace import remove_tree
 
 __all__ = [
-    "OverlaySource", "PreparedTree", "SubmoduleSource", "TreeRequest", "describe", "load_prepared", "prepare",
+    "OverlaySource", "PreparedTree", "SubmoduleSource", "TreeRequest", "check_operators", "describe", "load_prepared",
+    "prepare",
 ]  # fmt: skip
 
 
@@ -96,6 +97,20 @@ def _foreseen(request: TreeRequest) -> Applied:
     if submodule is not None:
         return found + forecast.at_commit(patches, submodule.mirror.path, submodule.commit)
     return found + _without_op_plugin(request)
+
+
+def check_operators(request: TreeRequest) -> None:
+    """Raise what ``prepare`` would of custom operators that op-plugin does not take, without making the tree.
+
+    Of op-plugin that is a submodule, and of none, ``prepare`` itself tells.
+    """
+    operators, overlay, patches = request.custom_ops, request.overlay, request.op_plugin_patches
+    if operators is None or overlay is None:
+        return
+    if overlay.mirror is not None:
+        forecast.operators_at_commit(operators, patches, overlay.mirror.path, overlay.commit)
+    elif overlay.folder is not None:
+        forecast.operators_in_folder(operators, patches, overlay.folder)
 
 
 def _without_op_plugin(request: TreeRequest) -> Applied:

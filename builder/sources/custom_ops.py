@@ -80,9 +80,34 @@ class CustomOps:
 def insert(custom_ops: CustomOps, op_plugin_tree: Path, reporter: Reporter) -> tuple[str, ...]:
     """Declare and place ``custom_ops`` in ``op_plugin_tree``; return the names that were not there yet.
 
-    Everything is checked before anything is written. Raises RequestError for a release line too old for
-    custom operators, for a name that op-plugin declares otherwise, and for a source whose name is taken by another
-    file; TargetError of kind CUSTOM_OPERATOR when op-plugin's own YAML cannot be read.
+    Everything is checked before anything is written; raises as ``check`` does.
+    """
+    path = op_plugin_tree / CONFIG
+    place = op_plugin_tree / SOURCES
+    text, section, wanted = check(custom_ops, op_plugin_tree)
+    for declaration in wanted:
+        if not declaration.dispatched:
+            reporter.warning(
+                f"{custom_ops.folder / FUNCTIONS}, line {declaration.line}: {declaration.name} names neither acl_op "
+                "nor op_api, which op-plugin would drop silently; it gets 'op_api: all_version'"
+            )
+    if wanted:
+        atomic_write(path, _spliced(text, section, _entries(custom_ops, wanted, section.column), wanted))
+        path.chmod(0o644)
+    for name, data in custom_ops.sources:
+        if not (place / name).exists():
+            atomic_write(place / name, data)
+            (place / name).chmod(0o644)
+    return tuple(declaration.name for declaration in wanted)
+
+
+def check(custom_ops: CustomOps, op_plugin_tree: Path) -> tuple[str, Section, list[Declaration]]:
+    """Whether ``op_plugin_tree`` takes ``custom_ops``: the text of its declarations, the section that new ones go to,
+    and those that are new.
+
+    Raises RequestError for a release line too old for custom operators, for a name that op-plugin declares otherwise,
+    and for a source whose name is taken by another file; TargetError of kind CUSTOM_OPERATOR when op-plugin's own YAML
+    cannot be read.
     """
     path = op_plugin_tree / CONFIG
     place = op_plugin_tree / SOURCES
@@ -114,20 +139,7 @@ def insert(custom_ops: CustomOps, op_plugin_tree: Path, reporter: Reporter) -> t
                 f"{custom_ops.folder / name}: op-plugin has another {SOURCES}/{name}",
                 hint="give the source a name of its own",
             )
-    for declaration in wanted:
-        if not declaration.dispatched:
-            reporter.warning(
-                f"{custom_ops.folder / FUNCTIONS}, line {declaration.line}: {declaration.name} names neither acl_op "
-                "nor op_api, which op-plugin would drop silently; it gets 'op_api: all_version'"
-            )
-    if wanted:
-        atomic_write(path, _spliced(text, section, _entries(custom_ops, wanted, section.column), wanted))
-        path.chmod(0o644)
-    for name, data in custom_ops.sources:
-        if not (place / name).exists():
-            atomic_write(place / name, data)
-            (place / name).chmod(0o644)
-    return tuple(declaration.name for declaration in wanted)
+    return text, section, wanted
 
 
 def _refuse_links(folder: Path) -> None:

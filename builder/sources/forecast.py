@@ -1,4 +1,5 @@
-"""Which patches a tree will take, found out before it is made: a plan needs their names for the fingerprint.
+"""Which patches and custom operators a tree will take, found out before it is made: a plan needs the names of patches
+for the fingerprint, and must not promise a build that op-plugin's declarations refuse.
 
 Only the files that the patches name are read, into a folder of their own; there git itself applies the patches, so
 that the answer is the one that the tree gives.
@@ -9,12 +10,15 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from builder.sources import custom_ops
 from builder.sources import gitcli as git
 from builder.sources import patches as series
+from builder.sources.custom_ops import CONFIG, SOURCES, CustomOps
 from builder.sources.patches import Applied, PassedOver, Patch
 
 _LISTED = re.compile(rb"(?P<mode>\d{6}) blob (?P<object>[0-9a-f]+)\t(?P<path>.*)", re.DOTALL)
@@ -33,12 +37,35 @@ def _at_commit(patches: tuple[Patch, ...], repository: Path, commit: str) -> App
 
 def in_folder(patches: Sequence[Patch], folder: Path) -> Applied:
     """Which of ``patches`` are taken in a copy of ``folder``. Raises as ``patches.apply`` does."""
-    found = {}
-    for name in touched(patches):
-        path = folder / name
-        if path.is_file() and not path.is_symlink():
-            found[name] = path.read_bytes()
-    return forecast(patches, found)
+    return forecast(patches, _files_in(folder, touched(patches)))
+
+
+def operators_at_commit(operators: CustomOps, patches: Sequence[Patch], repository: Path, commit: str) -> None:
+    """Raise what ``custom_ops.insert`` would in a copy of ``commit`` of the bare ``repository`` with ``patches``."""
+    files = _files_at(repository, commit, _concerned(operators, patches))
+    place = git.run(["ls-tree", "-d", "-z", "--full-tree", commit, "--", SOURCES], git_dir=repository)
+    _take(operators, patches, files, has_place=bool(place))
+
+
+def operators_in_folder(operators: CustomOps, patches: Sequence[Patch], folder: Path) -> None:
+    """As ``operators_at_commit``, in a copy of ``folder``."""
+    files = _files_in(folder, _concerned(operators, patches))
+    _take(operators, patches, files, has_place=(folder / SOURCES).is_dir())
+
+
+def _concerned(operators: CustomOps, patches: Sequence[Patch]) -> tuple[str, ...]:
+    """The files that decide whether op-plugin takes ``operators``."""
+    sources = (f"{SOURCES}/{name}" for name, _ in operators.sources)
+    return tuple(sorted({CONFIG, *sources, *touched(patches)}))
+
+
+def _take(operators: CustomOps, patches: Sequence[Patch], files: Mapping[str, bytes], *, has_place: bool) -> None:
+    with _laid(files) as folder:
+        series.apply(patches, folder)
+        if has_place:
+            # Only those of its files that concern the operators have been laid: there may be none.
+            (folder / SOURCES).mkdir(parents=True, exist_ok=True)
+        custom_ops.check(operators, folder)
 
 
 def nowhere(patches: Sequence[Patch], reason: str) -> Applied:
@@ -58,13 +85,29 @@ def forecast(patches: Sequence[Patch], files: Mapping[str, bytes]) -> Applied:
     likely = _likely(patches, files)
     if not likely:
         return Applied()
+    with _laid(files) as folder:
+        return series.apply(likely, folder)
+
+
+@contextmanager
+def _laid(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """A temporary folder that holds ``files``."""
     with tempfile.TemporaryDirectory(prefix="torch-npu-builder.") as place:
-        folder = Path(place)
         for name, data in files.items():
-            path = folder / name
+            path = Path(place, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        return series.apply(likely, folder)
+        yield Path(place)
+
+
+def _files_in(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """The content of those of ``names`` that are regular files below ``folder``."""
+    found = {}
+    for name in names:
+        path = folder / name
+        if path.is_file() and not path.is_symlink():
+            found[name] = path.read_bytes()
+    return found
 
 
 def _likely(patches: Sequence[Patch], files: Mapping[str, bytes]) -> list[Patch]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -20,7 +22,7 @@ from wheel_support import make_target_wheel, write_record
 from builder import gather, plan
 from builder.console import Reporter
 from builder.engines.local import Policy, plan_targets, run_targets
-from builder.errors import FailureKind, TargetError
+from builder.errors import FailureKind, RequestError, TargetError
 from builder.gather import Gatherer
 from builder.guards import deadline
 from builder.matrix.loader import Matrix, load_matrix
@@ -141,6 +143,7 @@ def test_a_line_that_no_host_has_is_planned_as_such_and_asked_for_once(world: Wo
     lost = [each for each in planned if each.target.release.branch == LINES[2]]
     assert len(lost) == 4
     assert all("has no branch 'v2.6.0-7.1.0'" in each.reason for each in lost)
+    assert {each.action for each in lost} == {"error"}
     assert all(each.fingerprint for each in planned if each not in lost)
     assert fetches["torch_npu"] == 1
 
@@ -175,7 +178,7 @@ def test_a_host_that_never_answers_costs_a_plan_its_time_limit_once_for_a_line(
         options = BuildOptions(refresh=True, timeout=3.0)
         sources = world.gatherer(options)
         planned = Planner(sources, world.workspace, options, Reporter(quiet=True)).plan(chosen)
-        assert {each.reason for each in planned} == {"cannot be planned: the phase did not end within 3 s"}
+        assert {each.reason for each in planned} == {"the phase did not end within 3 s"}
         assert fetches["op-plugin"] == 1
         with pytest.raises(TargetError, match="did not end within 3 s"), deadline(3):
             sources.gather(chosen[0])
@@ -224,6 +227,36 @@ def test_a_folder_of_the_user_is_read_once_for_a_plan_and_again_for_a_build(
     again = world.gatherer(options).gather(world.targets[0])
     assert tree.digest != again.digest
     assert (again.path / "third_party" / "op-plugin" / "op_plugin" / "mine.cpp").read_text() == "new"
+
+
+@pytest.mark.parametrize("place", ["branch", "folder"])
+def test_operators_that_op_plugin_does_not_take_are_planned_as_an_error(
+    world: World, tmp_path: Path, place: str
+) -> None:
+    folder = Path(shutil.copytree(world.upstream.custom_ops, tmp_path / "operators"))
+    declared = folder / "op_plugin_functions.yaml"
+    options = BuildOptions(
+        custom_ops=folder, op_plugin="branch" if place == "branch" else str(world.upstream.op_plugin)
+    )
+    assert {each.action for each in world.plan(options)} == {"build"}
+    taken = next((world.upstream.op_plugin / "op_plugin" / "ops" / "opapi").glob("*.cpp")).name
+    (folder / taken).write_text("// another source of this name\n")
+    planned = world.plan(options)
+    assert {each.action for each in planned} == {"error"}
+    assert {each.reason for each in planned} == {f"{folder / taken}: op-plugin has another op_plugin/ops/opapi/{taken}"}
+    with pytest.raises(RequestError, match="op-plugin has another"):
+        world.gatherer(options).gather(world.targets[0])
+    (folder / taken).unlink()
+    declared.write_text(declared.read_text().replace("npu_add_custom(", "npu_add_custom(int number, "))
+    theirs = world.upstream.op_plugin / "op_plugin" / "config" / "op_plugin_functions.yaml"
+    own = (world.upstream.custom_ops / "op_plugin_functions.yaml").read_text()
+    assert {each.action for each in world.plan(options)} == {"build"}
+    name = re.search(r"- func: (\w+)", theirs.read_text().partition("custom:")[2])
+    assert name is not None
+    declared.write_text(own.replace("npu_add_custom(", f"{name[1]}(int number, "))
+    planned = world.plan(options)
+    assert {each.action for each in planned} == {"error"}
+    assert all(f"{name[1]} is declared with two signatures" in each.reason for each in planned)
 
 
 # -- trees that stand -----------------------------------------------------------------------------------------

@@ -66,7 +66,19 @@ def test_pythons_share_the_system_part_and_release_lines_of_one_torch_share_it()
     assert pytorch_digest(base, DOCKER, ()) == pytorch_digest(REQUEST, DOCKER, ())
 
 
-@pytest.mark.parametrize("name", ["torch-2.5.1.tar.gz", "torch-2.5.1-cp311-cp311-linux_x86_64.whl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch-2.5.1.tar.gz",
+        "torch-2.5.1-cp311-cp311-linux_x86_64.whl",
+        "torch-2.5.1.zip",
+        "Torch-2.5.1.tar.bz2",
+        "torch-2.5.1+cpu.cxx11.abi.tgz",
+        # What PyTorch needs is taken from the folder, too.
+        "typing_extensions-4.12.2-py3-none-any.whl",
+        "old-name-1.0.tar.xz",
+    ],
+)
 def test_a_wheel_of_the_same_name_and_other_content_changes_the_digest(name: str, tmp_path: Path) -> None:
     request = replace(REQUEST, torch_source="find-links")
     wheel = tmp_path / name
@@ -273,3 +285,19 @@ def test_a_dead_builders_leftovers_are_told_from_a_live_ones() -> None:
     assert not owner_lives(f"{host}:999999999:{started}")
     assert owner_lives(f"another-machine:{pid}:{started}")
     assert not owner_lives("")
+
+
+def test_what_pip_would_not_choose_does_not_count(tmp_path: Path) -> None:
+    request = replace(REQUEST, torch_source="find-links")
+    before = digest(request, (tmp_path,))
+    for name in ("torch-2.5.0.tar.gz", "torch-2.5.10.zip", "torch_npu-2.5.1-cp311-cp311-linux_x86_64.whl", "notes.txt"):
+        (tmp_path / name).write_bytes(b"one")
+    assert digest(request, (tmp_path,)) == before
+
+
+def test_a_folder_counts_for_an_index_too_unless_the_hashes_of_its_pytorch_are_known(tmp_path: Path) -> None:
+    known = replace(REQUEST, torch_hashes=("ab12",))
+    before = digest(REQUEST, (tmp_path,)), digest(known, (tmp_path,))
+    (tmp_path / f"torch-2.5.1{REQUEST.torch_local}-cp311-cp311-linux_x86_64.whl").write_bytes(b"one")
+    assert digest(REQUEST, (tmp_path,)) != before[0]
+    assert digest(known, (tmp_path,)) == before[1]

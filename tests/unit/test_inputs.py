@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from builder import cann
 from builder import inputs as inputs_module
+from builder.errors import MachineError
 from builder.fingerprint import fingerprint
 from builder.inputs import differences, environment_request, inputs_of
 from builder.matrix.loader import load_matrix
@@ -105,6 +109,37 @@ def test_the_recipe_and_the_toolkit_are_inputs(target: Target, tmp_path: Path, m
     assert len({plain, with_toolkit, fingerprint(build(target, options=options))}) == 3
     monkeypatch.setattr(inputs_module, "RECIPE_VERSION", 999)
     assert fingerprint(build(target)) != plain
+
+
+def test_every_byte_of_the_toolkit_is_an_input(target: Target, tmp_path: Path) -> None:
+    header = tmp_path / "include" / "acl.h"
+    header.parent.mkdir()
+    header.write_text("int a;")
+    (tmp_path / "set_env.sh").touch()
+    (tmp_path / "latest").symlink_to("include")
+    os.mkfifo(tmp_path / "pipe")
+    options = BuildOptions(cann_home=tmp_path)
+    found = [fingerprint(build(target, options=options))]
+    assert found[0] == fingerprint(build(target, options=options))
+    # As long as the one before; within a moment a file system gives both the same time.
+    header.write_text("int b;")
+    cann._digest.cache_clear()
+    found.append(fingerprint(build(target, options=options)))
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to("elsewhere")
+    found.append(fingerprint(build(target, options=options)))
+    assert len(set(found)) == 3
+
+
+def test_a_toolkit_that_cannot_be_read_is_told(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    (tmp_path / "set_env.sh").touch()
+    # Root, who may run the tests, reads everything.
+    monkeypatch.setattr(cann, "sha256_of", refused)
+    with pytest.raises(MachineError, match=r"set_env\.sh cannot be read: Permission denied"):
+        build(target, options=BuildOptions(cann_home=tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import date, datetime, timezone
@@ -414,3 +415,23 @@ def test_bytes_that_are_not_text(folder: Path) -> None:
 def test_a_huge_file_is_not_parsed(folder: Path) -> None:
     (folder / ROWS).write_text("#" * (1 << 20) + "\n")
     assert "larger than 1 MiB" in failure(folder).message
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("gone")])
+@pytest.mark.parametrize("name", ["pytorch-2.5.yaml", "pytorch-3.0.yml", "lifecycle.yaml", "decisions.yaml"])
+def test_what_is_called_as_a_file_of_the_matrix_must_be_one(
+    folder: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    assert failure(folder).message == f"{folder / name} is no file"
+
+
+def test_what_an_editor_puts_into_the_folder_is_passed_over(folder: Path) -> None:
+    before = load_matrix(folder).releases
+    (folder / ".#pytorch-2.5.yaml").symlink_to("ann@machine.example.org:1234")
+    (folder / ".pytorch-2.5.yaml.swp").write_bytes(b"\0")
+    (folder / ".pytorch-9.9.yaml").write_text("releases: [")
+    (folder / "pytorch-2.5.yaml~").write_text("releases: [")
+    (folder / "#pytorch-2.5.yaml#").write_text("releases: [")
+    assert load_matrix(folder).releases == before

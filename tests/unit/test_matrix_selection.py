@@ -555,9 +555,29 @@ def test_an_empty_query_asks_for_every_release_and_every_field_narrows(matrix: M
         "pytorch": "2.6", "release": "7.1.0", "cann": "8.2.RC1", "python": "3.10", "arch": "aarch64",
         "status": "maintained", "channel": "nightly", "target": "v2.6*", "skip": "v2.6*",
     }  # fmt: skip
-    for field in fields(Query):
-        narrowed = {target.id for target in select(matrix, query(**{field.name: values[field.name]}))}
+    # What a version means says all_lines, and of itself it names nothing.
+    assert {field.name for field in fields(Query)} == {*values, "all_lines"}
+    for name, value in values.items():
+        narrowed = {target.id for target in select(matrix, query(**{name: value}))}
         assert narrowed < everything
+
+
+def test_all_lines_of_a_version(matrix: Matrix) -> None:
+    def lines(pytorch: str, *, all_lines: bool) -> Selection:
+        return select_for_build(matrix, Query(pytorch=(pytorch,), arch=("x86_64",), all_lines=all_lines))
+
+    def branches(selection: Selection) -> list[str]:
+        return list(dict.fromkeys(target.release.branch for target in selection.targets))
+
+    newest, every = lines("2.7", all_lines=False), lines("2.7", all_lines=True)
+    assert len(branches(newest)) == 1
+    assert set(branches(newest)) < set(branches(every))
+    # One that cannot be built was not named, so that it is left out, as where a glob finds it.
+    assert [line.branch for line, _ in every.left_out] == ["v2.7.1-26.1.0"]
+    with pytest.raises(RequestError, match=r"v2\.7\.1-26\.1\.0 cannot be built"):
+        lines("v2.7.1-26.1.0", all_lines=True)
+    with pytest.raises(RequestError, match="--pytorch is missing"):
+        select_for_build(matrix, Query(all_lines=True))
 
 
 _JUNK = st.one_of(st.text(max_size=12), st.text("vpy0123456789.-_*?[]!<>=~, rc", max_size=20))

@@ -13,7 +13,6 @@ from builder.console import Reporter
 from builder.errors import RequestError
 from builder.ledger import Estimates
 from builder.matrix.loader import Matrix, load_matrix
-from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
 from builder.options import BuildOptions
 from builder.pipelines import Form, command, github_matrix, gitlab_pipeline, plan_form, run_plan
@@ -68,7 +67,8 @@ def test_a_plan_is_printed_in_its_form(
 
     def printed(form: Form) -> str:
         workspace = Workspace(tmp_path / "build", tmp_path / "dist")
-        run_plan([plan.target for plan in planned], matrix, workspace, BuildOptions(), Reporter(quiet=True), form)
+        targets = [plan.target for plan in planned]
+        assert run_plan(targets, matrix, workspace, BuildOptions(), Reporter(quiet=True), form) == 0
         return capsys.readouterr().out
 
     runners = {"x86_64": "big"}
@@ -79,17 +79,3 @@ def test_a_plan_is_printed_in_its_form(
         assert printed(form) == text
     assert [plan["id"] for plan in json.loads(printed(asked(as_json=True)))] == [plan.target.id for plan in planned]
     assert "3 to build, 0 stand" in printed(asked())
-
-
-def test_lines_that_cannot_be_built_are_not_planned(
-    matrix: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[Target] = []
-    monkeypatch.setattr(command, "plan_targets", lambda targets, *_: given.extend(targets) or [])
-    targets = matrix.targets()
-    refused = [target for target in targets if target.release.refusal is not None]
-    assert refused
-    workspace = Workspace(tmp_path / "build", tmp_path / "dist")
-    run_plan(targets, matrix, workspace, BuildOptions(), Reporter(quiet=True), asked(as_json=True))
-    assert len(given) == len(targets) - len(refused)
-    assert not set(map(id, refused)) & set(map(id, given))
