@@ -132,6 +132,11 @@ def ensure_image(
             hint="make it beforehand with 'pull', or name folders of wheels that have these with --find-links",
         )
     if image is None:
+        for variable, url in () if settings.offline else settings.unreachable_proxies().items():
+            reporter.warning(
+                f"{variable} is {url}, which containers do not reach: their loopback is not this machine's; have the "
+                f"proxy listen where they do, such as the address of the bridge ('ip address show docker0')"
+            )
         with lock(system[:20]), reporter.task(f"image for Python {request.python} on {request.arch}") as task:
             writer = Log(log, settings, lambda line: task.update(detail=line))
             maker = Maker(engine, request, settings, resources, folders, writer)
