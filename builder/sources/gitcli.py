@@ -193,6 +193,17 @@ def passed_over() -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def passed_over_advice() -> str:
+    """What to do about them; empty where there are none."""
+    found = passed_over()
+    if not found:
+        return ""
+    return (
+        f"{', '.join(found)} of your git configuration is not read: name the URL with --sources, and use an ssh key or "
+        "a URL that needs no login"
+    )
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of every git process."""
     env = {name: os.environ[name] for name in _PASSED if name in os.environ}

@@ -347,17 +347,12 @@ class Mirror(TreeExport):
 
     def _unreachable(self, wanted: str, failures: list[HostFailure]) -> TargetError:
         kind = FailureKind.NETWORK if all(failure.network for failure in failures) else FailureKind.SOURCE
-        passed_over = git.passed_over()
-        hint = (
-            f"{kind.advice}; {', '.join(passed_over)} of your git configuration is not read: name the URL with "
-            "--sources, and use an ssh key or a URL that needs no login"
-        )
         return TargetError(
             f"{wanted} of {self.name} could not be fetched from any of its {len(failures)} hosts"
             if len(failures) > 1
             else f"{wanted} of {self.name} could not be fetched",
             kind=kind,
-            hint=hint if passed_over else None,
+            hint="; ".join(filter(None, [kind.advice, git.passed_over_advice()])),
             details="\n".join(failure.reason for failure in failures),
         )
 
