@@ -16,7 +16,7 @@ from typing import Any
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from builder.console import Reporter
-from builder.environments.select import Machine, environment_identity
+from builder.environments.select import Machine, environment_identity, why_unknown
 from builder.errors import BuilderError
 from builder.fingerprint import fingerprint
 from builder.gather import Gatherer, commits_of
@@ -143,8 +143,7 @@ class Planner:
         commits.update(origin["submodules"])
         identity = self._identity(target)
         if identity is None:
-            reason = "its environment is not known before its base image is here"
-            return Planned(target, "build", reason, commits=commits, wheel=wheel, record=record)
+            return Planned(target, "build", self._why_unknown(), commits=commits, wheel=wheel, record=record)
         inputs = inputs_of(target, origin, identity, self._options, changed_tree=changed_tree)
         digest = fingerprint(inputs)
         try:
@@ -155,6 +154,10 @@ class Planner:
             return Planned(target, "error", error.message, digest, inputs, commits, wheel, record, error.hint)
         action, reason = self._decision(digest, inputs, wheel, record)
         return Planned(target, action, reason, digest, inputs, commits, wheel, record)
+
+    def _why_unknown(self) -> str:
+        why = why_unknown(self._options.environment, self._machine)
+        return f"its environment is not known{'' if why.startswith(':') else ' '}{why}"
 
     def _identity(self, target: Target) -> Mapping[str, object] | None:
         request = environment_request(target, self._options)

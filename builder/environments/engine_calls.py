@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -73,6 +74,12 @@ def engine_errors(
     except APIError as error:
         text = str(error.explanation or error)
         if _NOT_SEEN.search(text):
+            temporary = tempfile.gettempdir()
+            if re.search(rf"(?<![\w/]){re.escape(temporary)}/", text):
+                raise MachineError(
+                    f"the container engine does not see {temporary}, or has one of its own ({text})",
+                    hint="set TMPDIR to a folder that it sees, such as one beside the workspace",
+                ) from error
             raise MachineError(
                 f"the container engine does not see this machine's folders ({text})",
                 hint="builds mount folders of the workspace and of TMPDIR into containers: use an engine of this "

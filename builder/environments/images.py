@@ -14,9 +14,8 @@ import os
 import shlex
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +48,10 @@ from builder.environments.recipe import (
     stage_files,
     system_inputs,
 )
-from builder.environments.temporary import temporary
+from builder.environments.temporary import lock_folder, temporary
 from builder.environments.variables import check_variables, holds_proxies
 from builder.errors import FailureKind, RequestError, TargetError
 from builder.live import abandonable, file_lock, registered
-from builder.workspace import user_cache
 
 #: PATH of every build, after the target's interpreter. Set in the image and not in a shell's profile, which upstream's
 #: scripts would not read.
@@ -84,26 +82,8 @@ class Image:
 @contextmanager
 def lock(name: str) -> Iterator[None]:
     """All builders of this user make images on one system part in turn, so that two never make the same."""
-    with file_lock(_lock_folder() / f"{name}.lock"):
+    with file_lock(lock_folder() / f"{name}.lock"):
         yield
-
-
-def _lock_folder() -> Path:
-    """A folder of this user's alone: in the cache, or among temporary files where that cannot be written."""
-    folder = user_cache(os.environ)
-    if folder is not None:
-        with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
-                return folder
-    folder = Path(tempfile.gettempdir(), f"torch-npu-builder-{os.getuid()}")
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    state = folder.lstat()
-    # Anybody may make one of that name there.
-    if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid():
-        return folder
-    return Path(tempfile.mkdtemp(prefix="torch-npu-builder."))
 
 
 def ensure_image(
@@ -132,6 +112,11 @@ def ensure_image(
             hint="make it beforehand with 'pull', or name folders of wheels that have these with --find-links",
         )
     if image is None:
+        for variable, url in () if settings.offline else settings.unreachable_proxies().items():
+            reporter.warning(
+                f"{variable} is {url}, which containers do not reach: their loopback is not this machine's; have the "
+                f"proxy listen where they do, such as the address of the bridge ('ip address show docker0')"
+            )
         with lock(system[:20]), reporter.task(f"image for Python {request.python} on {request.arch}") as task:
             writer = Log(log, settings, lambda line: task.update(detail=line))
             maker = Maker(engine, request, settings, resources, folders, writer)

@@ -5,6 +5,7 @@ Only the making of an environment sees these; commands of a build run without an
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -102,6 +103,15 @@ class NetworkSettings:
         """The same with ``proxies`` where a variable of this process names none."""
         return replace(self, proxies={**proxies, **self.proxies})
 
+    def unreachable_proxies(self) -> dict[str, str]:
+        """Proxies on this machine's own loopback by variable, without passwords: a container's loopback is another."""
+        found = {}
+        for name, url in self.proxies.items():
+            host = urlsplit(url if "://" in url else f"//{url}").hostname if name != "NO_PROXY" else None
+            if host is not None and _is_loopback(host):
+                found[name] = self.redact(url)
+        return found
+
     def proxy_environment(self) -> dict[str, str]:
         """Proxy variables in both spellings: programs do not agree on one."""
         return {spelling: value for name, value in self.proxies.items() for spelling in (name, name.lower())}
@@ -166,6 +176,14 @@ def configured_proxies(engine: str) -> dict[str, str]:
         return {}
     keys = {f"{name.removesuffix('_PROXY').lower()}Proxy": name for name in PROXY_VARIABLES}
     return {name: value for key, name in keys.items() if isinstance(value := chosen.get(key), str) and value}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # https://www.rfc-editor.org/rfc/rfc6761#section-6.3
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _file(value: str, name: str) -> Path | None:

@@ -91,6 +91,14 @@ def environment_identity(
         return None
 
 
+def why_unknown(kind: str, machine: Machine) -> str:
+    """Why ``environment_identity`` gave None, in words that follow ``its environment is not known``."""
+    if machine.chosen(kind) != "docker":
+        return "before this machine has what it is made of"
+    found = find_engine()
+    return f": {found.reason}" if isinstance(found, NoEngine) else "before its base image is here"
+
+
 def missing_for_environment(
     kind: str, request: EnvironmentRequest, *, docker: Path, host: Path, reporter: Reporter, machine: Machine
 ) -> list[str]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from builder.environments.engine import owner, owner_lives
-from builder.workspace import remove_tree
+from builder.workspace import remove_tree, user_cache
 
 PREFIX = "torch-npu-builder"
 #: Between the parts of a name: in no host's name, and no separator of PATH or of mounts.
@@ -44,3 +44,21 @@ def remove_left() -> list[Path]:
                 remove_tree(folder)
                 removed.append(folder)
     return removed
+
+
+def lock_folder() -> Path:
+    """A folder of this user's alone: in the cache, or among temporary files where that cannot be written."""
+    folder = user_cache(os.environ)
+    if folder is not None:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    folder = Path(tempfile.gettempdir(), f"torch-npu-builder-{os.getuid()}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    state = folder.lstat()
+    # Anybody may make one of that name there.
+    if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid():
+        return folder
+    return Path(tempfile.mkdtemp(prefix="torch-npu-builder."))

@@ -176,6 +176,34 @@ def host_patience() -> float:
     return float(said)
 
 
+def passed_over() -> list[str]:
+    """Settings of this user and machine by which their own git would have reached a host: no git of ours reads them.
+
+    They are ``url.<base>.insteadOf`` and ``credential.helper`` (https://git-scm.com/docs/git-config), by name.
+    """
+    asked = [executable(), "config", "--name-only", "--get-regexp", r"^(url\..*\.insteadof|credential\.(.*\.)?helper)$"]
+    try:
+        done = subprocess.run(asked, cwd="/", capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    # A URL may hold a password.
+    names = (
+        "credential.helper" if name.startswith("credential.") else "insteadOf" for name in done.stdout.splitlines()
+    )
+    return list(dict.fromkeys(names))
+
+
+def passed_over_advice() -> str:
+    """What to do about them; empty where there are none."""
+    found = passed_over()
+    if not found:
+        return ""
+    return (
+        f"{', '.join(found)} of your git configuration is not read: name the URL with --sources, and use an ssh key or "
+        "a URL that needs no login"
+    )
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of every git process."""
     env = {name: os.environ[name] for name in _PASSED if name in os.environ}

@@ -346,11 +346,13 @@ class Mirror(TreeExport):
         return self.repository.urls
 
     def _unreachable(self, wanted: str, failures: list[HostFailure]) -> TargetError:
+        kind = FailureKind.NETWORK if all(failure.network for failure in failures) else FailureKind.SOURCE
         return TargetError(
             f"{wanted} of {self.name} could not be fetched from any of its {len(failures)} hosts"
             if len(failures) > 1
             else f"{wanted} of {self.name} could not be fetched",
-            kind=FailureKind.NETWORK if all(failure.network for failure in failures) else FailureKind.SOURCE,
+            kind=kind,
+            hint="; ".join(filter(None, [kind.advice, git.passed_over_advice()])),
             details="\n".join(failure.reason for failure in failures),
         )
 
