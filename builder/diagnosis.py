@@ -87,14 +87,24 @@ def compile_failure(
         kind, why = FailureKind.OUT_OF_MEMORY, "the kernel killed a compiler for want of memory"
     elif reader.disk_full:
         kind, why = FailureKind.DISK, "no space left on device"
-    elif reader.generating:
-        kind = FailureKind.CODE_GENERATION
-        why = reader.generation_failure or reader.error or f"exit code {outcome.exit_code} before the compile began"
+    elif reader.generating and reader.generation_failure is not None:
+        kind, why = FailureKind.CODE_GENERATION, reader.generation_failure
+    elif reader.generating and reader.error is None:
+        last = reader.early_failure or next(filter(None, reversed(reader.tail)), "without a word")
+        # Neither a code generator nor a compiler has said anything of the sources.
+        kind, hint = FailureKind.TOOLCHAIN, FailureKind.COMPILE.advice
+        why = f"{what} ended with exit code {outcome.exit_code} before the compile began: {last}"
     else:
         kind, why = FailureKind.COMPILE, reader.error or f"{what} ended with exit code {outcome.exit_code}"
         told = _cmake_hint(reader, cmake) if why.startswith("CMake Error") else mismatch
         hint = f"{kind.advice}; {told}" if told else None
-    return TargetError(why, kind=kind, hint=hint, details="\n".join(reader.excerpt or reader.tail))
+    return TargetError(why, kind=kind, hint=hint, details=_below(why, reader))
+
+
+def _below(message: str, reader: OutputReader) -> str:
+    """The lines that follow the first error, which ``message`` has; without one, the last lines."""
+    lines = reader.excerpt or list(reader.tail)
+    return "\n".join(lines[1:] if lines and lines[0] in message else lines)
 
 
 def _cmake_hint(reader: OutputReader, version: str | None) -> str | None:
@@ -125,4 +135,5 @@ def sources_failure(failed: Mapping[str, OutputReader], tried: int, *, mismatch:
         kind, what = FailureKind.DISK, "no space left on device"
     lines = [f"{name}: {error}" for name, error in errors.items()]
     hint = f"{kind.advice}; {mismatch}" if mismatch and kind is FailureKind.COMPILE else None
-    return TargetError(what, kind=kind, hint=hint, details="\n".join([*lines, *readers[0].excerpt]))
+    # The lines have the first error, too.
+    return TargetError(what, kind=kind, hint=hint, details="\n".join([*lines[1:], *readers[0].excerpt[1:]]))
