@@ -32,6 +32,7 @@ from builder.inputs import environment_request, inputs_of
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.options import BuildOptions
+from builder.own_sources import tell_by_origin
 from builder.recipe import Recipe
 from builder.reports import warned
 from builder.results import Phase, Run, TargetResult
@@ -198,6 +199,10 @@ class TargetBuild:
     def explained(self, error: BuilderError) -> BuilderError:
         """The error, noted in the log, and with the way to look around where a tree was left to look at."""
         self.note("\n".join(filter(None, [f"error: {error.message}", error.details])))
+        if isinstance(error, TargetError):
+            with suppress(BuilderError):
+                tree = load_prepared(self.prepared_tree)
+                tell_by_origin(error, self.options, tree.record if tree is not None else {})
         if isinstance(error, TargetError) and self.scratch.path.exists() and error.phase not in {"prepare", "image"}:
             error.hint = f"{error.hint}; 'python -m builder shell {self.target.id}' opens the same environment"
         return error

@@ -85,20 +85,21 @@ def compile_failure(
     ended = cut_short(reader, outcome, timeout)
     if ended is not None:
         return ended
-    kind = FailureKind.CODE_GENERATION if reader.generating else FailureKind.COMPILE
     said = (reader.generation_failure if reader.generating else None) or reader.error
-    if said is not None:
-        why = said
-    elif reader.generating:
-        why = f"exit code {outcome.exit_code} before the compile began"
+    if reader.generating and said is None:
+        # Neither a code generator nor a compiler has said anything of the sources.
+        last = reader.early_failure or next(filter(None, reversed(reader.tail)), "without a word")
+        kind, hints = FailureKind.TOOLCHAIN, [FailureKind.COMPILE.advice]
+        why = f"{what} ended with exit code {outcome.exit_code} before the compile began: {last}"
     else:
-        why = f"{what} ended with exit code {outcome.exit_code}"
-    hints = [kind.advice]
-    if not reader.generating and (told := _cmake_hint(reader, cmake) if why.startswith("CMake Error") else mismatch):
-        hints.append(told)
+        generating = reader.generating and reader.generation_failure is not None
+        kind = FailureKind.CODE_GENERATION if generating else FailureKind.COMPILE
+        why = said or f"{what} ended with exit code {outcome.exit_code}"
+        told = _cmake_hint(reader, cmake) if why.startswith("CMake Error") else mismatch
+        hints = [kind.advice, *([told] if told and not generating else [])]
     if reader.machine_fault is not None:
         hints.append(f"what this machine did before may be why: {reader.machine_fault}")
-    error = TargetError(why, kind=kind, hint="; ".join(hints), details=_excerpt(reader))
+    error = TargetError(why, kind=kind, hint="; ".join(hints), details=_below(why, reader))
     error.conclusive = said is not None and reader.machine_fault is None
     return error
 
@@ -122,17 +123,21 @@ def cut_short(
         return machine_failure(reader)
     else:
         return None
-    return TargetError(why, kind=kind, details=_excerpt(reader))
+    return TargetError(why, kind=kind, details="\n".join(reader.excerpt or reader.tail))
 
 
 def machine_failure(reader: OutputReader) -> TargetError:
     """The error for a folder of the build that failed."""
     hint = f"{FailureKind.MACHINE.advice}; a script that lacks its execute bit is the sources' own"
-    return TargetError(str(reader.machine_fault), kind=FailureKind.MACHINE, hint=hint, details=_excerpt(reader))
+    return TargetError(
+        str(reader.machine_fault), kind=FailureKind.MACHINE, hint=hint, details="\n".join(reader.excerpt or reader.tail)
+    )
 
 
-def _excerpt(reader: OutputReader) -> str:
-    return "\n".join(reader.excerpt or reader.tail)
+def _below(message: str, reader: OutputReader) -> str:
+    """The lines that follow the first error, which ``message`` has; without one, the last lines."""
+    lines = reader.excerpt or list(reader.tail)
+    return "\n".join(lines[1:] if lines and lines[0] in message else lines)
 
 
 def _cmake_hint(reader: OutputReader, version: str | None) -> str | None:
@@ -165,4 +170,5 @@ def sources_failure(failed: Mapping[str, OutputReader], tried: int, *, mismatch:
         return machine_failure(faulty)
     lines = [f"{name}: {error}" for name, error in errors.items()]
     hint = f"{kind.advice}; {mismatch}" if mismatch and kind is FailureKind.COMPILE else None
-    return TargetError(what, kind=kind, hint=hint, details="\n".join([*lines, *readers[0].excerpt]))
+    # The lines have the first error, too.
+    return TargetError(what, kind=kind, hint=hint, details="\n".join([*lines[1:], *readers[0].excerpt[1:]]))

@@ -10,7 +10,7 @@ from builder.environments.checks import Check, check_machine
 from builder.errors import EXIT_MACHINE_LACKS, EXIT_OK
 from builder.matrix.loader import Matrix
 from builder.sources import gitcli
-from builder.sources.fetch import HostError, branches
+from builder.sources.fetch import HostError, HostFailure, Unreached, branches, is_unresolved
 from builder.workspace import Workspace
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -23,7 +23,8 @@ HOST_TIMEOUT = 20.0
 def examine(matrix: Matrix, workspace: Workspace, *, offline: bool) -> int:
     """Print every check with its advice; 3 when something that a build needs is missing."""
     checks = check_machine(workspace.root)
-    checks += [] if offline else [check for name in _REPOSITORIES for check in _hosts(matrix, name)]
+    unreached = Unreached()
+    checks += [] if offline else [check for name in _REPOSITORIES for check in _hosts(matrix, name, unreached)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("check", "", "found", "what to do"):
         table.add_column(heading, overflow="fold")
@@ -36,15 +37,22 @@ def examine(matrix: Matrix, workspace: Workspace, *, offline: bool) -> int:
     return EXIT_MACHINE_LACKS if any(check.status == "fail" for check in checks) else EXIT_OK
 
 
-def _hosts(matrix: Matrix, name: str) -> list[Check]:
-    """One check for each host of a repository. Hosts are alternatives: only when none answers is that a failure."""
+def _hosts(matrix: Matrix, name: str, unreached: Unreached) -> list[Check]:
+    """One check for each host of a repository. Hosts are alternatives: only when none answers is that a failure.
+
+    A host whose name has no address is told of once, for all repositories; ``unreached`` knows them.
+    """
     answers: list[tuple[str, str | None]] = []
     for url in matrix.sources.urls(name):
+        if unreached.get(url) is not None:
+            continue
         try:
             branches(gitcli.check_url(url), HOST_TIMEOUT)
             answers.append((url, None))
         except HostError as error:
             answers.append((url, str(error)))
+            if is_unresolved(str(error)):
+                unreached.note(url, HostFailure(str(error), network=True, final=False))
     reachable = any(reason is None for _, reason in answers)
     return [
         Check(

@@ -18,6 +18,11 @@ _SETUPTOOLS = re.compile(r"^running (build|bdist_wheel|build_py|egg_info)\b")
 #: What shells, sed and Python print when a step of code generation did not do its work.
 _TROUBLE = r"(?:No module named|No such file or directory|command not found|can't |cannot |Permission denied)"
 _STEP_FAILED = re.compile(rf"^(?:\S*(?:python[\d.]*|bash|sed|cp|mkdir)|\S+\.sh): .*{_TROUBLE}")
+#: Scripts that run before code generation begins: the launcher's, CANN's, and upstream's ci/build.sh.
+_BEFORE_GENERATION = re.compile(r"^(?:\S*/)?(?:run_build|set_env|setenv|build)\.sh: ")
+#: What a traceback of code generation, or of setup.py's call of it, has in its frames.
+_GENERATION = re.compile(r"gen(?:erat|[_.\W]|$)", re.IGNORECASE)
+_SETUP = re.compile(r'^\s*File "(?:\S*/)?setup\.py"')
 _COMPILER_ERROR = re.compile(
     r"^\S+?:\d+(?::\d+)?: (?:fatal )?error: "
     r"|^(?:\S*/)?(?:c\+\+|g\+\+|gcc|cc1plus|collect2|ld)\b.*: (?:fatal )?error"
@@ -75,6 +80,8 @@ class OutputReader:
         self.percent: float | None = None
         self.activity = "code generation"
         self.generation_failure: str | None = None
+        #: What went wrong before code generation had begun.
+        self.early_failure: str | None = None
         self.disk_full = False
         self.killed = False
         #: The first line that says that a folder of the build failed, where the sources had not failed before.
@@ -157,12 +164,18 @@ class OutputReader:
             # A traceback ends with the first line that is not indented: the exception itself.
             if text and not text.startswith((" ", "Traceback")):
                 self._end_traceback()
+        elif _BEFORE_GENERATION.match(text):
+            self.early_failure = self.early_failure or text
         elif _STEP_FAILED.match(text):
             self.generation_failure = text
 
     def _end_traceback(self) -> None:
         if self._traceback:
-            self.generation_failure = self.generation_failure or self._traceback[-1]
+            of_setup = len(self._traceback) > 1 and _SETUP.match(self._traceback[1])
+            if of_setup and not any(map(_GENERATION.search, self._traceback)):
+                self.early_failure = self.early_failure or self._traceback[-1]
+            else:
+                self.generation_failure = self.generation_failure or self._traceback[-1]
         self._traceback = None
 
     def _follow_progress(self, text: str) -> None:

@@ -7,6 +7,7 @@ of their ends, so that Ctrl-C reaches it at once; it then kills what the others 
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from builder.engines.schedule import Expectation, Schedule, available_memory
 from builder.engines.summary import show_failure, show_plan, show_plan_errors
 from builder.environments.leftovers import remove_leftovers
 from builder.environments.live import stop_all
-from builder.errors import FailureKind
+from builder.errors import FailureKind, MachineError
 from builder.gather import Gatherer, check_request
 from builder.ledger import BuildLedger
 from builder.lock import Lock
@@ -346,8 +347,11 @@ class LocalRun:
 def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter) -> int:
     """Open the target's environment on the terminal: with the tree as a failed build left it, else a fresh one.
 
-    A tree that was left is opened with the options of the build that left it.
+    A tree that was left is opened with the options of the build that left it. Raises MachineError without a terminal,
+    before anything is prepared.
     """
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise MachineError("a shell needs a terminal", hint="run this command in one")
     left = Scratch(workspace, target).options_of_last_build()
     if left is not None:
         options = left

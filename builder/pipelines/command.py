@@ -75,5 +75,6 @@ def run_plan(
         show_plan(planned, as_json=form.as_json)
     else:
         with BuildLedger(ledger_path(workspace), reporter) as known:
-            sys.stdout.write(form.write(planned, known.estimates(), form.jobs, form.runners or {}))
+            text = form.write(planned, known.estimates(), form.jobs, form.runners or {})
+        sys.stdout.write(text.rstrip("\n") + "\n")
     return show_plan_errors(planned, reporter)

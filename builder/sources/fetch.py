@@ -6,11 +6,13 @@ import errno
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from builder.console import Reporter, Task
 from builder.errors import MachineError
@@ -26,6 +28,8 @@ FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
 #: Seconds that git may say nothing while it checks on this machine what it received.
 LOCAL_PATIENCE = 1800.0
+#: Seconds for which it is believed that the name of a host has no address: from the plan of a run into its builds.
+UNRESOLVED_SECONDS = 60.0
 
 # Said of a host that answered: asking again would get the same answer.
 _FINAL = re.compile(
@@ -52,6 +56,10 @@ _NETWORK = re.compile(
     r"|unable to look up",
     re.IGNORECASE,
 )
+# Said where the name of a host has no address: whatever is asked of that host, the answer is the same.
+_UNRESOLVED = re.compile(
+    r"could not resolve|couldn't resolve|name resolution|unable to look up|name or service not known", re.IGNORECASE
+)
 _DISK = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 
 
@@ -62,6 +70,44 @@ class HostFailure:
     reason: str
     network: bool
     final: bool
+
+    @property
+    def unresolved(self) -> bool:
+        """True where the host's name has no address here, for this repository as for every other."""
+        return self.network and is_unresolved(self.reason)
+
+
+class Unreached:
+    """Hosts that were not reached, by what was asked of them; where a name has no address, by that name."""
+
+    def __init__(self) -> None:
+        self._failures: dict[str, HostFailure] = {}
+        self._names: dict[str, tuple[HostFailure, float]] = {}
+
+    def get(self, url: str) -> HostFailure | None:
+        """Why the host of ``url`` was not reached; None where it was, or was not asked."""
+        name = host_of(url)
+        return self._names[name][0] if name in self._names else self._failures.get(url)
+
+    def note(self, url: str, failure: HostFailure) -> None:
+        """The host of ``url`` was not reached."""
+        if failure.unresolved:
+            self._names[host_of(url)] = failure, time.monotonic()
+        else:
+            self._failures[url] = failure
+
+    def clear(self) -> None:
+        """Give them another chance; not yet those whose name had no address a moment ago."""
+        self._failures.clear()
+        now = time.monotonic()
+        self._names = {name: known for name, known in self._names.items() if now - known[1] < UNRESOLVED_SECONDS}
+
+
+def host_of(url: str) -> str:
+    """The name of a URL's host, empty for a place on this machine."""
+    if "://" in url:
+        return urlsplit(url).hostname or ""
+    return "" if git.local_path(url) is not None else url.partition("@")[2].partition(":")[0]
 
 
 class _Silent(Exception):  # noqa: N818 - internal
@@ -153,6 +199,11 @@ class HostError(Exception):
     """A host does not list its branches; the text says why."""
 
 
+def is_unresolved(reason: str) -> bool:
+    """True for the reason of a failure that says that the name of a host has no address."""
+    return _UNRESOLVED.search(reason) is not None
+
+
 def judge(failed: git.GitFailed) -> HostFailure:
     """Sort a failed fetch by what git wrote."""
     said = failed.output
@@ -207,7 +258,8 @@ def fetch(
                     hint="free some disk space; 'clean' removes what can be made again",
                 ) from failed
             failure = judge(failed)
-            if failure.network:
+            # The resolver has tried several times itself.
+            if failure.network and not failure.unresolved:
                 raise _NotReached(failure) from failed
             raise
 

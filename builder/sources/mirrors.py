@@ -21,7 +21,7 @@ from builder.console import Reporter
 from builder.errors import FailureKind, RequestError, TargetError
 from builder.sources import gitcli as git
 from builder.sources.export import TreeExport
-from builder.sources.fetch import HostFailure, fetch
+from builder.sources.fetch import HostFailure, Unreached, fetch
 from builder.sources.refs import KEPT, ORIGIN, Refs
 from builder.sources.submodules import Submodule, read_submodules
 from builder.workspace import fsync_folder, remove_tree
@@ -63,8 +63,8 @@ class Mirrors:
         self.reporter = reporter
         self.offline = offline
         self.retries = retries
-        #: By URL: hosts that were not reached.
-        self.unreached: dict[str, HostFailure] = {}
+        #: Hosts that were not reached.
+        self.unreached = Unreached()
         self._opened: dict[Repository, Mirror] = {}
         self._lock = threading.Lock()
 
@@ -332,7 +332,7 @@ class Mirror(TreeExport):
             first = first or failure or HostFailure("has no such commit", network=False, final=False)
         assert first is not None  # noqa: S101 - there is at least one way
         if first.network:
-            self._mirrors.unreached[url] = first
+            self._mirrors.unreached.note(url, first)
         self._mirrors.reporter.warning(f"{self.name}: {git.mask(url)}: {first.reason}")
         return first
 

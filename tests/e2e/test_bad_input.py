@@ -187,3 +187,8 @@ def test_base_image_without_the_wanted_python(cli: CommandLine, base_image: str,
     )
     clear(ran, 1, "has no Python 3.8", "cp311-cp311")
     assert cli.dist == []
+
+
+def test_a_shell_without_a_terminal_prepares_nothing(cli: CommandLine, miniature_options: Options) -> None:
+    clear(cli("shell", "v2.5.1-7.1.0-py3.11-x86_64", *miniature_options()), 3, "a shell needs a terminal")
+    assert not cli.build.exists()

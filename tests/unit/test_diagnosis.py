@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder.compilation.output import OutputReader
-from builder.diagnosis import compile_failure
+from builder.diagnosis import compile_failure, sources_failure
 from builder.environments.base import Outcome
 from builder.errors import FailureKind, TargetError
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import parse_target_id
+from builder.options import BuildOptions
+from builder.own_sources import tell_by_origin
 from builder.recipe import accepted_gcc
 
 #: As CMake 4.0 and 3.18 print it.
@@ -81,3 +85,92 @@ def test_what_is_said_of_an_accepted_gcc() -> None:
     assert accepted_gcc(target, {**facts, "gcc": "11.2.1 20220127"}, matrix.compilers) is None
     unknown = str(accepted_gcc(target, {"gcc": "12.2.0", "system": None}, matrix.compilers))
     assert "knows no package" in unknown
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("3.8 is an unsupported python version, we suggest 3.9\n", "3.8 is an unsupported python version"),
+        ("/tmp/set_env.sh: line 3: cd: /opt/x: No such file or directory\n", "set_env.sh: line 3"),
+        ("ci/build.sh: line 43: python3.8: command not found\n", "python3.8: command not found"),
+        (
+            'Traceback (most recent call last):\n  File "setup.py"\n    import torch\nImportError: no libtorch.so\n',
+            "ImportError: no libtorch.so",
+        ),
+        ("", "without a word"),
+    ],
+)
+def test_what_fails_before_code_generation_is_not_its_fault(text: str, said: str) -> None:
+    error = failure(text)
+    assert error.kind is FailureKind.TOOLCHAIN, "which is not remembered of the sources"
+    assert error.message.startswith("ci/build.sh ended with exit code 2 before the compile began: ")
+    assert said in error.message
+    assert error.hint == FailureKind.COMPILE.advice
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "generate_code.sh: line 4: test/x.yaml: No such file or directory\n",
+        'Traceback (most recent call last):\n  File "setup.py"\n    generate_code(D)\nRuntimeError: 1\n',
+        'Traceback (most recent call last):\n  File "codegen/gen_backend_stubs.py", line 1\nKeyError: func\n',
+    ],
+)
+def test_what_code_generation_says_is_its_fault(text: str) -> None:
+    assert failure(text).kind is FailureKind.CODE_GENERATION
+
+
+def test_the_first_error_is_told_once() -> None:
+    error = failure("running build\na.cpp:3:9: error: no b\n    3 | b();\n      | ^\n")
+    assert error.message == "a.cpp:3:9: error: no b"
+    assert error.details == "    3 | b();\n      | ^"
+    readers = {}
+    for name in ("a.cpp", "c.cpp"):
+        readers[name] = OutputReader()
+        readers[name].feed(f"{name}:3:9: error: no b")
+        readers[name].feed("    3 | b();")
+    both = sources_failure(readers, 2)
+    assert f"{both.message}\n{both.details}".count("a.cpp:3:9: error: no b") == 1
+    assert "c.cpp: c.cpp:3:9: error: no b" in str(both.details)
+
+
+INSIDE = "/work/pytorch/third_party/op-plugin"
+
+
+@pytest.mark.parametrize("place", [INSIDE, "third_party/op-plugin", "/home/ann/build/compile/x/third_party/op-plugin"])
+def test_errors_in_the_users_own_files_name_them(tmp_path: Path, place: str) -> None:
+    folder, operators = tmp_path / "op-plugin", tmp_path / "operators"
+    source = folder / "op_plugin" / "ops" / "opapi" / "Add.cpp"
+    source.parent.mkdir(parents=True)
+    operators.mkdir()
+    source.touch()
+    (operators / "Mine.cpp").touch()
+    options = BuildOptions(op_plugin=str(folder), custom_ops=operators)
+    text = f"running build\nIn file {place}/op_plugin/ops/opapi/Add.cpp:1:\n"
+    for name, theirs in (("Add.cpp", source), ("Mine.cpp", operators / "Mine.cpp")):
+        error = failure(f"{text}{place}/op_plugin/ops/opapi/{name}:3:9: error: no b\n  in {place}/x.h\n")
+        tell_by_origin(error, options, COMMITS)
+        assert error.message == f"{theirs}:3:9: error: no b"
+        assert error.details == f"  in {place}/x.h", "of a file that is none of theirs"
+        assert error.hint == FailureKind.COMPILE.advice
+
+
+COMMITS = {"commits": {"op-plugin": "a" * 40, "op-plugin (pinned)": "b" * 40}}
+
+
+@pytest.mark.parametrize(
+    ("options", "record", "place", "told"),
+    [
+        (BuildOptions(), COMMITS, INSIDE, True),
+        (BuildOptions(), COMMITS, "/work/pytorch/torch_npu", False),
+        (BuildOptions(op_plugin="pinned"), COMMITS, INSIDE, False),
+        (BuildOptions(), {"commits": {"op-plugin": "a" * 40, "op-plugin (pinned)": "a" * 40}}, INSIDE, False),
+        (BuildOptions(), {}, INSIDE, False),
+    ],
+)
+def test_an_error_in_op_plugin_names_the_commit_that_torch_npu_pins(
+    options: BuildOptions, record: dict[str, Any], place: str, *, told: bool
+) -> None:
+    error = failure(f"running build\n{place}/a.cpp:3:9: error: no b\n")
+    tell_by_origin(error, options, record)
+    assert ("torch_npu pins bbbbbbb: --op-plugin pinned" in str(error.hint)) is told

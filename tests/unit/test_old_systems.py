@@ -78,10 +78,19 @@ def test_a_command_becomes_one_of_a_build(tmp_path: Path, shell: str) -> None:
     plain = tools.rename(tmp_path / "tools")
     assert run(plain, cached="cached") == [f"found {plain}/ccache 0022 a  b", "compiled -c a b.cpp", "/first"]
     assert [path.name for path in tmp_path.glob("out/*")] == ["odd-gcc"]
-    # A toolkit that cannot be set up is the end.
-    (tmp_path / "set_env.sh").write_text("return 3\n")
-    argv = [str(folder / "sh"), script, str(tmp_path / "set_env.sh"), "/first", "", str(tmp_path / "out"), "true"]
-    assert subprocess.run(argv, check=False).returncode == 1
+    # A test at the end that is false is no failure; a toolkit that cannot be set up is the end, and told.
+    set_env = tmp_path / "set_env.sh"
+    argv = [str(folder / "sh"), script, str(set_env), "/first", "", str(tmp_path / "out"), "echo", "went on"]
+    for text, code, said in (
+        ("[ -d /nonexistent ] && A=1\n", 0, [f"builder: the toolkit's {set_env} ended with status 1", "went on"]),
+        ("return 3\n", 3, [f"builder: the toolkit's {set_env} ended with status 3"]),
+    ):
+        set_env.write_text(text)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.splitlines()) == (code, said)
+    set_env.unlink()
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, f"builder: {set_env} cannot be read\n")
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -73,7 +73,7 @@ def test_a_plan_is_printed_in_its_form(
 
     runners = {"x86_64": "big"}
     for form, text in (
-        (asked(github=2, runners=["x86_64=big"]), github_matrix(planned, NOTHING_KNOWN, 2, runners)),
+        (asked(github=2, runners=["x86_64=big"]), github_matrix(planned, NOTHING_KNOWN, 2, runners) + "\n"),
         (asked(gitlab=2, runners=["x86_64=big"]), gitlab_pipeline(planned, NOTHING_KNOWN, 2, runners)),
     ):
         assert printed(form) == text

@@ -119,9 +119,10 @@ def test_every_failing_source_is_told_with_its_first_error() -> None:
     assert error.kind is FailureKind.COMPILE
     assert error.message == "2 of 3 sources do not compile; the first is a/A.cpp: a/A.cpp:1:2: error: no such name"
     assert error.details is not None
+    # The message has the first one.
     assert error.details.splitlines()[:2] == [
-        "a/A.cpp: a/A.cpp:1:2: error: no such name",
         "c/C.cpp: c/C.cpp:7:1: fatal error: x.h: No such file or directory",
+        "    1 | x",
     ]
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from builder.errors import RequestError
-from builder.sources import gitcli
+from builder import doctor
+from builder.console import Reporter
+from builder.errors import FailureKind, RequestError, TargetError
+from builder.matrix.loader import load_matrix
+from builder.sources import fetch, gitcli
 from builder.sources.fetch import judge
-from builder.sources.mirrors import Repository
+from builder.sources.mirrors import Mirrors, Repository
+from builder.workspace import Workspace
 
 
 @pytest.mark.parametrize("name", ["v2.5.1-7.1.0", "master", "feature/new_op", "7.1.0", "a" * 40, "v1+x=y"])
@@ -95,3 +100,48 @@ def test_the_environment_of_git_is_clean(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_failures_of_hosts_are_told_apart(said: str, network: bool, final: bool) -> None:
     failure = judge(gitcli.GitFailed(["fetch"], 128, said))
     assert (failure.network, failure.final) == (network, final)
+
+
+NO_NAME = "fatal: unable to access 'https://h.example/': Could not resolve host: h.example"
+
+
+def test_a_name_without_address_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def stream(argv: list[str], **_: object) -> None:
+        asked.append(next(word for word in argv if "://" in word))
+        raise gitcli.GitFailed(argv, 128, NO_NAME)
+
+    monkeypatch.setattr(gitcli, "stream", stream)
+    console = Console(record=True, width=200)
+    mirrors = Mirrors(tmp_path, Reporter(console))
+    for name in ("torch_npu", "op-plugin", "torch_npu"):
+        mirrors.ask_again()
+        repository = Repository(name, (f"https://h.example/{name}.git", f"ssh://git@h.example:29418/{name}.git"))
+        with pytest.raises(TargetError, match="could not be fetched from any of its 2 hosts") as caught:
+            mirrors.open(repository).branch("v2.5.1-7.1.0")
+        assert caught.value.kind is FailureKind.NETWORK
+        assert str(caught.value.details).count("Could not resolve host") == 2
+    assert asked == ["https://h.example/torch_npu.git"]
+    assert console.export_text().count("Could not resolve host") == 1
+    # A resolver may come back in a run of hours.
+    monkeypatch.setattr(fetch, "UNRESOLVED_SECONDS", 0.0)
+    mirrors.ask_again()
+    with pytest.raises(TargetError):
+        mirrors.open(repository).branch("v2.5.1-7.1.0")
+    assert len(asked) == 2
+
+
+def test_doctor_names_a_host_without_address_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_name(url: str, _seconds: float) -> dict[str, str]:
+        raise fetch.HostError(f"Could not resolve host: {fetch.host_of(url)}")
+
+    monkeypatch.setattr(doctor, "branches", no_name)
+    monkeypatch.setattr(doctor, "check_machine", lambda _: [])
+    matrix = load_matrix()
+    assert doctor.examine(matrix, Workspace(Path("build"), Path("dist")), offline=False) == 3
+    hosts = {fetch.host_of(url) for name in ("torch_npu", "op-plugin") for url in matrix.sources.urls(name)}
+    assert len(hosts) > 1
+    assert capsys.readouterr().out.count("resolve") == len(hosts)

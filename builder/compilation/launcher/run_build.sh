@@ -12,8 +12,15 @@
 #            the compiler itself where ccache fails.
 umask 022
 if [ -n "$1" ]; then
+    [ -r "$1" ] || { echo "builder: $1 cannot be read"; exit 1; }
     # shellcheck source=/dev/null
-    . "$1" || exit 1
+    . "$1"
+    status=$?
+    # 1 is what a script gives that ends with a test that is false: its variables are set all the same.
+    if [ "$status" -ne 0 ]; then
+        echo "builder: the toolkit's $1 ended with status $status"
+        [ "$status" -eq 1 ] || exit "$status"
+    fi
 fi
 BUILDER_CCACHE=
 [ -z "$3" ] || BUILDER_CCACHE=$(command -v ccache || true)
