@@ -1,7 +1,7 @@
 """What the builder itself costs for many targets that need nothing, as ratios to as many processes of ``true``.
 
 All targets stand: each has a wheel with a record, whose fingerprint a plan has given. The builder must still find
-their commits, compare fingerprints, hash the wheels, and write ledger, result and reports. Sources are the miniature
+their commits, compare fingerprints, look at the wheels, and write ledger, result and reports. Sources are the miniature
 upstream with a branch for each release line. Where a container engine answers, the base image is an empty one that is
 made for the measurement and removed again; elsewhere there are only the targets whose Python this machine has.
 
@@ -11,7 +11,6 @@ Each case is a fresh process. The cases take turns, and each is judged by its me
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ import secrets
 import shlex
 import shutil
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +31,8 @@ from plan import BUILDER, every_line, in_turns, planned, seconds, show
 from builder.environments.engine import NoEngine, find_engine
 from builder.environments.interpreters import find_interpreter
 from builder.matrix.loader import load_matrix
+from builder.wheels.inspect import sha256
+from builder.wheels.record import SCHEMA, WheelRecord, record_path
 from builder.workspace import Workspace
 
 
@@ -50,24 +52,29 @@ def somewhere() -> Iterator[list[str]]:
 
 
 def wheels(plan: Sequence[str], folder: Path, output: Path, size: int) -> list[str]:
-    """A wheel of ``size`` bytes with its record for each target whose fingerprint ``plan`` says; returns their ids."""
+    """A wheel of about ``size`` bytes with its record for each target whose fingerprint ``plan`` says; returns their
+    ids."""
     output.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(bytes(size)).hexdigest()
     known = [target for target in planned(plan, folder) if target["fingerprint"] is not None]
     for target in known:
-        wheel = output / f"torch_npu-{target['id']}.whl"
-        with open(wheel, "wb") as stream:
-            # Its zeros need no place on the disk.
-            stream.truncate(size)
-        record = {
-            "target": target["id"],
-            "finished": datetime.now(timezone.utc).isoformat(),
-            "fingerprint": target["fingerprint"],
-            "inputs": {},
-            "size": size,
-            "sha256": digest,
-        }
-        wheel.with_name(f"{wheel.name}.json").write_text(json.dumps(record), encoding="utf-8")
+        tag, version = f"cp{target['python'].replace('.', '')}", target["package_version"]
+        wheel = output / f"torch_npu-{version}+{target['release']}-{tag}-{tag}-linux_{target['arch']}.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"torch_npu-{version}+{target['release']}.dist-info/METADATA", "")
+            archive.writestr("torch_npu/zeros", bytes(size))
+        record = WheelRecord.of(
+            {
+                "schema": SCHEMA,
+                "wheel": wheel.name,
+                "sha256": sha256(wheel),
+                "size": wheel.stat().st_size,
+                "fingerprint": target["fingerprint"],
+                "target": target["id"],
+                "run": "benchmark",
+                "finished": datetime.now(timezone.utc).isoformat(),
+            }
+        )
+        record_path(wheel).write_text(record.to_json(), encoding="utf-8")
     # Otherwise a build would begin to compile.
     names = [target["id"] for target in known]
     wrong = [target for target in planned(plan, folder) if target["id"] in names and target["action"] != "skip"]

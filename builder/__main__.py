@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
@@ -22,6 +23,7 @@ from builder.errors import (
     BuilderError,
     FailureKind,
 )
+from builder.exiting import leave
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
@@ -89,7 +91,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     # A connection that drops must not leave a container compiling for hours.
     signal.signal(signal.SIGHUP, _terminate)
-    sys.exit(run())
+    try:
+        code = run()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else EXIT_OK if end.code is None else EXIT_TARGET_FAILED
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:  # with --debug
+        traceback.print_exc()
+        code = EXIT_TARGET_FAILED
+    leave(code)
 
 
 if __name__ == "__main__":

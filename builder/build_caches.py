@@ -66,4 +66,6 @@ class BuildCaches:
 
     def _clear(self, store: str, why: str) -> None:
         remove_tree(self.root / store)
+        # What follows in the environment still looks for it.
+        (self.root / store).mkdir(parents=True)
         self.warn(f"the compile cache {store} {why}; it was cleared")

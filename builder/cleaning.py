@@ -20,7 +20,7 @@ from builder.environments.pytorch import packages_folder
 from builder.environments.pytorch_store import remove_unused
 from builder.errors import EXIT_OK, MachineError, RequestError, TargetError
 from builder.sources.checkout import load_prepared
-from builder.wheels.provenance import debug_path, record_path
+from builder.wheels.provenance import beside, rename_old_debug
 from builder.workspace import Workspace, remove_tree
 
 #: What belongs to all targets: never removed while a build of any of them runs.
@@ -78,6 +78,11 @@ def clean_workspace(workspace: Workspace, also: Sequence[str], reporter: Reporte
             _remove(_kinds(place.workspace, also), reporter)
         for place in places[1:] if "cache" in also else ():
             _remove_copies(place.workspace.output, workspace.output, reporter)
+        for wheel in sorted(workspace.output.glob("*.whl")):
+            if (renamed := rename_old_debug(wheel)) is not None:
+                reporter.message(
+                    f"renamed its debug symbols to {renamed}, as pip before 24 took them for a distribution"
+                )
         _remove([workspace.root / "store" / "runs" / run for run in places[0].dead], reporter)
         found = find_engine()
         if isinstance(found, NoEngine):
@@ -155,8 +160,7 @@ def _remove_copies(own: Path, output: Path, reporter: Reporter) -> None:
     for wheel in sorted(own.glob("*.whl")):
         published = output / wheel.name
         if published.is_file() and filecmp.cmp(wheel, published, shallow=False):
-            # The wheel last: without its record nobody would take it for whole.
-            for path in (record_path(wheel), debug_path(wheel), wheel):
+            for path in (*beside(wheel), wheel):
                 path.unlink(missing_ok=True)
             reporter.message(f"removed {wheel}")
         else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 from rich.markup import escape
 from rich.table import Table
 
@@ -12,6 +10,7 @@ from builder.environments.checks import Check, check_machine
 from builder.errors import EXIT_MACHINE_LACKS, EXIT_OK
 from builder.matrix.loader import Matrix
 from builder.sources import gitcli
+from builder.sources.fetch import HostError, branches
 from builder.workspace import Workspace
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -42,12 +41,10 @@ def _hosts(matrix: Matrix, name: str) -> list[Check]:
     answers: list[tuple[str, str | None]] = []
     for url in matrix.sources.urls(name):
         try:
-            gitcli.run(["ls-remote", "--heads", "--", gitcli.check_url(url)], timeout=HOST_TIMEOUT)
+            branches(gitcli.check_url(url), HOST_TIMEOUT)
             answers.append((url, None))
-        except gitcli.GitFailed as error:
-            answers.append((url, error.reason))
-        except subprocess.TimeoutExpired:
-            answers.append((url, f"no answer within {HOST_TIMEOUT:g} s"))
+        except HostError as error:
+            answers.append((url, str(error)))
     reachable = any(reason is None for _, reason in answers)
     return [
         Check(

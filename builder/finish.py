@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ from builder.sources.upstream import SetupScript
 from builder.sources.version import suffix_of
 from builder.wheels import provenance
 from builder.wheels.inspect import sha256
-from builder.wheels.repair import auditwheel_command, built_wheel
+from builder.wheels.record import SCHEMA, WheelRecord
+from builder.wheels.repair import auditwheel_command, built_wheel, take_wheel
 from builder.wheels.verify import Expectation, Verified, verify
-from builder.workspace import open_inside
 
 #: Lines of auditwheel's that an error carries.
 LINES = 15
@@ -64,9 +63,9 @@ class Finish:
 
     def repair(self, opened: Opened, setup: SetupScript, plan: Recipe) -> Path:
         """The one wheel of the build, as a manylinux wheel."""
-        wheel = built_wheel(self.scratch.path / "dist")
         if plan.repair.by_upstream:
-            return self._taken(wheel)
+            return self._taken(self.scratch.path, "dist")
+        wheel = built_wheel(self.scratch.path, "dist")
         lines = deque[str](maxlen=LINES)
         with BuildLog(self.result.log) as log:
 
@@ -76,7 +75,7 @@ class Finish:
 
             outcome = opened.run(
                 auditwheel_command(
-                    f"{opened.paths.tree}/dist/{wheel.name}",
+                    f"{opened.paths.tree}/dist/{wheel}",
                     f"{opened.paths.out}/repaired",
                     plan.repair.platform,
                     setup.excluded_libraries,
@@ -88,19 +87,15 @@ class Finish:
             )
         if outcome.exit_code != 0:
             raise TargetError(
-                f"auditwheel cannot make {wheel.name} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
+                f"auditwheel cannot make {wheel} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
                 kind=FailureKind.TIMEOUT if outcome.timed_out else FailureKind.REPAIR,
                 details="\n".join(lines),
             )
-        return self._taken(built_wheel(self.out / "repaired"))
+        return self._taken(self.out, "repaired")
 
-    def _taken(self, wheel: Path) -> Path:
+    def _taken(self, root: Path, folder: str) -> Path:
         """A copy of the wheel where the build could not write: what is verified is what is published."""
-        folder = self.result.log.with_suffix(".wheel")
-        folder.mkdir(exist_ok=True)
-        with open_inside(wheel.parent, wheel.name) as source, open(folder / wheel.name, "wb") as copy:
-            shutil.copyfileobj(source, copy)
-        return folder / wheel.name
+        return take_wheel(root, folder, self.result.log.with_suffix(".wheel"))
 
     def verified(self, wheel: Path, tree: PreparedTree, plan: Recipe) -> Verified:
         """The wheel's own facts, held against what was asked for. Raises TargetError."""
@@ -119,18 +114,20 @@ class Finish:
         """Put the wheel, its debug symbols and its record into the output folder."""
         debug = self.result.log.with_suffix(".debug.tar.gz")
         epoch = int(compiled.tree.record["commit_time"])
-        has_debug = provenance.archive_debug_symbols(self.scratch.path, "build/dbg", debug, epoch)
+        has_debug = provenance.archive_debug_symbols(self.scratch.path, "build/dbg", debug, epoch, self.warn)
         self.result.sha256 = sha256(wheel)
         replaced = provenance.other_fingerprint(self.output / wheel.name, self.result.fingerprint)
         if replaced is not None:
             self.warn(f"{wheel.name} replaces one that was built from other inputs (fingerprint {replaced[:12]})")
-        record = {
-            **self._record(wheel, compiled, verified),
-            "run": run,
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "builder": __version__,
-        }
+        record = WheelRecord.of(
+            {
+                **self._record(wheel, compiled, verified),
+                "run": run,
+                "started": started.isoformat(timespec="seconds"),
+                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "builder": __version__,
+            }
+        )
         self.result.wheel = provenance.publish_wheel(wheel, self.output, record, debug if has_debug else None)
         debug.unlink(missing_ok=True)
         self.result.status = "built"
@@ -140,7 +137,7 @@ class Finish:
         """What the record says of the wheel, whenever it was built."""
         tree, inputs, facts, plan = compiled.tree, compiled.inputs, compiled.facts, compiled.plan
         return {
-            "schema": provenance.SCHEMA,
+            "schema": SCHEMA,
             "wheel": wheel.name,
             "sha256": self.result.sha256,
             "size": wheel.stat().st_size,

@@ -131,6 +131,7 @@ class Gatherer:
         self._found: dict[str, TreeRequest | TargetError] = {}
         self._lock = threading.Lock()
         self._folders: _Folders | None = None
+        self._noted = ""
         self._given: dict[str, Given] = {}
         self._origins: dict[str, dict[str, Any]] = {}
 
@@ -161,7 +162,7 @@ class Gatherer:
         with self._lock:
             if getattr(self._found.get(target.release.branch), "kind", None) is FailureKind.TIMEOUT:
                 del self._found[target.release.branch]
-        given = _given(target, self._options, _Folders.read(self._options))
+        given = _given(target, self._options, self._read_folders())
         return self._decide(target, given, glance=False)
 
     def decide(self, target: Target) -> PreparedTree | TreeRequest:
@@ -171,7 +172,7 @@ class Gatherer:
         """
         branch = target.release.branch
         if branch not in self._given:
-            self._folders = self._folders or _Folders.read(self._options)
+            self._folders = self._folders or self._read_folders()
             self._given[branch] = _given(target, self._options, self._folders)
         return self._decide(target, self._given[branch], glance=True)
 
@@ -188,6 +189,16 @@ class Gatherer:
             raise changed(place, changes)
         request = self._request(target, given)
         return request if standing is None or standing.differs(self.origin(request)) else standing
+
+    def _read_folders(self) -> _Folders:
+        folders = _Folders.read(self._options)
+        note = folders.op_plugin.note if folders.op_plugin is not None else ""
+        with self._lock:
+            # Of many targets one says it, and another only when the folder has changed since.
+            news, self._noted = note != self._noted, note
+        if note and news:
+            self._reporter.message(note)
+        return folders
 
     def origin(self, decided: PreparedTree | TreeRequest) -> dict[str, Any]:
         """What the tree that was decided on is made of, or would be (``checkout.describe``); to be read only."""

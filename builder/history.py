@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,7 @@ from builder.errors import EXIT_OK, FailureKind, RequestError
 from builder.ledger import Entry, Ledger, ledger_path, rebuild
 from builder.ledger.entries import Status
 from builder.progress.state import STYLES
+from builder.wheels.record import read_record
 from builder.workspace import Workspace
 
 _STYLES = {**STYLES, "interrupted": "bold red"}
@@ -70,13 +72,17 @@ def rebuild_ledger(workspace: Workspace, reporter: Reporter, *, missing_ok: bool
     raises RequestError. Raises MachineError while a build writes to the ledger.
     """
     path, output = ledger_path(workspace), workspace.output
-    count = rebuild(path, output, reporter, missing_ok=missing_ok)
+    count = rebuild(path, output, reporter, _record, missing_ok=missing_ok)
     if count:
         reporter.message(f"restored {count} target{'' if count == 1 else 's'} from the records in {output}")
     else:
         why = "it has no whole wheel with its record" if output.is_dir() else "there is no such folder"
         reporter.message(f"nothing to restore from {output} ({why}): the ledger {path} is empty now")
     return EXIT_OK
+
+
+def _record(wheel: Path) -> dict[str, Any]:
+    return read_record(wheel).model_dump(by_alias=True, exclude_unset=True)
 
 
 def history_table(entries: Sequence[Entry], *, wide: bool) -> Table:

@@ -6,13 +6,14 @@ words what changed since that wheel.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from builder.console import Reporter
 from builder.environments.select import Machine, environment_identity
@@ -27,7 +28,8 @@ from builder.sources import gitcli
 from builder.sources.checkout import PreparedTree
 from builder.sources.manifest import digest_of_folder
 from builder.tree_request import OP_PLUGIN, TORCH_NPU
-from builder.wheels.inspect import sha256
+from builder.wheels.record import WheelRecord
+from builder.wheels.standing import Digests, fault_of, records
 from builder.workspace import Workspace, resource
 
 #: Names of repositories for people, by the part of the inputs that holds their commit.
@@ -51,7 +53,7 @@ class Planned:
     inputs: Mapping[str, Any] | None = None
     commits: Mapping[str, str] = field(default_factory=dict)
     wheel: Path | None = None
-    record: Mapping[str, Any] | None = None
+    record: WheelRecord | None = None
 
     def describe(self) -> dict[str, Any]:
         """The object that ``plan --json`` prints."""
@@ -72,7 +74,8 @@ class Planner:
         self._gatherer = gatherer
         self._workspace = workspace
         self._options = options
-        self._records = records(workspace.output)
+        self._records = records(workspace.output, reporter.warning)
+        self._digests = Digests(workspace.digests)
         self._machine = Machine()
         self._identities: dict[object, Mapping[str, object] | None] = {}
         self._moves = _Moves(workspace.mirrors)
@@ -90,15 +93,24 @@ class Planner:
             try:
                 for number, target in enumerate(targets):
                     task.update(number, detail=target.id)
-                    planned.append(readers.submit(_with_whole_wheel, self._compared(target)))
+                    planned.append(readers.submit(self._with_whole_wheel, self._compared(target)))
                 return [plan.result() for plan in planned]
             except BaseException:
                 readers.shutdown(wait=False, cancel_futures=True)
                 raise
+            finally:
+                self._digests.save()
 
     def plan_target(self, target: Target) -> Planned:
         """The plan of one target. A target whose sources cannot be found is planned as a build that will say so."""
-        return _with_whole_wheel(self._compared(target))
+        return self._with_whole_wheel(self._compared(target))
+
+    def _with_whole_wheel(self, plan: Planned) -> Planned:
+        """The plan, after the wheel that makes a build needless has been read."""
+        if plan.action != "skip" or plan.wheel is None or plan.record is None:
+            return plan
+        fault = _foreign(plan.wheel, plan.target) or fault_of(plan.wheel, plan.record, self._digests)
+        return plan if fault is None else replace(plan, action="build", reason=f"its wheel is not whole: {fault}")
 
     def _compared(self, target: Target) -> Planned:
         """The plan by fingerprints: the wheel that it finds to stand has not been read yet."""
@@ -138,18 +150,19 @@ class Planner:
         return self._identities[request]
 
     def _decision(
-        self, digest: str, inputs: Mapping[str, Any], wheel: Path | None, record: Mapping[str, Any] | None
+        self, digest: str, inputs: Mapping[str, Any], wheel: Path | None, record: WheelRecord | None
     ) -> tuple[str, str]:
         if wheel is None or record is None:
             return "build", "no wheel of it stands"
-        if record.get("fingerprint") == digest:
-            mismatches = record.get("mismatches") or ()
-            if mismatches and not self._options.allow_toolchain_mismatch:
-                return "build", f"its wheel was made with another toolchain: {'; '.join(mismatches)}"
+        if record.fingerprint == digest:
+            if record.inputs is not None and fingerprint(record.inputs) != digest:
+                return "build", "its record contradicts itself"
+            if record.mismatches and not self._options.allow_toolchain_mismatch:
+                return "build", f"its wheel was made with another toolchain: {'; '.join(record.mismatches)}"
             if self._options.rebuild:
                 return "build", "--rebuild was given"
             return "skip", f"{wheel.name} stands"
-        return "build", "; ".join(self.changes(record.get("inputs"), inputs))
+        return "build", "; ".join(self.changes(record.inputs, inputs))
 
     def changes(self, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[str]:
         """In words what differs between the inputs of a wheel and those of now."""
@@ -158,36 +171,15 @@ class Planner:
         return [_worded(name, old, new, self._moves) for name, old, new in differences(before, after)]
 
 
-def records(output: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """The newest wheel of each target in ``output`` with its record; a record that cannot be read is passed over."""
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for path in sorted(output.glob("*.whl.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            target, finished = str(record["target"]), str(record["finished"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if target not in found or finished > str(found[target][1]["finished"]):
-            found[target] = (path.with_name(path.name.removesuffix(".json")), record)
-    return found
-
-
-def _with_whole_wheel(plan: Planned) -> Planned:
-    """The plan, after the wheel that makes a build needless has been read."""
-    if plan.action != "skip" or plan.wheel is None or plan.record is None:
-        return plan
-    fault = fault_of(plan.wheel, plan.record)
-    return plan if fault is None else replace(plan, action="build", reason=f"its wheel is not whole: {fault}")
-
-
-def fault_of(wheel: Path, record: Mapping[str, Any]) -> str | None:
-    """What is wrong with a wheel that its record says was verified; None for a whole one."""
+def _foreign(wheel: Path, target: Target) -> str | None:
+    """What in a wheel's file name is not the target's."""
     try:
-        if wheel.stat().st_size != record["size"] or sha256(wheel) != record["sha256"]:
-            return f"{wheel.name} is not the file that was verified"
-    except (OSError, KeyError) as error:
-        return f"{wheel.name}: {getattr(error, 'strerror', None) or 'its record lacks ' + str(error)}"
-    return None
+        name, _, _, tags = parse_wheel_filename(wheel.name)
+    except InvalidWheelFilename:
+        return f"{wheel.name} is no name of a wheel"
+    pythons, arch = {tag.interpreter for tag in tags}, f"_{target.arch}"
+    fits = name == "torch-npu" and pythons == {target.tag} and all(tag.platform.endswith(arch) for tag in tags)
+    return None if fits else f"{wheel.name} is not for {target.id}"
 
 
 def _worded(name: str, old: Any, new: Any, moves: _Moves) -> str:

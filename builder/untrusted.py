@@ -15,7 +15,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,8 @@ from typing import BinaryIO
 
 #: Folders inside each other that are walked. A real tree has some thirty, its deepest files of a build included.
 DEEPEST = 100
+#: Entries of a folder that are listed by name.
+MOST_ENTRIES = 10_000
 #: Bytes of a line that are read.
 LONGEST_LINE = 1 << 16
 #: Bytes that are copied at once.
@@ -123,16 +125,20 @@ class UntrustedFolder:
         Raises OSError, also for one of more than ``most`` bytes; then nothing is left at ``destination``.
         """
         copied = 0
-        with self.open(name) as source, open(destination, "xb") as target:
-            try:
-                for block in iter(lambda: source.read(_BLOCK), b""):
-                    copied += len(block)
-                    if copied > most:
-                        raise OSError(errno.EFBIG, f"more than {most} bytes", str(self.path / name))
-                    target.write(block)
-            except BaseException:
-                destination.unlink()
-                raise
+        with self.open(name) as source:
+            # Before a file that is nothing but a length fills a disk.
+            if os.fstat(source.fileno()).st_size > most:
+                raise OSError(errno.EFBIG, f"more than {most} bytes", str(self.path / name))
+            with open(destination, "xb") as target:
+                try:
+                    for block in iter(lambda: source.read(_BLOCK), b""):
+                        copied += len(block)
+                        if copied > most:
+                            raise OSError(errno.EFBIG, f"more than {most} bytes", str(self.path / name))
+                        target.write(block)
+                except BaseException:
+                    destination.unlink()
+                    raise
         return copied
 
     def write(self, name: str, data: bytes, *, mode: int = 0o644) -> None:
@@ -162,13 +168,25 @@ class UntrustedFolder:
                 with suppress(FileNotFoundError):
                     yield entry.name, entry.stat(follow_symlinks=False)
 
-    def files(self) -> list[str]:
-        """Names of the regular files that are directly in it, sorted."""
-        return sorted(name for name, state in self.entries() if stat.S_ISREG(state.st_mode))
+    def files(self, suffix: str = "") -> list[str]:
+        """Sorted names of the regular files that are directly in it and end in ``suffix``.
+
+        Raises OSError (EFBIG) for a folder of more than MOST_ENTRIES entries.
+        """
+        return self._names(lambda name, mode: name.endswith(suffix) and stat.S_ISREG(mode))
 
     def folders(self) -> list[str]:
-        """Names of the folders that are directly in it, sorted; links are none."""
-        return sorted(name for name, state in self.entries() if stat.S_ISDIR(state.st_mode))
+        """Sorted names of the folders that are directly in it; links are none. Raises as ``files`` does."""
+        return self._names(lambda name, mode: stat.S_ISDIR(mode))
+
+    def _names(self, wanted: Callable[[str, int], bool]) -> list[str]:
+        found = []
+        for count, (name, state) in enumerate(self.entries()):
+            if count == MOST_ENTRIES:
+                raise OSError(errno.EFBIG, f"more than {MOST_ENTRIES} entries", str(self.path))
+            if wanted(name, state.st_mode):
+                found.append(name)
+        return sorted(found)
 
     def walk(self) -> Iterator[tuple[str, os.stat_result]]:
         """Everything below it: relative path and state, a folder before what it holds, in the order of names.

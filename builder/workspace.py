@@ -85,6 +85,11 @@ class Workspace:
         return self.root / "verified"
 
     @property
+    def digests(self) -> Path:
+        """What was read of the wheels that stand, so that it need not be read again."""
+        return self.root / "digests.json"
+
+    @property
     def environments(self) -> Path:
         """Interpreters and PyTorch installed for builds on this host."""
         return self.root / "environments"

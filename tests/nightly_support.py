@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from wheel_support import make_record, make_target_wheel
 
 from builder import plan
 from builder.console import Reporter
@@ -30,8 +31,9 @@ from builder.plan import Planner
 from builder.releases import Manifest, latest, releases, verify
 from builder.results import Run
 from builder.sources.version import suffix_of
-from builder.store import open_store, sha256_of
+from builder.store import open_store
 from builder.wheels.provenance import publish_wheel
+from builder.wheels.record import WheelRecord
 from builder.workspace import Workspace
 
 #: Two Pythons of one line, one of another.
@@ -131,22 +133,19 @@ class FakeEngine:
                 continue
             assert planned.inputs is not None, planned.reason
             suffix = suffix_of(options.version_suffix, planned.commits)
-            name = (
-                f"torch_npu-{target.release.package_version}{suffix}-{target.tag}-{target.tag}-linux_{target.arch}.whl"
+            wheel = make_target_wheel(run.folder, target, suffix, content=json.dumps(planned.inputs))
+            record = WheelRecord.of(
+                make_record(
+                    wheel,
+                    target=target.id,
+                    fingerprint=planned.fingerprint,
+                    inputs=planned.inputs,
+                    mismatches=[],
+                    finished=datetime.now(timezone.utc).isoformat(),
+                )
             )
-            wheel = run.folder / name
-            wheel.write_text(json.dumps(planned.inputs))
-            record = {
-                "target": target.id,
-                "sha256": sha256_of(wheel),
-                "size": wheel.stat().st_size,
-                "fingerprint": planned.fingerprint,
-                "inputs": planned.inputs,
-                "mismatches": [],
-                "finished": datetime.now(timezone.utc).isoformat(),
-            }
             result.wheel = publish_wheel(wheel, workspace.output, record, None)
-            result.sha256, result.status = str(record["sha256"]), "built"
+            result.sha256, result.status = record.sha256, "built"
             self.built.append(target.id)
             self.after(target.id)
         run.write()

@@ -7,27 +7,25 @@ machine is read where it stands: nothing of it has to be fetched to be compared.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from builder.audit.facts import OP_PLUGIN, Pin, Seen
 from builder.console import Reporter
 from builder.errors import FailureKind, TargetError
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine
+from builder.sources import foreign
 from builder.sources import gitcli as git
 from builder.sources.branch import BranchFacts, distance, read_branch, read_overlay
+from builder.sources.fetch import HostError, branches
 from builder.sources.mirrors import Mirror, Mirrors, Repository
 from builder.workspace import Workspace
 
 TORCH_NPU = "torch_npu"
 #: Files that every branch has that can be built. Without one of them, what it states would seem to be dropped.
 NEEDED = ("setup.py", "CMakeLists.txt", "ci/build.sh")
-#: Seconds that a host may take to list its branches.
-HOST_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
@@ -59,20 +57,22 @@ def open_mirrors(workspace: Workspace, reporter: Reporter, matrix: Matrix, *, of
     return torch_npu, op_plugin
 
 
+class _InPlace(Mirror):
+    """A repository on this machine that is read where it stands, through one that borrows from it."""
+
+    def __init__(self, found: foreign.Foreign, repository: Repository, mirrors: Mirrors) -> None:
+        # Kept for as long as this is.
+        self._lent = foreign.Lent(found)
+        super().__init__(self._lent.path, repository, mirrors)
+
+
 def _open(mirrors: Mirrors, repository: Repository) -> Mirror:
     folder = git.local_path(repository.urls[0])
-    if folder is not None and folder.is_dir():
-        with suppress(git.GitFailed):
-            found = Path(git.run(["rev-parse", "--absolute-git-dir"], cwd=folder).decode().strip())
-            if found in _in_place(repository):
-                return Mirror(found, repository, mirrors)
+    found = foreign.find(folder, bare=True) if folder is not None else None
+    with suppress(foreign.Unreadable):
+        if found is not None:
+            return _InPlace(found, repository, mirrors)
     return mirrors.open(repository)
-
-
-def _in_place(repository: Repository) -> tuple[Path, ...]:
-    """Where a repository on this machine, which its first URL names, has its objects: bare or beside its files."""
-    folder = git.local_path(repository.urls[0])
-    return (folder.resolve(), folder.resolve() / ".git") if folder is not None else ()
 
 
 def read_upstream(
@@ -135,7 +135,7 @@ def branches_of(mirror: Mirror, wanted: Sequence[str], *, offline: bool, refresh
     be filled, and when no host answers.
     """
     kept = _kept(mirror)
-    if mirror.path in _in_place(mirror.repository):
+    if isinstance(mirror, _InPlace):
         return Heads(kept)
     if offline:
         if not kept or _elsewhere(mirror):
@@ -233,6 +233,10 @@ def _ask(mirror: Mirror, argv: Sequence[str], data: bytes | None = None) -> str:
     try:
         return git.run(argv, git_dir=mirror.path, data=data).decode(errors="replace")
     except git.GitFailed as error:
+        if isinstance(mirror, _InPlace):
+            raise TargetError(
+                f"the repository {mirror.repository.urls[0]} cannot be read: {error.reason}", kind=FailureKind.SOURCE
+            ) from error
         raise TargetError(
             f"the mirror {mirror.path} cannot be read: {error.reason}",
             kind=FailureKind.SOURCE,
@@ -249,16 +253,10 @@ def _listed(mirror: Mirror) -> dict[str, str]:
     """The branches that the first host that answers lists."""
     failures = []
     for url in mirror.repository.urls:
-        local = [f"--upload-pack={git.LOCAL_UPLOAD_PACK}"] if git.local_path(url) is not None else []
         try:
-            said = git.run(["ls-remote", "--heads", *local, "--", url], timeout=HOST_TIMEOUT).decode()
-        except git.GitFailed as error:
-            failures.append(f"{git.mask(url)}: {error.reason}")
-        except subprocess.TimeoutExpired:
-            failures.append(f"{git.mask(url)}: no answer within {HOST_TIMEOUT:g} s")
-        else:
-            pairs = (line.partition("\t") for line in said.splitlines())
-            return {ref.removeprefix("refs/heads/"): commit for commit, _, ref in pairs}
+            return branches(url, git.host_patience())
+        except HostError as error:
+            failures.append(f"{git.mask(url)}: {error}")
     raise TargetError(
         f"no host of {mirror.name} answers, so its branches cannot be compared",
         kind=FailureKind.NETWORK,

@@ -15,7 +15,7 @@ from dataclasses import replace
 from builder.build import BuildContext
 from builder.compilation import remote
 from builder.console import Reporter
-from builder.engines.cluster.connection import Cluster, connected, local_cluster
+from builder.engines.cluster.connection import Cluster, connected, local_cluster, without_tls
 from builder.engines.cluster.errand import MARKER
 from builder.engines.cluster.parcel import Luggage, run_folder
 from builder.engines.cluster.run import ClusterRun
@@ -71,6 +71,12 @@ def run_on_cluster(
     )
     _check(store)
     with place as cluster:
+        if scheduler is not None and without_tls(scheduler):
+            reporter.warning(
+                f"{scheduler} is spoken to without TLS: whoever reaches the scheduler or a worker may run anything "
+                "there as its user, and what is sent can be read and changed; docs/cluster.md, Security, says how to "
+                "use tls://"
+            )
         run = Run(workspace.runs)
         context = BuildContext(
             matrix=matrix,

@@ -33,6 +33,7 @@ from builder.plan import Planned, Planner
 from builder.recipe import default_jobs, machine_memory
 from builder.results import Run, TargetResult
 from builder.scratch import Scratch
+from builder.wheels.provenance import rename_old_debug
 from builder.workspace import Workspace, remove_tree
 
 #: How often a target is tried whose failure may pass, the first time included.
@@ -211,9 +212,11 @@ class LocalRun:
 
     def _skipped(self, planned: Planned, result: TargetResult) -> None:
         result.skip(planned.reason)
+        if planned.wheel is not None:
+            rename_old_debug(planned.wheel)
         result.fingerprint = planned.fingerprint
         result.wheel = planned.wheel
-        result.sha256 = None if planned.record is None else planned.record.get("sha256")
+        result.sha256 = None if planned.record is None else planned.record.sha256
         self._ledger.record(self._context.run.id, result)
         self._reporter.target_finished(result.id, result.status, 0.0, result.reason)
 

@@ -35,13 +35,13 @@ from builder.environments.engine import (
 from builder.environments.images import Image, Maker, ensure_image, image_digests
 from builder.environments.leftovers import remove_leftovers as remove_leftovers
 from builder.environments.lines import LineSplitter
-from builder.environments.network import NetworkSettings
+from builder.environments.network import NetworkSettings, configured_proxies
 from builder.environments.ownership import UNPRIVILEGED, give
 from builder.environments.pytorch import WRITTEN, ensure_pytorch
 from builder.environments.pytorch_store import PyTorch
 from builder.environments.recipe import Log, folders_of_wheels, pytorch_digest
 from builder.environments.temporary import temporary
-from builder.environments.variables import merged
+from builder.environments.variables import check_variables, merged
 from builder.errors import FailureKind, TargetError
 from builder.live import registered
 
@@ -85,6 +85,7 @@ def ready_docker(
     Raises MachineError without an engine, TargetError (IMAGE) when the image cannot be made.
     """
     found = engine(env)
+    settings = settings.with_proxies(configured_proxies(found.url))
     image = ensure_image(found, request, settings=settings, resources=resources, log=log, reporter=reporter)
     user = build_user(found)
     folders_ = folders_of_wheels(request, settings)
@@ -360,12 +361,13 @@ class Container:
         memory: dict[str, Any] = (
             {} if limits.memory is None else {"mem_limit": limits.memory, "memswap_limit": limits.memory}
         )
-        return self._engine.client.containers.create(
+        named = merged({**self.base_env, "TERM": os.environ.get("TERM", "dumb") if terminal else "dumb"}, env)
+        container = self._engine.client.containers.create(
             self._image.name,
             list(argv),
             entrypoint=[],
             platform=PLATFORMS[self._request.arch],
-            environment=merged({**self.base_env, "TERM": os.environ.get("TERM", "dumb") if terminal else "dumb"}, env),
+            environment=named,
             working_dir=cwd,
             user=f"{uid}:{gid}",
             network_mode="none",
@@ -383,6 +385,12 @@ class Container:
             init=False,
             **memory,
         )
+        try:
+            check_variables(container, self._engine.client.images.get(self._image.name), named)
+        except BaseException:
+            remove_container(container)
+            raise
+        return container
 
 
 def _counters(used: Sequence[str]) -> tuple[float | None, int | None]:

@@ -95,12 +95,21 @@ class Client(docker.DockerClient):
 
 
 class _Api(docker.APIClient):
-    """The SDK's API client with limits that fit what is asked, instead of 60 s for everything."""
+    """The SDK's API client with limits that fit what is asked, instead of 60 s for everything, and without its own
+    additions to containers.
+    """
 
     def __init__(self, url: str, version: str, limit: float | None, tls: Any, *, fixed: bool) -> None:
         # requests sets the attributes of its sessions by their names, before and after.
         self._fixed = fixed
         super().__init__(base_url=url, version=version, timeout=limit, tls=tls)  # type: ignore[arg-type]
+
+    def create_container(self, *args: Any, **kwargs: Any) -> Any:
+        """Create a container with the variables that are named, and no others.
+
+        The SDK adds the proxies of the user's ``~/.docker/config.json`` with their passwords, and a commit keeps them.
+        """
+        return super().create_container(*args, **{**kwargs, "use_config_proxy": False})
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send one request; a question that stays unanswered by an engine that answers others is asked again."""

@@ -50,6 +50,7 @@ from builder.environments.recipe import (
     system_inputs,
 )
 from builder.environments.temporary import temporary
+from builder.environments.variables import check_variables, holds_proxies
 from builder.errors import FailureKind, RequestError, TargetError
 from builder.live import abandonable, file_lock, registered
 
@@ -108,7 +109,7 @@ def ensure_image(
     base = abandonable(lambda: ensure_base(engine, request, reporter, resources=resources, offline=settings.offline))
     system, digest = image_digests(request, base.content, resources)
     system_name, name = f"{SYSTEM_REPOSITORY}:{system[:20]}", f"{REPOSITORY}:{digest[:20]}"
-    image, created = get_image(engine, name), False
+    image, created = _standing(engine, name, base), False
     if image is None and settings.offline and (parts := absent_parts(engine, request, base, resources, folders)):
         raise TargetError(
             f"the environment of Python {request.python} on {base.name} is not in the engine, and --offline forbids "
@@ -122,9 +123,9 @@ def ensure_image(
             maker = Maker(engine, request, settings, resources, folders, writer)
             try:
                 # Another builder may have made it while this one waited for the lock.
-                image = get_image(engine, name)
+                image = _standing(engine, name, base)
                 if image is None:
-                    if get_image(engine, system_name) is None:
+                    if _standing(engine, system_name, base) is None:
                         maker.make_system(base, system_name, system)
                     maker.make_python(system_name, name, digest)
                     image, created = get_image(engine, name), True
@@ -138,6 +139,12 @@ def ensure_image(
     config = image.attrs.get("Config") or {}
     env = dict(item.partition("=")[::2] for item in config.get("Env") or ())
     return Image(name, str(image.id), digest, base, env.get("PATH", ""), tuple(_warnings_of(image)), created)
+
+
+def _standing(engine: DockerEngine, name: str, base: Base) -> Any | None:
+    """The image of that name on ``base``; None where there is none that may be used."""
+    image = get_image(engine, name)
+    return None if image is None or holds_proxies(image, get_image(engine, base.identity) or image) else image
 
 
 def absent_parts(
@@ -382,5 +389,8 @@ class Workshop:
     def commit(self, name: str, changes: list[str]) -> None:
         """Make what the container holds the image ``name``."""
         repository, _, tag = name.partition(":")
+        with engine_errors("making an environment", kind=FailureKind.IMAGE, engine=self.engine):
+            self.container.reload()
+            check_variables(self.container, self.container.image)
         # The limit of the phase ends this thread's waiting.
         commit(self.engine, self.container, repository, tag, changes, None)

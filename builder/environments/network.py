@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from builder.errors import RequestError
@@ -96,6 +97,10 @@ class NetworkSettings:
             offline=offline,
         )
 
+    def with_proxies(self, proxies: Mapping[str, str]) -> NetworkSettings:
+        """The same with ``proxies`` where a variable of this process names none."""
+        return replace(self, proxies={**proxies, **self.proxies})
+
     def proxy_environment(self) -> dict[str, str]:
         """Proxy variables in both spellings: programs do not agree on one."""
         return {spelling: value for name, value in self.proxies.items() for spelling in (name, name.lower())}
@@ -142,6 +147,24 @@ class NetworkSettings:
         for secret in sorted(self.secrets(), key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
+
+
+def configured_proxies(engine: str) -> dict[str, str]:
+    """The proxies for containers of the engine at the URL ``engine`` in Docker's configuration, by variable.
+
+    It is ``config.json`` in DOCKER_CONFIG or ``~/.docker`` (https://docs.docker.com/engine/cli/proxy/).
+    """
+    from docker.utils.config import load_general_config
+
+    read: Any = load_general_config()
+    configured = read.get("proxies") if isinstance(read, Mapping) else None
+    if not isinstance(configured, Mapping):
+        return {}
+    chosen = configured.get(engine, configured.get("default"))
+    if not isinstance(chosen, Mapping):
+        return {}
+    keys = {f"{name.removesuffix('_PROXY').lower()}Proxy": name for name in PROXY_VARIABLES}
+    return {name: value for key, name in keys.items() if isinstance(value := chosen.get(key), str) and value}
 
 
 def _file(value: str, name: str) -> Path | None:

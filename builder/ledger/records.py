@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from builder.console import Reporter
-from builder.errors import RequestError
+from builder.errors import BuilderError, RequestError
 from builder.ledger.database import explained, first_error, lock
 from builder.ledger.entries import Count, Entry, Moment, PhaseEntry, Text
 from builder.ledger.ledger import Ledger
-from builder.workspace import fsync_folder, open_inside, remove_tree
+from builder.workspace import fsync_folder, remove_tree
 
-#: Version of the records that this builder reads.
-RECORD_SCHEMA = 1
 #: The reason of restored entries: what the ledger said before is not known.
 RESTORED = "restored from the wheel's record"
 
@@ -39,9 +37,12 @@ class _Record(Entry):
     size: Count
 
 
-def rebuild(path: Path, output: Path, reporter: Reporter, *, missing_ok: bool = False) -> int:
+def rebuild(
+    path: Path, output: Path, reporter: Reporter, read: Callable[[Path], Mapping[str, Any]], *, missing_ok: bool = False
+) -> int:
     """Make the ledger anew from the wheels' records in ``output``; gives the number of targets restored.
 
+    ``read`` gives the record beside a wheel, and raises BuilderError or OSError where there is none.
     Failed and skipped targets have no records. A ledger that exists is moved aside, whatever state it is in. Broken
     records, and records without their wheel, are warned about and left out. Raises RequestError where there is no
     such folder, unless ``missing_ok`` says that it then just holds no wheels; MachineError when a builder is writing
@@ -57,7 +58,7 @@ def rebuild(path: Path, output: Path, reporter: Reporter, *, missing_ok: bool = 
             for left in path.parent.glob(f"{_PREFIX}*"):
                 remove_tree(left)  # by a rebuild that was killed
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=_PREFIX) as folder:
-                entries = list(_read_records(output, reporter))
+                entries = list(_read_records(output, reporter, read))
                 fresh = Path(folder, path.name)
                 with Ledger.open(fresh) as ledger:
                     ledger.add(*entries)
@@ -71,28 +72,24 @@ def rebuild(path: Path, output: Path, reporter: Reporter, *, missing_ok: bool = 
     return len({(entry.run, entry.id) for entry in entries})
 
 
-def _read_records(output: Path, reporter: Reporter) -> Iterator[Entry]:
+def _read_records(output: Path, reporter: Reporter, read: Callable[[Path], Mapping[str, Any]]) -> Iterator[Entry]:
     for name in sorted(file.name for file in output.glob("*.whl.json")):
         try:
-            yield _read_record(output, name)
+            yield _entry(read(output / name.removesuffix(".json")), output)
         except ValidationError as error:
             reporter.warning(f"{output / name} is left out: {first_error(error)}")
+        except BuilderError as error:
+            reporter.warning(f"{output / name} is left out: {error.message}")
         except OSError as error:
             reporter.warning(f"{output / name} is left out: {error.strerror or error}")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             reporter.warning(f"{output / name} is left out: {error}")
 
 
-def _read_record(output: Path, name: str) -> Entry:
-    """Raises ValueError or OSError for what is not the record of a wheel that stands beside it."""
-    with open_inside(output, name) as stream:
-        record = json.load(stream)
-    if not isinstance(record, dict) or record.get("schema") != RECORD_SCHEMA:
-        raise ValueError(f"it is no record of schema {RECORD_SCHEMA}")
-    more = {"id": record.get("target"), "status": "built", "reason": RESTORED, "log": None, "failure": None}
+def _entry(record: Mapping[str, Any], output: Path) -> Entry:
+    """Raises ValueError or OSError where the record's wheel does not stand beside it."""
+    more = {"id": record["target"], "status": "built", "reason": RESTORED, "log": None, "failure": None}
     entry = _Record.model_validate({**record, **more})
-    if f"{entry.wheel}.json" != name:
-        raise ValueError(f"it is the record of {entry.wheel}")
     try:
         wheel = (output / entry.wheel).stat()
     except FileNotFoundError:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
-from builder.plan import records
+from builder.wheels.standing import Standing, records
 from builder.workspace import Workspace, atomic_json, remove_tree
 
 SCHEMA = 1
@@ -77,7 +76,7 @@ class Bench:
         began = datetime.now(timezone.utc).isoformat(timespec="seconds")
         atomic_json(self._file, {"schema": SCHEMA, **asdict(Unfinished(name, began, store, commits))})
 
-    def finished(self) -> dict[str, tuple[Path, dict[str, Any]]]:
+    def finished(self) -> Standing:
         """Finished wheels with their records, by target."""
         return records(self.wheels)
 

@@ -15,13 +15,15 @@ from builder.matrix.channels import ChosenChannel
 from builder.matrix.model import Target
 from builder.nightly.earlier import Earlier, Failure, Wheel, without_suffix
 from builder.options import BuildOptions
-from builder.plan import Planned, Planner, fault_of
+from builder.plan import Planned, Planner
 from builder.releases import Manifest
+from builder.wheels.record import WheelRecord
+from builder.wheels.standing import fault_of
 
 #: ``build``; ``take`` a wheel that this night made before it was interrupted; ``carry`` one over from an earlier
 #: night; ``leave`` a hole.
 Action = Literal["build", "take", "carry", "leave"]
-Finished = Mapping[str, tuple[Path, Mapping[str, Any]]]
+Finished = Mapping[str, tuple[Path, WheelRecord]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Decision:
     reason: str
     inputs: str | None = None
     carried: Wheel | None = None
-    finished: tuple[Path, Mapping[str, Any]] | None = None
+    finished: tuple[Path, WheelRecord] | None = None
     error: BuilderError | None = None
     failure: Failure | None = None
 
@@ -98,13 +100,12 @@ class Decider:
             return replace(found, action="leave", reason=reason, error=error, failure=failure)
         return found
 
-    def _serves(self, left: tuple[Path, Mapping[str, Any]], wanted: str) -> bool:
+    def _serves(self, left: tuple[Path, WheelRecord], wanted: str) -> bool:
         wheel, record = left
-        made_from = record.get("inputs")
         return (
-            isinstance(made_from, dict)
-            and fingerprint(without_suffix(made_from)) == wanted
-            and (self._options.allow_toolchain_mismatch or not record.get("mismatches"))
+            record.inputs is not None
+            and fingerprint(without_suffix(record.inputs)) == wanted
+            and (self._options.allow_toolchain_mismatch or not record.mismatches)
             and fault_of(wheel, record) is None
         )
 
@@ -113,8 +114,8 @@ class Decider:
         last = self._earlier.last(target.id)
         if last is None:
             return "no night has a wheel of it"
-        before = last.record.get("inputs")
-        changes = self._planner.changes(without_suffix(before) if isinstance(before, dict) else None, inputs)
+        before = last.record.inputs
+        changes = self._planner.changes(None if before is None else without_suffix(before), inputs)
         return "; ".join(changes) or f"the wheel of the night {last.night} does not serve again"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -13,6 +14,7 @@ from builder.inputs import VERSION_SUFFIX
 from builder.releases import Manifest, latest, releases
 from builder.releases import Target as Entry
 from builder.store import Store
+from builder.wheels.record import RecordError, WheelRecord
 
 #: Beside a night's manifest: what its failed targets were made from.
 FAILURES = "failures.json"
@@ -28,7 +30,7 @@ class Wheel:
 
     night: str
     entry: Entry
-    record: Mapping[str, Any]
+    record: WheelRecord
 
     @property
     def origin(self) -> str:
@@ -59,7 +61,7 @@ class Earlier:
         self._store = store
         self._channel = channel
         self.nights: list[Manifest] = [found.manifest for found in releases(store, channel) if found.manifest]
-        self._records: dict[str, dict[str, Any] | None] = {}
+        self._records: dict[str, WheelRecord | None] = {}
         self._failures: dict[str, Failure] | None = None
 
     @property
@@ -78,11 +80,11 @@ class Earlier:
         """The newest wheel of ``target`` that was made from ``inputs`` (without suffix) and is still there."""
         wanted = fingerprint(inputs)
         for wheel in self._wheels(target):
-            made_from = wheel.record.get("inputs")
-            if not isinstance(made_from, dict) or fingerprint(without_suffix(made_from)) != wanted:
+            made_from = wheel.record.inputs
+            if made_from is None or fingerprint(without_suffix(made_from)) != wanted:
                 continue
             name = f"{self._channel}/{wheel.night}/{wheel.entry.wheel}"
-            if (accept_mismatch or not wheel.record.get("mismatches")) and self._store.size(name) == wheel.entry.size:
+            if (accept_mismatch or not wheel.record.mismatches) and self._store.size(name) == wheel.entry.size:
                 return wheel
         return None
 
@@ -104,13 +106,15 @@ class Earlier:
                 if record is not None:
                     yield Wheel(manifest.release, entry, record)
 
-    def _record(self, night: str, entry: Entry) -> dict[str, Any] | None:
+    def _record(self, night: str, entry: Entry) -> WheelRecord | None:
         """The record of a wheel; the same wheel in several nights has the same one. None for one that is none."""
         key = str(entry.sha256)
         if key not in self._records:
-            data = self._store.read(f"{self._channel}/{night}/{entry.wheel}.json")
-            found = _object(data)
-            whole = found.get("target") == entry.target and found.get("sha256") == entry.sha256
+            name = f"{entry.wheel}.json"
+            found = None
+            with suppress(RecordError):
+                found = WheelRecord.from_json(self._store.read(f"{self._channel}/{night}/{name}") or b"", name)
+            whole = found is not None and (found.target, found.sha256) == (entry.target, entry.sha256)
             self._records[key] = found if whole else None
         return self._records[key]
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
 
 from builder.console import Reporter
 from builder.engines.local import Policy, gatherer
@@ -28,7 +26,7 @@ from builder.releases import Manifest, Release, next_name, prune
 from builder.results import Run, TargetResult
 from builder.store import Store
 from builder.trust import Trust
-from builder.wheels.provenance import record_path
+from builder.wheels.record import WheelRecord, read_record
 from builder.workspace import Workspace
 
 
@@ -210,8 +208,8 @@ class Night:
             left = standing.get(result.id)
             if result.wheel is not None:
                 found[result.id] = from_bench(result.wheel, _record_of(result))
-            elif result.status == "skipped" and left is not None and left[1].get("fingerprint") == result.fingerprint:
-                result.wheel, result.sha256 = left[0], left[1].get("sha256")
+            elif result.status == "skipped" and left is not None and left[1].fingerprint == result.fingerprint:
+                result.wheel, result.sha256 = left[0], left[1].sha256
                 found[result.id] = from_bench(*left)
         return found
 
@@ -344,11 +342,13 @@ def _complete(run: Run, decisions: Sequence[Decision], ready: Mapping[str, Ready
             result.sha256, result.fingerprint = decision.carried.entry.sha256, decision.carried.entry.fingerprint
 
 
-def _record_of(result: TargetResult) -> dict[str, Any]:
-    """The record beside the wheel of a finished build."""
+def _record_of(result: TargetResult) -> WheelRecord:
+    """The record beside the wheel of a finished build. Raises TargetError (VERIFY)."""
     assert result.wheel is not None  # noqa: S101
-    found: dict[str, Any] = json.loads(record_path(result.wheel).read_text(encoding="utf-8"))
-    return found
+    try:
+        return read_record(result.wheel)
+    except OSError as error:
+        raise TargetError(f"{result.wheel.name} has no record: {error.strerror}", kind=FailureKind.VERIFY) from error
 
 
 def _machine_failed(result: TargetResult) -> bool:

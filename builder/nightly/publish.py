@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from builder.console import Reporter
 from builder.errors import FailureKind, TargetError
@@ -14,7 +14,8 @@ from builder.nightly.earlier import Failure, Wheel, write_failures
 from builder.releases import Manifest, Release
 from builder.store import Store, sha256_of
 from builder.store.folder import FolderStore
-from builder.wheels.provenance import debug_path, record_path
+from builder.wheels.provenance import OLD_DEBUG_SUFFIX, debug_path, new_debug_name, rename_old_debug
+from builder.wheels.record import WheelRecord, record_path
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ class Hole:
     fingerprint: str | None = None
 
 
-def from_bench(wheel: Path, record: Mapping[str, Any]) -> Ready:
+def from_bench(wheel: Path, record: WheelRecord) -> Ready:
     """A wheel that was built here. Raises TargetError (VERIFY) where its record is not beside it."""
+    rename_old_debug(wheel)
     beside = [path for path in (record_path(wheel), debug_path(wheel)) if path.exists()]
     if record_path(wheel) not in beside:
         raise TargetError(f"{wheel.name} has no record", kind=FailureKind.VERIFY)
-    return Ready((wheel, *beside), record["sha256"], record["fingerprint"], "built")
+    return Ready((wheel, *beside), record.sha256, record.fingerprint, "built")
 
 
 def from_night(store: Store, channel: str, wheel: Wheel, folder: Path) -> Ready:
@@ -58,12 +60,13 @@ def from_night(store: Store, channel: str, wheel: Wheel, folder: Path) -> Ready:
     files = []
     for file in entry.files:
         name = f"{channel}/{wheel.night}/{file.name}"
-        if isinstance(store, FolderStore):
+        if isinstance(store, FolderStore) and not file.name.endswith(OLD_DEBUG_SUFFIX):
             if store.digest(name) != file.sha256:
                 raise TargetError(f"{name} in {store.url} is damaged or lost", kind=FailureKind.VERIFY)
             files.append(store.root / name)
             continue
-        local = folder / file.name
+        # The next night has the name that no installer takes for a distribution.
+        local = folder / new_debug_name(file.name)
         # What was brought before this night was interrupted need not come again.
         if not local.exists() or sha256_of(local) != file.sha256:
             store.get(name, local, file.sha256)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Sequence
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.console import Reporter, Task
 from builder.errors import MachineError
+from builder.sources import foreign
 from builder.sources import gitcli as git
 from builder.workspace import free_bytes
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 #: Seconds before the second try; doubled for each further one, with some chance in it.
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
+#: Seconds that git may say nothing while it checks on this machine what it received.
+LOCAL_PATIENCE = 1800.0
 
 # Said of a host that answered: asking again would get the same answer.
 _FINAL = re.compile(
@@ -58,10 +64,93 @@ class HostFailure:
     final: bool
 
 
+class _Silent(Exception):  # noqa: N818 - internal
+    """Nothing was heard for too long: what was waited for."""
+
+
+class _NoRepository(Exception):  # noqa: N818 - internal
+    """The folder that a URL means holds nothing that could be fetched: why."""
+
+
 class _NotReached(Exception):  # noqa: N818 - internal
     def __init__(self, failure: HostFailure) -> None:
         super().__init__(failure.reason)
         self.failure = failure
+
+
+class _Waits:
+    """What a fetch waits for while git says nothing, and for how long it may."""
+
+    def __init__(self, on_line: Callable[[str], None], task: Task, patience: float) -> None:
+        self._on_line = on_line
+        self._task = task
+        self._patience = patience
+        self._what, self._limit = "an answer of the host", patience
+        task.update(detail=f"waiting for {self._what}")
+
+    def heard(self, line: str) -> None:
+        """git has said something."""
+        received = re.match(r"Receiving objects: +(\d+)%", line)
+        if line.startswith("remote: "):
+            self._what, self._limit = "the host to put the objects together", self._patience
+        elif received is not None and received[1] != "100":
+            self._what, self._limit = "more objects from the host", self._patience
+        elif received is not None or line.startswith(("Resolving deltas", "Checking connectivity")):
+            self._what, self._limit = "git to check what it received", LOCAL_PATIENCE
+        self._on_line(line)
+
+    def silent(self, seconds: float) -> None:
+        """git has said nothing for so long. Raises _Silent when that is too long."""
+        if seconds >= self._limit:
+            raise _Silent(f"timed out: waited {self._limit:g} s for {self._what}")
+        self._task.update(detail=f"waiting for {self._what} ({seconds:.0f} s)")
+
+
+@contextmanager
+def _asked(url: str) -> Iterator[tuple[str, ...]]:
+    """How git is to be told to ask ``url``: the end of a command line, before what is asked for.
+
+    On this machine the other end would be git in that repository, with its settings, whoever may have written them. So
+    it is one that borrows from it. Raises _NoRepository.
+    """
+    folder = git.local_path(url)
+    if folder is None:
+        yield "--", url
+        return
+    if not folder.is_dir():
+        raise _NoRepository("there is no such folder")
+    repository = foreign.find(folder, bare=True)
+    if repository is None:
+        raise _NoRepository("it does not appear to be a git repository")
+    with ExitStack() as stack:
+        try:
+            place = str(stack.enter_context(foreign.borrowed(repository)))
+        except foreign.Unreadable as error:
+            raise _NoRepository(str(error)) from error
+        try:
+            # It is ours by place, but some file systems give every file another owner.
+            yield f"--upload-pack=git -c safe.directory={shlex.quote(place)} upload-pack", "--", place
+        except git.GitFailed as error:
+            raise git.GitFailed((), error.status, error.output.replace(place, str(folder))) from error
+
+
+def branches(url: str, seconds: float) -> dict[str, str]:
+    """The branches that a host lists, with their commits. Raises HostError when it does not within ``seconds``."""
+    try:
+        with _asked(url) as place:
+            said = git.run(["ls-remote", "--heads", *place], timeout=seconds).decode(errors="replace")
+    except git.GitFailed as error:
+        raise HostError(error.reason) from error
+    except _NoRepository as error:
+        raise HostError(str(error)) from error
+    except subprocess.TimeoutExpired as error:
+        raise HostError(f"no answer within {seconds:g} s") from error
+    pairs = (line.partition("\t") for line in said.splitlines())
+    return {ref.removeprefix("refs/heads/"): commit for commit, _, ref in pairs}
+
+
+class HostError(Exception):
+    """A host does not list its branches; the text says why."""
 
 
 def judge(failed: git.GitFailed) -> HostFailure:
@@ -96,20 +185,20 @@ def fetch(
     """
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
-    local = git.local_path(url)
-    if local is not None and not local.is_dir():
-        return HostFailure("there is no such folder", network=False, final=True)
-    argv = [
-        "fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
-        "--update-shallow", "--no-recurse-submodules", *([f"--depth={depth}"] if depth else []),
-        *([f"--upload-pack={git.LOCAL_UPLOAD_PACK}"] if local is not None else []),
-        "--", url, *refspecs,
-    ]  # fmt: skip
+    patience = git.host_patience()
 
     def once() -> None:
         try:
-            with reporter.task(f"fetching {label} from {git.mask(url)}", total=100) as task:
-                git.stream(argv, git_dir=mirror, on_line=_progress(task), lock=lock)
+            with _asked(url) as place, reporter.task(f"fetching {label} from {git.mask(url)}", total=100) as task:
+                argv = [
+                    "fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
+                    "--update-shallow", "--no-recurse-submodules", *([f"--depth={depth}"] if depth else []),
+                    *place, *refspecs,
+                ]  # fmt: skip
+                waits = _Waits(_progress(task), task, patience)
+                git.stream(argv, git_dir=mirror, on_line=waits.heard, on_silence=waits.silent, lock=lock)
+        except _Silent as silent:
+            raise _NotReached(HostFailure(str(silent), network=True, final=False)) from silent
         except git.GitFailed as failed:
             if _DISK.search(failed.output):
                 raise MachineError(
@@ -136,6 +225,8 @@ def fetch(
         )(once)
     except _NotReached as error:
         return error.failure
+    except _NoRepository as error:
+        return HostFailure(str(error), network=False, final=True)
     except git.GitFailed as failed:
         return judge(failed)
     except OSError as error:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -32,7 +35,6 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 #: Settings of every call. A prepared tree shares objects with its mirror, so nothing may ever be
 #: pruned; a pack that is always kept whole means that no commit is present without its files.
 _SETTINGS = (
-    ("safe.directory", "*"),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("gc.pruneExpire", "never"),
@@ -55,7 +57,6 @@ _SETTINGS = (
     ("core.protectNTFS", "true"),
     ("core.quotePath", "false"),
     ("http.lowSpeedLimit", "1000"),
-    ("http.lowSpeedTime", "60"),
     ("submodule.recurse", "false"),
     ("advice.detachedHead", "false"),
     ("init.defaultBranch", "main"),
@@ -63,8 +64,8 @@ _SETTINGS = (
     ("user.email", "torch-npu-builder@localhost"),
 )
 
-#: What ``git fetch`` runs on a local path: by-commit fetches are allowed there, foreign ownership is trusted.
-LOCAL_UPLOAD_PACK = "git -c safe.directory='*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
+#: Seconds that a host may stay silent; BUILDER_GIT_PATIENCE names others.
+PATIENCE = 60.0
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+@=-]*)*")
@@ -162,6 +163,19 @@ def executable() -> str:
     return found
 
 
+def host_patience() -> float:
+    """Seconds that a host may stay silent before it counts as not reached. Raises RequestError for a bad setting."""
+    said = os.environ.get("BUILDER_GIT_PATIENCE", "").strip()
+    if not said:
+        return PATIENCE
+    if re.fullmatch(r"\d{1,5}(\.\d{1,3})?", said) is None or float(said) == 0:
+        raise RequestError(
+            f"BUILDER_GIT_PATIENCE: {said!r} is no number of seconds",
+            hint=f"give how long a git host may stay silent, as 120; without it, {PATIENCE:g}",
+        )
+    return float(said)
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of every git process."""
     env = {name: os.environ[name] for name in _PASSED if name in os.environ}
@@ -180,9 +194,14 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         GIT_CONFIG_GLOBAL=os.devnull,
         GIT_ATTR_NOSYSTEM="1",
         GIT_ALLOW_PROTOCOL="file:git:http:https:ssh",
-        GIT_CONFIG_COUNT=str(len(_SETTINGS)),
+        # What an object is called is what it is; and none is fetched because a question needs it.
+        GIT_NO_REPLACE_OBJECTS="1",
+        GIT_NO_LAZY_FETCH="1",
     )
-    for number, (key, value) in enumerate(_SETTINGS):
+    # git takes whole seconds.
+    settings = (*_SETTINGS, ("http.lowSpeedTime", str(math.ceil(host_patience()))))
+    env["GIT_CONFIG_COUNT"] = str(len(settings))
+    for number, (key, value) in enumerate(settings):
         env[f"GIT_CONFIG_KEY_{number}"] = key
         env[f"GIT_CONFIG_VALUE_{number}"] = value
     if extra:
@@ -205,18 +224,17 @@ def run(
     than 0 and subprocess.TimeoutExpired.
     """
     chosen = [f"--git-dir={git_dir}"] if git_dir is not None else []
-    done = subprocess.run(
+    process = subprocess.Popen(
         [executable(), *chosen, *argv],
-        cwd=cwd,
-        env=environment(env),
-        input=data if data is not None else b"",
-        capture_output=True,
-        check=False,
-        timeout=timeout,
-    )
-    if done.returncode:
-        raise GitFailed(argv, done.returncode, done.stderr.decode(errors="replace"))
-    return done.stdout
+        cwd=cwd, env=environment(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # Its helpers, which talk to hosts, have to end with it.
+        start_new_session=timeout is not None,
+    )  # fmt: skip
+    with process, _ended_with(process) if timeout is not None else contextlib.nullcontext():
+        output, said = process.communicate(data or b"", timeout)
+    if process.returncode:
+        raise GitFailed(argv, process.returncode, said.decode(errors="replace"))
+    return output
 
 
 @contextmanager
@@ -276,11 +294,19 @@ def _taken(descriptor: int) -> bool:
     return True
 
 
-def stream(argv: Sequence[str], *, git_dir: Path, on_line: Callable[[str], None], lock: int) -> None:
+def stream(
+    argv: Sequence[str],
+    *,
+    git_dir: Path,
+    on_line: Callable[[str], None],
+    on_silence: Callable[[float], None] = lambda _: None,
+    lock: int,
+) -> None:
     """Run ``git`` with ``argv``; each line of standard error goes to ``on_line`` as it comes.
 
-    git redraws its progress with carriage returns: these end a line too. Whatever ends the call
-    early (Ctrl-C too) ends git and the helpers it started. Raises GitFailed for a status other than 0, and
+    git redraws its progress with carriage returns: these end a line too. While nothing comes, ``on_silence`` is called
+    each second with the seconds that it has lasted. Whatever ends the call early (Ctrl-C too, and what a callback
+    raises) ends git and the helpers it started. Raises GitFailed for a status other than 0, and
     KeyboardInterrupt when another thread ended it (see ``builder.live``).
     """
     process = subprocess.Popen(
@@ -296,7 +322,7 @@ def stream(argv: Sequence[str], *, git_dir: Path, on_line: Callable[[str], None]
     pending = b""
     assert process.stderr is not None  # noqa: S101 - a pipe was asked for
     with process.stderr as pipe, _ended_with(process):
-        while chunk := os.read(pipe.fileno(), 65536):
+        for chunk in _chunks(pipe.fileno(), on_silence):
             *lines, pending = re.split(rb"[\r\n]", pending + chunk)
             for line in filter(None, (part.decode(errors="replace").rstrip() for part in lines)):
                 if not _PROGRESS.match(line):
@@ -307,6 +333,21 @@ def stream(argv: Sequence[str], *, git_dir: Path, on_line: Callable[[str], None]
         kept.append(pending.decode(errors="replace"))
     if status:
         raise GitFailed(argv, status, "\n".join(kept))
+
+
+def _chunks(descriptor: int, on_silence: Callable[[float], None]) -> Iterator[bytes]:
+    waiter = select.poll()
+    waiter.register(descriptor, select.POLLIN)
+    heard = time.monotonic()
+    while True:
+        if not waiter.poll(1000):
+            on_silence(time.monotonic() - heard)
+            continue
+        chunk = os.read(descriptor, 65536)
+        if not chunk:
+            return
+        heard = time.monotonic()
+        yield chunk
 
 
 _PROGRESS = re.compile(r"(remote: )?(Enumerating|Counting|Compressing|Receiving|Resolving|Checking|Updating)[^:]*: +\d")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.errors import FailureKind, RequestError, TargetError
-from builder.sources import gitcli as git
 from builder.sources import manifest as manifests
+from builder.sources import worktree
 from builder.sources.export import escapes
 from builder.sources.mirrors import Mirror
 from builder.workspace import remove_tree
@@ -34,9 +34,9 @@ _NOT_SOURCES = {".git", "build", "dist"}
 class OverlaySource:
     """Where the overlay comes from: ``mirror`` and ``commit``, or a local ``folder`` as it is.
 
-    For a folder, ``commit`` is its HEAD (empty outside git), ``dirty`` says whether it holds edits that
-    are not committed, and ``digest`` is the SHA-256 over what would be laid. ``recipe`` None means: read it from
-    the source's own ``ci/build.sh``.
+    For a folder, ``commit`` is its HEAD (empty outside git), ``dirty`` says whether it holds other bytes than that
+    commit (``worktree`` says what counts), ``note`` says so to people, and ``digest`` is the SHA-256 over what would be
+    laid. ``recipe`` None means: read it from the source's own ``ci/build.sh``.
     """
 
     mirror: Mirror | None = None
@@ -45,6 +45,7 @@ class OverlaySource:
     dirty: bool = False
     digest: str = ""
     recipe: tuple[str, ...] | None = None
+    note: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if (self.mirror is None) == (self.folder is None):
@@ -65,15 +66,17 @@ class OverlaySource:
                 hint="--op-plugin takes 'branch', 'pinned', a branch or commit, or the folder of a checkout",
             )
         recipe = read_recipe(script.read_text(encoding="utf-8", errors="replace"), str(script))
-        commit, dirty = "", True
-        try:
-            # Only a repository of its own: a plain folder inside another checkout has no commit.
-            ceiling = {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
-            commit = git.run(["rev-parse", "--verify", "HEAD"], cwd=folder, env=ceiling).decode().strip()
-            dirty = bool(git.run(["status", "--porcelain", "-z"], cwd=folder, env=ceiling))
-        except git.GitFailed:
-            pass
-        return cls(commit=commit, folder=folder, dirty=dirty, digest=_digest(folder, recipe), recipe=recipe)
+        # Only a repository of its own: a plain folder inside another checkout has no commit.
+        found = worktree.compare(folder)
+        note = found.describe() if found is not None else ""
+        return cls(
+            commit=found.commit if found is not None else "",
+            folder=folder,
+            dirty=found is None or found.differs,
+            digest=_digest(folder, recipe),
+            recipe=recipe,
+            note=f"op-plugin in {folder} is taken as it is; {note}" if note else "",
+        )
 
     def describe(self) -> dict[str, object]:
         """What identifies the overlay, for the record and the fingerprint. Paths of this machine stay out."""

@@ -329,11 +329,12 @@ def _attempt(patch: Patch, tree: Path) -> tuple[TargetError | None, str]:
 
 def _git_apply(patch: Patch, tree: Path, *options: str) -> None:
     # Outside a repository git takes paths as they are; inside one of a parent folder it would
-    # silently skip every file, so parents are not searched.
+    # silently skip every file, so parents are not searched. The tree's own one is the builder's, just made.
     git.run(
         ["apply", "--whitespace=nowarn", *options, "-"],
         cwd=tree,
-        env={"GIT_CEILING_DIRECTORIES": str(tree.resolve().parent)},
+        git_dir=tree / ".git" if (tree / ".git").is_dir() else None,
+        env={"GIT_CEILING_DIRECTORIES": str(tree.resolve().parent), "GIT_WORK_TREE": "."},
         data=patch.data,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from builder.errors import FailureKind, TargetError
+from builder.sources import foreign
 from builder.sources import gitcli as git
 from builder.sources import manifest as manifests
 from builder.sources import signature as signatures
@@ -166,27 +168,28 @@ def load_prepared(destination: Path) -> PreparedTree | None:
 
 def check_objects(tree: Path, commit: str) -> None:
     """Raise TargetError of kind SOURCE when the repository of ``tree`` cannot reach ``commit`` in the mirror."""
-    repository = tree / manifests.REPOSITORY
+    repository = foreign.find(tree)
     try:
-        git.run(["cat-file", "-e", f"{commit}^{{tree}}"], git_dir=repository)
-    except git.GitFailed as error:
-        alternates = (repository / "objects" / "info" / "alternates").read_text(encoding="utf-8").strip()
+        if repository is None:
+            raise foreign.Unreadable("it has no repository")
+        # A person may have given it any settings.
+        with foreign.borrowed(repository) as place:
+            git.run(["cat-file", "-e", f"{commit}^{{tree}}"], git_dir=place)
+    except (foreign.Unreadable, git.GitFailed) as error:
         raise TargetError(
-            f"{tree} does not find commit {commit[:12]} through {alternates!r}",
+            f"{tree} does not find commit {commit[:12]} in the mirrors",
             kind=FailureKind.SOURCE,
             hint="the trees and the mirrors must stand in one workspace, not behind symlinks to other places",
-            details=error.reason,
+            details=error.reason if isinstance(error, git.GitFailed) else str(error),
         ) from error
 
 
 def _head(tree: Path) -> tuple[str, str]:
-    repository = tree / manifests.REPOSITORY
+    # A person works in the tree: the settings of its repository are theirs.
     try:
-        name = (repository / "HEAD").read_text(encoding="utf-8").strip().removeprefix("ref: ")
-        commit = git.run(["rev-parse", "--verify", "--quiet", "HEAD"], git_dir=repository).decode().strip()
-    except (OSError, git.GitFailed):
+        return foreign.head(tree)
+    except (foreign.Unreadable, subprocess.TimeoutExpired):
         return "", ""
-    return name, commit
 
 
 def _copy_repository(source: Path, destination: Path) -> None:

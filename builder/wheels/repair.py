@@ -6,13 +6,20 @@ auditwheel with the same exclusions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import parse_wheel_filename
 
 from builder.errors import FailureKind, TargetError
+from builder.untrusted import UntrustedFolder
+from builder.wheels.inspect import parsing, shown
+
+#: Bytes of a wheel. Released wheels have up to 50 MB; one with all debug symbols has some hundred.
+WHEEL_LIMIT = 2 << 30
 
 #: Exclusions for lines whose setup.py has no list of its own (2.0.1 and older); from the list of later lines.
 DEFAULT_EXCLUSIONS = (
@@ -55,21 +62,54 @@ class RepairPlan:
         return self.platform if self.by_upstream else ""
 
 
-def built_wheel(folder: Path) -> Path:
-    """The single wheel in ``folder``. Raises TargetError when there is none, or more than one, or a link."""
-    wheels = sorted(file for file in folder.glob("*.whl") if file.is_file() and not file.is_symlink())
+def built_wheel(root: Path, folder: str) -> str:
+    """Name of the single wheel in ``folder`` (relative) below ``root``; both may be as a build left them.
+
+    Raises TargetError when there is none, or more than one: only regular files in real folders count.
+    """
+    with _as_left(folder), UntrustedFolder(root) as left, left.folder(folder) as opened:
+        return _only_wheel(opened, folder)
+
+
+def take_wheel(root: Path, folder: str, destination: Path) -> Path:
+    """Copy the single wheel in ``folder`` below ``root`` into the folder ``destination``, where no build can write.
+
+    Errors are those of ``built_wheel``; a wheel of more than ``WHEEL_LIMIT`` bytes is one, too.
+    """
+    destination.mkdir(exist_ok=True)
+    with _as_left(folder), UntrustedFolder(root) as left, left.folder(folder) as opened:
+        name = _only_wheel(opened, folder)
+        (destination / name).unlink(missing_ok=True)
+        opened.copy_to(name, destination / name, WHEEL_LIMIT)
+    return destination / name
+
+
+def _only_wheel(opened: UntrustedFolder, folder: str) -> str:
+    wheels = opened.files(".whl")
     if len(wheels) != 1:
-        found = ", ".join(wheel.name for wheel in wheels) or "nothing"
-        raise TargetError(
-            f"the build left {found} in dist/, expected exactly one wheel",
-            kind=FailureKind.COMPILE,
-            hint="read the end of the log: upstream's scripts report some failures as success",
-        )
-    try:
-        parse_wheel_filename(wheels[0].name)
-    except InvalidWheelFilename as error:
-        raise TargetError(str(error), kind=FailureKind.VERIFY) from error
+        raise _nothing(f"the build left {shown(', '.join(wheels)) if wheels else 'nothing'} in {folder}/")
+    with parsing(wheels[0], "its name"):
+        parse_wheel_filename(wheels[0])
     return wheels[0]
+
+
+@contextmanager
+def _as_left(folder: str) -> Iterator[None]:
+    """What a build can do to a folder is its failure; other errors are the machine's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EFBIG):
+            raise
+        raise _nothing(f"the build left no {folder}/ that can be read: {error.strerror}") from error
+
+
+def _nothing(found: str) -> TargetError:
+    return TargetError(
+        f"{found}, expected exactly one wheel",
+        kind=FailureKind.COMPILE,
+        hint="read the end of the log: upstream's scripts report some failures as success",
+    )
 
 
 def auditwheel_command(wheel: str, output: str, platform: str, exclusions: Sequence[str]) -> tuple[str, ...]:

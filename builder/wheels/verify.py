@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from builder.errors import FailureKind, TargetError
-from builder.wheels.inspect import Wheel
+from builder.wheels.contents import archive_faults, metadata_faults
+from builder.wheels.inspect import Wheel, parsing, shown
 
 _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
+_VERSION_FILE = "torch_npu/version.py"
+#: Faults that are told of.
+_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -42,39 +47,46 @@ class Verified:
 
 
 def verify(path: Path, expected: Expectation) -> Verified:
-    """Check a wheel against its target. Raises TargetError (VERIFY) that lists every fault found."""
+    """Check a wheel against its target. Raises TargetError (VERIFY) that lists the faults found."""
     with Wheel(path) as wheel:
-        faults = [*_names(wheel, expected), *_version_file(wheel, expected), *_libraries(wheel, expected)]
-        faults += wheel.record_faults()
-        if faults:
-            raise TargetError(
-                f"{path.name} failed verification: {faults[0]}",
-                kind=FailureKind.VERIFY,
-                details="\n".join(faults[:20]),
-            )
+        # A wheel whose archive is wrong is not read further.
+        _refuse(path, archive_faults(wheel))
+        _refuse(path, _all_faults(wheel, expected))
         return Verified(
             version=str(wheel.version),
             platforms=tuple(sorted({tag.platform for tag in wheel.tags})),
-            requires=tuple(wheel.metadata.get_all("Requires-Dist", [])),
+            requires=tuple(str(text) for text in wheel.metadata.get_all("Requires-Dist", [])),
             files=len(wheel.files),
-            git_version=wheel.assignments("torch_npu/version.py")["git_version"],
+            git_version=wheel.assignments(_VERSION_FILE)["git_version"],
         )
+
+
+def _refuse(path: Path, found: Iterator[str]) -> None:
+    faults = list(islice(found, _TOLD))
+    if faults:
+        raise TargetError(
+            f"{path.name} failed verification: {faults[0]}", kind=FailureKind.VERIFY, details="\n".join(faults)
+        )
+
+
+def _all_faults(wheel: Wheel, expected: Expectation) -> Iterator[str]:
+    """The faults of each family of rules; what cannot be read ends its family, not the others."""
+    for family in (
+        metadata_faults(wheel),
+        _names(wheel, expected),
+        _version_file(wheel, expected),
+        _libraries(wheel, expected),
+        wheel.record_faults(),
+    ):
+        try:
+            yield from family
+        except TargetError as error:
+            yield error.message.removeprefix(f"{wheel.path.name}: ")
 
 
 def _names(wheel: Wheel, expected: Expectation) -> Iterator[str]:
     if wheel.name != "torch-npu":
         yield f"the file name says {wheel.name}, expected torch_npu"
-    try:
-        stated = Version(wheel.metadata.get("Version", ""))
-    except InvalidVersion as error:
-        yield f"METADATA: {error}"
-    else:
-        if stated != wheel.version:
-            yield f"the file name says version {wheel.version}, METADATA says {stated}"
-    if wheel.dist_info.split("-")[1:2] != [f"{wheel.version}.dist"]:
-        yield f"the folder {wheel.dist_info} does not carry version {wheel.version}"
-    if wheel.wheel_tags != wheel.tags:
-        yield f"the file name says {_show(wheel.tags)}, WHEEL says {_show(wheel.wheel_tags)}"
     if wheel.version.release[:3] != Version(expected.pytorch).release[:3]:
         yield f"version {wheel.version} is not for PyTorch {expected.pytorch}"
     if expected.version_suffix not in str(wheel.version):
@@ -86,15 +98,20 @@ def _names(wheel: Wheel, expected: Expectation) -> Iterator[str]:
             yield f"tag {tag} is not a manylinux tag of {expected.arch}"
     if expected.platform != "auto" and expected.platform not in {tag.platform for tag in wheel.tags}:
         yield f"tags {_show(wheel.tags)} lack {expected.platform}"
+    if wheel.wheel_tags != wheel.tags:
+        yield f"the file name says {_show(wheel.tags)}, WHEEL says {_show(wheel.wheel_tags)}"
 
 
 def _version_file(wheel: Wheel, expected: Expectation) -> Iterator[str]:
-    stated = wheel.assignments("torch_npu/version.py") if "torch_npu/version.py" in wheel.files else {}
+    stated = wheel.assignments(_VERSION_FILE) if _VERSION_FILE in wheel.files else {}
     commit = stated.get("git_version")
     if commit != expected.git_version:
-        yield f"torch_npu/version.py says git_version {commit!r}, the checkout is {expected.git_version}"
-    if stated.get("__version__") is not None and Version(stated["__version__"]) != wheel.version:
-        yield f"torch_npu/version.py says {stated['__version__']}, the file name says {wheel.version}"
+        yield f"{_VERSION_FILE} says git_version {shown(str(commit))!r}, the checkout is {expected.git_version}"
+    if "__version__" in stated:
+        with parsing(wheel.path.name, _VERSION_FILE):
+            version = Version(stated["__version__"])
+        if version != wheel.version:
+            yield f"{_VERSION_FILE} says {version}, the file name says {wheel.version}"
 
 
 def _libraries(wheel: Wheel, expected: Expectation) -> Iterator[str]:
@@ -102,10 +119,10 @@ def _libraries(wheel: Wheel, expected: Expectation) -> Iterator[str]:
     for library in wheel.libraries():
         names.add(library.path)
         if library.machine != _MACHINES[expected.arch]:
-            yield f"{library.path} is for {library.machine}, expected {_MACHINES[expected.arch]}"
+            yield f"{library.path} is for {shown(library.machine)}, expected {_MACHINES[expected.arch]}"
         cuda = [name for name in library.needed if "cuda" in name]
         if cuda:
-            yield f"{library.path} needs {', '.join(cuda)}: it was linked against a CUDA build of PyTorch"
+            yield f"{library.path} needs {shown(', '.join(cuda))}: it was linked against a CUDA build of PyTorch"
     if "torch_npu/lib/libtorch_npu.so" not in names:
         yield "it lacks torch_npu/lib/libtorch_npu.so"
     extension = f"torch_npu/_C.cpython-{expected.python_tag.removeprefix('cp')}"
@@ -114,4 +131,4 @@ def _libraries(wheel: Wheel, expected: Expectation) -> Iterator[str]:
 
 
 def _show(tags: frozenset[object]) -> str:
-    return ", ".join(sorted(str(tag) for tag in tags)) or "nothing"
+    return shown(", ".join(sorted(str(tag) for tag in tags))) if tags else "nothing"

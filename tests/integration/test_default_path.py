@@ -95,7 +95,7 @@ def assert_stripped(wheel: Path, folder: Path) -> None:
     ).stdout
     assert ".gnu_debuglink" in listed
     assert ".symtab" not in listed
-    assert wheel.with_name(f"{wheel.name}.debug.tar.gz").is_file()
+    assert wheel.with_name(f"{wheel.name}.debug.tar.gzip").is_file()
 
 
 def request(image: str, **more: Any) -> EnvironmentRequest:

@@ -413,7 +413,7 @@ def test_the_other_architecture_runs_under_emulation(
 
 
 def test_a_container_that_fills_the_disk_is_removed(opened: Opened, folders: Folders) -> None:
-    script = "while :; do head -c 4000000 /dev/urandom > /out/$((n = n + 1)); done"
+    script = "n=1; while head -c 4000000 /dev/zero > /out/$n; do n=$((n + 1)); done"
     outcome = opened.run(
         ["sh", "-c", script],
         env={},

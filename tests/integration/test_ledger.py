@@ -28,6 +28,7 @@ from builder.ledger import Entry, Ledger, ledger_path
 from builder.ledger.records import RESTORED
 from builder.results import Phase, TargetResult
 from builder.wheels.provenance import publish_wheel
+from builder.wheels.record import WheelRecord
 from builder.workspace import Workspace
 
 ROWS = 200
@@ -273,7 +274,7 @@ def _build(workspace: Workspace, target: str, name: str, number: int) -> TargetR
         "started": "2026-11-21T06:34:27+00:00",
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    result.wheel = publish_wheel(wheel, workspace.output, record, None)
+    result.wheel = publish_wheel(wheel, workspace.output, WheelRecord.of(record), None)
     return result
 
 

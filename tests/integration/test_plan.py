@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 import subprocess
@@ -16,10 +15,11 @@ from typing import Any
 
 import pytest
 from nightly_support import copy_of
+from wheel_support import make_target_wheel, write_record
 
 from builder import gather, plan
 from builder.console import Reporter
-from builder.engines.local import plan_targets
+from builder.engines.local import Policy, plan_targets, run_targets
 from builder.errors import FailureKind, TargetError
 from builder.gather import Gatherer
 from builder.guards import deadline
@@ -32,6 +32,8 @@ from builder.plan import Planned, Planner
 from builder.sources import fetch, mirrors
 from builder.sources.overlay import OverlaySource
 from builder.sources.prepared import PreparedTree
+from builder.wheels.provenance import debug_path, old_debug_path
+from builder.wheels.record import record_path
 from builder.workspace import Workspace
 
 LINES = ("v2.1.0-7.1.0", "v2.5.1-7.1.0", "v2.6.0-7.1.0")
@@ -59,16 +61,17 @@ class World:
     def gatherer(self, options: BuildOptions | None = None) -> Gatherer:
         return Gatherer(self.matrix, self.workspace, options or BuildOptions(), Reporter(quiet=True))
 
-    def wheel(self, planned: Planned, content: bytes = b"wheel") -> Path:
+    def wheel(self, planned: Planned, content: str = "") -> Path:
         """A wheel with its record, as a build of what was planned would publish it."""
-        path = self.workspace.output / f"torch_npu-{planned.target.id}.whl"
-        path.write_bytes(content)
-        record = {
-            "target": planned.target.id, "finished": datetime.now(timezone.utc).isoformat(),
-            "fingerprint": planned.fingerprint, "inputs": planned.inputs, "size": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }  # fmt: skip
-        path.with_name(f"{path.name}.json").write_text(json.dumps(record))
+        path = make_target_wheel(self.workspace.output, planned.target, content=content)
+        now = datetime.now(timezone.utc).isoformat()
+        write_record(
+            path,
+            target=planned.target.id,
+            finished=now,
+            fingerprint=planned.fingerprint,
+            inputs=dict(planned.inputs or {}),
+        )
         return path
 
     def op_plugin_commits(self, count: int, message: str = "more") -> str:
@@ -241,9 +244,9 @@ def test_a_plan_sees_an_edit_in_a_tree_that_stands(world: World) -> None:
 
 
 def test_every_wheel_that_stands_is_read(world: World) -> None:
-    wheels = [world.wheel(each, each.target.id.encode()) for each in world.plan()]
+    wheels = [world.wheel(each, each.target.id) for each in world.plan()]
     assert [each.action for each in world.plan()] == ["skip"] * len(wheels)
-    wheels[3].write_bytes(wheels[3].read_bytes().replace(b"v", b"w"))
+    wheels[3].write_bytes(wheels[3].read_bytes().replace(b"version", b"edition"))
     wheels[5].unlink()
     wheels[7].write_bytes(b"")
     planned = world.plan()
@@ -256,13 +259,39 @@ def test_every_wheel_that_stands_is_read(world: World) -> None:
     assert [one(target) for target in world.targets] == planned
 
 
+def test_debug_symbols_beside_a_wheel_that_is_skipped_get_the_new_name(world: World) -> None:
+    (planned,) = world.plan(targets=world.targets[1:2])
+    wheel = world.wheel(planned)
+    old_debug_path(wheel).write_bytes(b"symbols")
+    world.plan(targets=world.targets[1:2])
+    # A plan only looks.
+    assert old_debug_path(wheel).exists()
+    options, quiet = BuildOptions(environment="host"), Reporter(quiet=True)
+    run = run_targets([planned.target], world.matrix, world.workspace, options, quiet, Policy())
+    assert [result.status for result in run.targets] == ["skipped"]
+    assert (old_debug_path(wheel).exists(), debug_path(wheel).read_bytes()) == (False, b"symbols")
+
+
+def test_the_record_of_another_targets_wheel_makes_none_of_this_one(world: World) -> None:
+    first, second = world.plan(targets=world.targets[:2])
+    wheel = world.wheel(first)
+    write_record(wheel, target=second.target.id, fingerprint=second.fingerprint, inputs=dict(second.inputs or {}))
+    (planned,) = world.plan(targets=[second.target])
+    assert planned.reason == f"its wheel is not whole: {wheel.name} is not for {second.target.id}"
+    record_path(wheel).unlink()
+    wheel = world.wheel(second)
+    write_record(wheel, target=second.target.id, fingerprint=second.fingerprint, inputs={"recipe": 0})
+    (planned,) = world.plan(targets=[second.target])
+    assert (planned.action, planned.reason) == ("build", "its record contradicts itself")
+
+
 def test_a_plan_that_is_interrupted_reads_no_further_wheel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for each in world.plan():
         world.wheel(each)
     begun, go_on = threading.Event(), threading.Event()
     read: list[Path] = []
 
-    def slow(wheel: Path, _: object) -> None:
+    def slow(wheel: Path, *_: object) -> None:
         read.append(wheel)
         begun.set()
         assert go_on.wait(60)
@@ -330,6 +359,6 @@ def test_a_commit_that_no_mirror_has_is_not_counted(world: World) -> None:
     record = json.loads(file.read_text())
     was = record["inputs"]["sources"]["op_plugin"]["commit"]
     record["inputs"]["sources"]["op_plugin"]["commit"] = "--output=/tmp/x"
-    file.write_text(json.dumps({**record, "fingerprint": "other"}))
+    file.write_text(json.dumps({**record, "fingerprint": "0" * 64}))
     (planned,) = world.plan(targets=world.targets[:1])
     assert planned.reason == f"op-plugin --outpu -> {was[:7]}"

@@ -84,7 +84,7 @@ def standing(workspace: Workspace) -> set[str]:
 def wheel(folder: Path, name: str, content: str) -> list[Path]:
     """A wheel with what lies beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / name, folder / f"{name}.json", folder / f"{name}.debug.tar.gz"]
+    files = [folder / name, folder / f"{name}.json", folder / f"{name}.debug.tar.gzip"]
     for file in files:
         file.write_text(content if file.name == name else json.dumps({"of": name}))
     return files
@@ -131,6 +131,19 @@ def test_copies_of_published_wheels_go_with_the_cache_and_others_stay(workspace:
     assert {text.partition(":")[0] for text in texts if text.startswith("kept ")} == {
         f"kept {changed[0]}", f"kept {only[0]}",
     }  # fmt: skip
+
+
+def test_debug_symbols_under_the_old_name_get_the_new_one(workspace: Workspace) -> None:
+    made, _, debug = wheel(workspace.output, "x.whl", "whole")
+    old = made.with_name(f"{made.name}.debug.tar.gz")
+    debug.rename(old)
+    assert any(str(debug) in text for text in clean(workspace))
+    assert (debug.exists(), old.exists()) == (True, False)
+    copy, _, _ = wheel(worker_of(workspace).output, "x.whl", "whole")
+    leftover = copy.with_name(old.name)
+    leftover.write_text("of an earlier builder")
+    clean(workspace, "cache")
+    assert not leftover.exists()
 
 
 @pytest.mark.parametrize("where", ["workspace", "worker"])

@@ -27,7 +27,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, size: int) -> None:
-    path.write_bytes(os.urandom(size))
+    path.write_bytes(bytes(size))
     os.sync()
 
 
@@ -70,9 +70,7 @@ def test_folders_that_cannot_be_counted_are_wrong(tmp_path: Path) -> None:
 
 
 def test_a_command_on_this_machine_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
-    script = (
-        "import os, time\nfor n in range(10**6):\n    open(str(n), 'wb').write(os.urandom(1 << 20)); time.sleep(0.002)"
-    )
+    script = "import os, time\nfor n in range(10**6):\n    open(str(n), 'wb').write(bytes(1 << 20)); time.sleep(0.002)"
     outcome = run_process(
         [sys.executable, "-c", script],
         env={},
@@ -94,7 +92,7 @@ def test_a_command_that_ended_well_before_anybody_looked_has_failed_all_the_same
 ) -> None:
     monkeypatch.setattr(disk_watch, "INTERVAL", 600)
     outcome = run_process(
-        ["sh", "-c", "head -c 3000000 /dev/urandom > file"],
+        ["sh", "-c", "head -c 3000000 /dev/zero > file"],
         env={"PATH": "/usr/bin:/bin"},
         cwd=str(tmp_path),
         on_line=lambda line: None,

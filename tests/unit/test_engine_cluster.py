@@ -21,11 +21,12 @@ import pytest
 import yaml
 from rich.table import Table
 from small_matrix import DAY
+from wheel_support import make_record, write_record
 
 from builder.console import Reporter
 from builder.engines.cluster import crew as crew_module
 from builder.engines.cluster import errand
-from builder.engines.cluster.connection import Cluster, Machine
+from builder.engines.cluster.connection import Cluster, Machine, without_tls
 from builder.engines.cluster.crew import Crew
 from builder.engines.cluster.parcel import (
     LARGEST,
@@ -49,7 +50,7 @@ from builder.options import BuildOptions
 from builder.progress.state import Event, State
 from builder.results import Phase, TargetResult
 from builder.store import open_store, sha256_of
-from builder.wheels.provenance import debug_path, record_path
+from builder.wheels.provenance import debug_path
 from builder.workspace import Workspace
 
 TARGET = "v2.5.1-7.1.0-py3.11-x86_64"
@@ -228,9 +229,9 @@ class Returned:
         inputs = {"sources": SOURCES}
         self.result = TargetResult(TARGET, folder / "x.log", status="built", fingerprint=fingerprint(inputs))
         self.name = "torch_npu-2.5.1.post3-cp311-cp311-manylinux_2_17_x86_64.whl"
-        self.record: dict[str, Any] = {
-            "target": TARGET, "wheel": self.name, "fingerprint": self.result.fingerprint, "inputs": inputs,
-        }  # fmt: skip
+        self.record: dict[str, Any] = make_record(
+            Path(self.name), target=TARGET, fingerprint=self.result.fingerprint, inputs=inputs, sha256=...
+        )
         self.folder = folder
 
     def put(self, what: str, name: str, data: bytes) -> None:
@@ -242,7 +243,7 @@ class Returned:
 
     def complete(self) -> Returned:
         self.put("log", "x.log", b"a line\n")
-        self.put("debug", f"{self.name}.debug.tar.gz", b"symbols")
+        self.put("debug", f"{self.name}.debug.tar.gzip", b"symbols")
         self.put("wheel", self.name, b"a wheel")
         self.record.setdefault("sha256", self.files["wheel"]["sha256"])
         self.put("record", f"{self.name}.json", json.dumps(self.record).encode())
@@ -262,7 +263,7 @@ def test_a_wheel_comes_with_its_record_and_its_log(tmp_path: Path) -> None:
     (tmp_path / "x.log").write_text("an earlier attempt\n")
     returned.fetch()
     assert returned.dist[returned.name] == b"a wheel"
-    assert returned.dist[f"{returned.name}.debug.tar.gz"] == b"symbols"
+    assert returned.dist[f"{returned.name}.debug.tar.gzip"] == b"symbols"
     assert json.loads(returned.dist[f"{returned.name}.json"]) == returned.record
     assert len(returned.dist) == 3
     assert returned.result.wheel == returned.workspace.output / returned.name
@@ -280,7 +281,9 @@ def test_a_wheel_comes_with_its_record_and_its_log(tmp_path: Path) -> None:
         ({"sha256": "0" * 64}, "not its own"),
         ({"fingerprint": "0" * 64}, "not its own"),
         ({"inputs": {"sources": {"torch_npu": "d" * 40, "patches": []}}}, "not its own"),
-        ({"inputs": []}, "cannot be read"),
+        ({"inputs": []}, "no record of a wheel: inputs"),
+        ({"size": "many"}, "no record of a wheel: size"),
+        ({"mismatches": [1]}, "no record of a wheel: mismatches"),
     ],
 )
 def test_a_wheel_with_the_record_of_another_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -316,7 +319,7 @@ def test_a_file_that_is_no_wheel_does_not_get_among_them(tmp_path: Path) -> None
     returned.name = "index.html"
     returned.record["wheel"] = returned.name
     returned.complete()
-    with pytest.raises(TargetError, match="not its own"):
+    with pytest.raises(TargetError, match="no record of a wheel: wheel"):
         returned.fetch()
     assert returned.dist == {}
 
@@ -654,7 +657,7 @@ def keep_wheel(output: Path, name: str, target: str = TARGET) -> Path:
     wheel = output / f"{name}.whl"
     for path, text in ((wheel, name), (debug_path(wheel), "symbols")):
         path.write_text(text)
-    record_path(wheel).write_text(json.dumps({"target": target}))
+    write_record(wheel, target=target)
     return wheel
 
 
@@ -741,3 +744,31 @@ def test_the_commands_of_the_page_exist() -> None:
     assert {each["kind"] for each in documents} == {"Deployment", "Service", "StatefulSet", "Job"}
     assert "8 MiB" in page
     assert LARGEST == 8 << 20
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "plain"),
+    [
+        ("tcp://10.0.0.1:8786", True), ("10.0.0.1:8786", True), ("tcp://no-such-host.invalid:8786", True),
+        ("tls://10.0.0.1:8786", False), ("tcp://127.0.0.1:8786", False), ("tcp://localhost:8786", False),
+        ("tcp://[::1]:8786", False),
+    ],
+)  # fmt: skip
+def test_plain_text_to_another_machine_is_noticed(scheduler: str, plain: bool) -> None:
+    assert without_tls(scheduler) is plain
+
+
+def test_the_example_for_kubernetes_speaks_tls_everywhere() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    pods = [each["spec"]["template"]["spec"] for each in yaml.safe_load_all(example) if "template" in each["spec"]]
+    dask = [item for pod in pods for item in pod["containers"] if "dask" in str(item.get("command"))]
+    assert len(dask) == 3
+    assert "tcp://" not in example
+    for container in dask:
+        command = container["command"][-1]
+        assert "--protocol tls" in command or "tls://builder-scheduler" in command
+        assert {"name": "tls", "mountPath": "/tls", "readOnly": True} in container["volumeMounts"]
+        told = command + str(container.get("env"))
+        assert all(f"/tls/{file}" in told for file in ("ca.pem", "cert.pem", "key.pem"))
+    assert sum({"name": "tls", "secret": {"secretName": "builder-tls"}} in pod["volumes"] for pod in pods) == 3

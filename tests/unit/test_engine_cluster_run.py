@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from rich.table import Table
+from wheel_support import make_record
 
 from builder.build import BuildContext
 from builder.console import Reporter
@@ -27,6 +28,7 @@ from builder.options import BuildOptions
 from builder.progress.state import Event, State
 from builder.results import Run, TargetResult
 from builder.store import open_store
+from builder.wheels.record import WheelRecord
 from builder.workspace import Workspace
 
 ONE, TWO = "v2.5.1-7.1.0-py3.9-x86_64", "v2.5.1-7.1.0-py3.10-x86_64"
@@ -213,13 +215,13 @@ def test_a_target_that_a_worker_skips_has_the_wheel_that_stands_here(setting: Ma
 
     made = setting(FakeCluster(stands))
     wheel = made.workspace.output / "torch_npu-1.whl"
-    record = {"target": ONE, "finished": "2026-01-01", "fingerprint": "f" * 64, "sha256": "5" * 64, "size": 0}
     wheel.touch()
+    record = WheelRecord.of(make_record(wheel, target=ONE, sha256="5" * 64))
     made.work._standing[ONE] = (wheel, record)
     (result,) = made.over(ONE)
     assert (result.status, result.reason) == ("skipped", "its wheel of the same inputs stands (the worker a)")
     # One that was built from other inputs is not meant.
-    same = fingerprint == record["fingerprint"]
+    same = fingerprint == record.fingerprint
     assert (result.wheel, result.sha256) == ((wheel, "5" * 64) if same else (None, None))
     assert "the workers of the cluster tcp://scheduler:8786 take 1 target at once" in made.recorder.texts("message")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.environments.network import NetworkSettings
+from builder.environments.network import NetworkSettings, configured_proxies
 from builder.errors import RequestError
 
 
@@ -71,3 +71,23 @@ def test_secrets_in_a_pip_configuration_are_redacted(tmp_path: Path) -> None:
     config.write_text("[global]\nindex-url = https://bob:hush3@index.example/simple\n")
     settings = NetworkSettings.from_environment({"BUILDER_PIP_CONFIG": str(config)})
     assert settings.redact("https://bob:hush3@index.example/simple") == "https://***@index.example/simple"
+
+
+def test_the_proxies_of_dockers_configuration_stand_in_where_no_variable_names_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    read = NetworkSettings.from_environment
+    for text in ("", "[]", '{"proxies": []}', '{"proxies": {"default": {"httpProxy": 3}}}'):
+        (tmp_path / "config.json").write_text(text)
+        assert configured_proxies("unix:///x") == {}
+    (tmp_path / "config.json").write_text(
+        '{"proxies": {"default": {"httpProxy": "http://me:s3cr3t@p:1", "httpsProxy": "q:2", "noProxy": "in", '
+        '"allProxy": "socks5://a:3"}, "tcp://far:2376": {"httpProxy": "far:4"}}}'
+    )
+    settings = read({"https_proxy": "own:9"}).with_proxies(configured_proxies("unix:///x"))
+    assert settings.proxies == {
+        "HTTP_PROXY": "http://me:s3cr3t@p:1", "HTTPS_PROXY": "own:9", "NO_PROXY": "in", "ALL_PROXY": "socks5://a:3",
+    }  # fmt: skip
+    assert settings.redact("by me:s3cr3t, s3cr3t") == "by ***, ***"
+    assert configured_proxies("tcp://far:2376") == {"HTTP_PROXY": "far:4"}

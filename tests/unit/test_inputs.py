@@ -19,7 +19,7 @@ from builder.matrix.loader import load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
 from builder.options import BuildOptions
-from builder.plan import _Moves, _worded, fault_of, records
+from builder.plan import _Moves, _worded
 
 ORIGIN: dict[str, Any] = {
     "asked": {"components": "op-plugin", "op_plugin": "branch", "torch_npu": "branch", "host": "somewhere"},
@@ -149,17 +149,6 @@ def test_changes_in_words(target: Target, tmp_path: Path, name: str, words: str)
     moves = _Moves(tmp_path)
     found = [_worded(part, old, new, moves) for part, old, new in differences(build(target), CHANGES[name](target))]
     assert words in found
-
-
-def test_the_newest_whole_record_of_a_target_counts(tmp_path: Path) -> None:
-    for name, finished in (("old.whl", "2026-01-01"), ("new.whl", "2026-02-01")):
-        (tmp_path / f"{name}.json").write_text(f'{{"target": "t", "finished": "{finished}", "size": 1, "sha256": "x"}}')
-    (tmp_path / "torn.whl.json").write_text('{"target": "t", "fini')
-    wheel, record = records(tmp_path)["t"]
-    assert wheel == tmp_path / "new.whl"
-    assert "No such file" in str(fault_of(wheel, record))
-    wheel.write_text("ab")
-    assert "not the file that was verified" in str(fault_of(wheel, record))
 
 
 def test_what_makes_a_base_here_can_be_called_from_where_the_user_is(

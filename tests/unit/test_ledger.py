@@ -16,6 +16,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
+from wheel_support import make_record
 
 from builder.cli import cli
 from builder.console import Reporter
@@ -449,23 +450,9 @@ def write_record(output: Path, name: str = "x.whl", **changes: Any) -> dict[str,
     """A wheel with the record that a build writes beside it."""
     output.mkdir(exist_ok=True)
     (output / name).write_bytes(b"wheel")
-    record = {
-        "schema": 1,
-        "wheel": name,
-        "sha256": "a" * 64,
-        "size": 5,
-        "fingerprint": "f" * 64,
-        "target": TARGET,
-        "environment": {"environment": "docker"},
-        "files_compiled": 16,
-        "cache": {"hits": 15, "misses": 1},
-        "phases": [{"name": "compile", "seconds": 2.113, "cpu_seconds": 1.474}],
-        "run": "20261121-063427-841e",
-        "started": "2026-11-21T06:34:27+00:00",
-        "finished": "2026-11-21T06:34:31+00:00",
-        **changes,
-    }
-    (output / f"{name}.json").write_text(json.dumps({key: value for key, value in record.items() if value is not ...}))
+    more = {"environment": {"environment": "docker"}, "files_compiled": 16, "cache": {"hits": 15, "misses": 1}}
+    record = make_record(output / name, **{"target": TARGET, **more, **changes})
+    (output / f"{name}.json").write_text(json.dumps(record))
     return record
 
 

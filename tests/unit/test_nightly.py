@@ -28,6 +28,8 @@ from nightly_support import (
     git,
 )
 from packaging.version import Version
+from store_support import KINDS, everything, make_store
+from wheel_support import make_wheel, write_record
 
 from builder.console import Reporter
 from builder.engines.local import Policy
@@ -41,12 +43,15 @@ from builder.matrix.model import Target
 from builder.miniature import Miniature
 from builder.nightly.bench import Bench
 from builder.nightly.decisions import suffix_for
-from builder.nightly.earlier import FAILURES
+from builder.nightly.earlier import FAILURES, Earlier
+from builder.nightly.publish import from_bench, from_night
 from builder.options import BuildOptions
-from builder.releases import latest, releases
+from builder.releases import Release, latest, releases
 from builder.results import Run
 from builder.sources.version import add_suffix, suffix_of, with_suffix
 from builder.store import open_store
+from builder.wheels.provenance import debug_path, old_debug_path
+from builder.wheels.record import read_record, record_path
 from builder.workspace import Workspace
 
 Make = Callable[..., World]
@@ -427,7 +432,7 @@ def test_a_wheel_that_only_a_worker_can_recognise_is_not_lost(world: World, monk
     interrupt_after(world, A)
     ((wheel, record),) = (one for name, one in Bench(world.workspace, "night").finished().items() if name == A)
     monkeypatch.setattr("builder.plan.environment_identity", lambda *_, **__: None)
-    world.engine.recognised[A] = record["fingerprint"]
+    world.engine.recognised[A] = record.fingerprint
     world.engine.failing.update(dict.fromkeys((B, C), compile_error()))
     assert world.night(FRIDAY) == 1
     assert "going on with the night 2026-11-20" in world.text
@@ -1027,3 +1032,34 @@ def test_a_selection_of_rehearsals_that_is_wrong_is_told_with_its_place(world: W
     with pytest.raises(RequestError, match=r"nightly\.yaml:\d+:\d+: channels\.night\.rehearse: "):
         world.night(FRIDAY)
     assert rehearsals.asked == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_debug_symbols_of_earlier_nights_are_carried_under_the_new_name(tmp_path: Path, kind: str) -> None:
+    """Under the old one pip before 24 would take them for a release, in every night that holds the wheel."""
+    wheel = make_wheel(tmp_path)
+    record = write_record(wheel, target=A)
+    old_debug_path(wheel).write_bytes(b"symbols")
+    with make_store(kind, tmp_path) as store:
+        night = Release(store, "night", "2026-11-20")
+        night.expect([A])
+        night.add(A, [wheel, record, old_debug_path(wheel)])
+        night.commit()
+        found = Earlier(store, "night").last(A)
+        assert found is not None
+        ready = from_night(store, "night", found, tmp_path / "carried")
+        following = Release(store, "night", "2026-11-21")
+        following.expect([A])
+        following.add(A, ready.files)
+        following.commit()
+        names = sorted(name for name in everything(store, "night/2026-11-21") if wheel.name in name)
+        assert names == sorted(f"night/2026-11-21/{name}" for name in (wheel.name, record.name, debug_path(wheel).name))
+        assert store.read(f"night/2026-11-21/{debug_path(wheel).name}") == b"symbols"
+
+
+def test_debug_symbols_on_the_bench_are_published_under_the_new_name(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path)
+    write_record(wheel)
+    old_debug_path(wheel).write_bytes(b"symbols")
+    ready = from_bench(wheel, read_record(wheel))
+    assert ready.files == (wheel, record_path(wheel), debug_path(wheel))

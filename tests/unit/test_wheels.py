@@ -2,71 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
+import os
 import shutil
-import struct
 import subprocess
 import tarfile
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from wheel_support import COMMIT, EXPECTED, NAME, TAGS, elf, make_record, make_wheel
 
+from builder import untrusted
 from builder.errors import FailureKind, TargetError
-from builder.wheels.provenance import archive_debug_symbols, debug_path, publish_wheel, record_path
-from builder.wheels.repair import RepairPlan, auditwheel_command, built_wheel
+from builder.wheels import repair
+from builder.wheels.provenance import archive_debug_symbols, debug_path, publish_wheel
+from builder.wheels.record import WheelRecord, read_record
+from builder.wheels.repair import RepairPlan, auditwheel_command, built_wheel, take_wheel
 from builder.wheels.verify import Expectation, verify
-
-COMMIT = "7c59c54b2e5e73bbc8cb1e7bc88522c8366f0608"
-EXPECTED = Expectation("cp311", "x86_64", "2.5.1", "manylinux_2_17_x86_64", COMMIT)
-TAGS = ("cp311-cp311-manylinux_2_17_x86_64", "cp311-cp311-manylinux2014_x86_64")
-NAME = "torch_npu-2.5.1.post1-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
-
-
-def elf(machine: int = 62) -> bytes:
-    """The smallest ELF header that names a machine (62 is x86_64, 183 aarch64)."""
-    identification = b"\x7fELF\x02\x01\x01" + bytes(9)
-    return identification + struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 0, 0, 0, 64, 0, 0, 64, 0, 0)
-
-
-def make_wheel(
-    folder: Path,
-    name: str = NAME,
-    *,
-    version: str = "2.5.1.post1",
-    tags: tuple[str, ...] = TAGS,
-    commit: str = COMMIT,
-    library: bytes | None = None,
-    tamper: str | None = None,
-    extra: dict[str, bytes] | None = None,
-) -> Path:
-    info = "torch_npu-2.5.1.post1.dist-info"
-    files = {
-        "torch_npu/__init__.py": b"",
-        "torch_npu/version.py": f"__version__ = '{version}'\ngit_version = '{commit}'\n".encode(),
-        "torch_npu/lib/libtorch_npu.so": elf() if library is None else library,
-        "torch_npu/_C.cpython-311-x86_64-linux-gnu.so": elf(),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n".encode(),
-        f"{info}/WHEEL": (
-            "Wheel-Version: 1.0\nRoot-Is-Purelib: false\n" + "".join(f"Tag: {t}\n" for t in tags)
-        ).encode(),
-    }
-    rows = []
-    for path, content in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-        rows.append(f"{path},sha256={digest},{len(content)}")
-    files[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""]).encode()
-    if tamper:
-        files[tamper] += b"#"
-    files |= extra or {}
-    wheel = folder / name
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, content in files.items():
-            archive.writestr(path, content)
-    return wheel
 
 
 def fault(wheel: Path, expected: Expectation = EXPECTED) -> str:
@@ -130,13 +82,17 @@ def test_a_truncated_wheel_is_refused(tmp_path: Path) -> None:
 
 
 def test_exactly_one_wheel_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="left no dist/ that can be read"):
+        built_wheel(tmp_path, "dist")
+    (tmp_path / "dist").mkdir()
     with pytest.raises(TargetError, match="left nothing in dist"):
-        built_wheel(tmp_path)
-    wheel = make_wheel(tmp_path)
-    assert built_wheel(tmp_path) == wheel
-    make_wheel(tmp_path, NAME.replace("post1", "post2"))
+        built_wheel(tmp_path, "dist")
+    wheel = make_wheel(tmp_path / "dist")
+    assert built_wheel(tmp_path, "dist") == NAME
+    assert take_wheel(tmp_path, "dist", tmp_path / "taken").read_bytes() == wheel.read_bytes()
+    make_wheel(tmp_path / "dist", NAME.replace("post1", "post2"))
     with pytest.raises(TargetError, match="expected exactly one"):
-        built_wheel(tmp_path)
+        built_wheel(tmp_path, "dist")
 
 
 def test_auditwheel_gets_upstreams_exclusions() -> None:
@@ -157,9 +113,10 @@ def test_publishing_leaves_only_whole_files(tmp_path: Path) -> None:
     assert packed == [True, True]
     assert archives[0].read_bytes() == archives[1].read_bytes()
     output = tmp_path / "dist"
-    published = publish_wheel(wheel, output, {"sha256": "x"}, archives[0])
-    assert {file.name for file in output.iterdir()} == {NAME, f"{NAME}.json", f"{NAME}.debug.tar.gz"}
-    assert json.loads(record_path(published).read_text()) == {"sha256": "x"}
+    record = WheelRecord.of(make_record(wheel))
+    published = publish_wheel(wheel, output, record, archives[0])
+    assert {file.name for file in output.iterdir()} == {NAME, f"{NAME}.json", f"{NAME}.debug.tar.gzip"}
+    assert read_record(published) == record
     with tarfile.open(debug_path(published)) as archive:
         assert archive.getnames() == ["libtorch_npu.so.debug"]
 
@@ -179,17 +136,60 @@ def test_links_that_a_build_left_are_not_followed(tmp_path: Path) -> None:
     (tree / "other").mkdir()
     (tree / "other" / "dbg").symlink_to(secret)
     assert not archive_debug_symbols(tree, "other/dbg", tmp_path / "2.tar.gz", 0)
-    (tree / "dist").mkdir()
-    (tree / "dist" / NAME).symlink_to(secret / "key.debug")
-    with pytest.raises(TargetError, match="left nothing in dist"):
-        built_wheel(tree / "dist")
+
+
+@pytest.mark.parametrize(
+    "bend", ["the file", "the folder", "a folder above", "to a pipe", "to a folder", "to the tree"]
+)
+def test_no_wheel_of_the_host_is_taken_for_the_builds(tmp_path: Path, bend: str) -> None:
+    host, tree, taken = tmp_path / "host", tmp_path / "tree", tmp_path / "taken"
+    for folder in (host / "dist", tree / "out"):
+        folder.mkdir(parents=True)
+    wheel = make_wheel(host / "dist")
+    dist = tree / "out" / "dist"
+    if bend == "the folder":
+        dist.symlink_to(host / "dist")
+    elif bend == "a folder above":
+        (tree / "out").rmdir()
+        (tree / "out").symlink_to(host)
+    elif bend == "to the tree":
+        wheel.rename(tree / NAME)
+        dist.symlink_to("..")
+    else:
+        dist.mkdir()
+        place = dist / NAME
+        {
+            "the file": lambda: place.symlink_to(wheel),
+            "to a pipe": lambda: os.mkfifo(place),
+            "to a folder": place.mkdir,
+        }[bend]()
+    for call in (lambda: built_wheel(tree, "out/dist"), lambda: take_wheel(tree, "out/dist", taken)):
+        with pytest.raises(TargetError, match=r"expected exactly one wheel") as caught:
+            call()
+        assert caught.value.kind is FailureKind.COMPILE
+    assert list(taken.iterdir()) == []
+
+
+def test_what_a_build_leaves_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dist").mkdir()
+    with open(tmp_path / "dist" / NAME, "wb") as sparse:
+        sparse.truncate(1 << 40)
+    monkeypatch.setattr(repair, "WHEEL_LIMIT", 5 << 20)
+    with pytest.raises(TargetError, match=f"more than {5 << 20} bytes"):
+        take_wheel(tmp_path, "dist", tmp_path / "taken")
+    assert list((tmp_path / "taken").iterdir()) == []
+    monkeypatch.setattr(untrusted, "MOST_ENTRIES", 3)
+    for number in range(4):
+        (tmp_path / "dist" / str(number)).touch()
+    with pytest.raises(TargetError, match="more than 3 entries"):
+        built_wheel(tmp_path, "dist")
 
 
 def test_a_second_publication_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path)
     output = tmp_path / "dist"
-    publish_wheel(wheel, output, {}, None)
+    publish_wheel(wheel, output, WheelRecord.of(make_record(wheel)), None)
     (output / f".{NAME}.deadbeef").write_bytes(b"half")
     (output / f".{NAME}.json.deadbeef").write_bytes(b"half")
-    publish_wheel(wheel, output, {}, None)
+    publish_wheel(wheel, output, WheelRecord.of(make_record(wheel)), None)
     assert {file.name for file in output.iterdir()} == {NAME, f"{NAME}.json"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import ipaddress
 import logging
 import re
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -175,6 +177,20 @@ def connected(scheduler: str) -> Iterator[Cluster]:
             )
         with client:
             yield Cluster(client, scheduler)
+
+
+def without_tls(scheduler: str) -> bool:
+    """True for the address of a scheduler on another machine that is spoken to in plain text."""
+    from distributed.comm.addressing import parse_address, parse_host_port
+
+    scheme, place = parse_address(scheduler)
+    host, _ = parse_host_port(place)
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        found = set()
+    here = bool(found) and all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
+    return scheme in ("tcp", "ws") and not here
 
 
 def _check_address(scheduler: str) -> None:

@@ -30,6 +30,7 @@ from builder.engines.local import LocalRun, Policy
 from builder.environments.leftovers import remove_leftovers
 from builder.environments.live import stop_all
 from builder.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
+from builder.exiting import leave
 from builder.gather import Gatherer, check_request
 from builder.ledger import BuildLedger, ledger_path
 from builder.lock import Lock
@@ -42,7 +43,8 @@ from builder.progress.state import Event, State
 from builder.recipe import default_jobs, machine_memory
 from builder.results import Run, TargetResult
 from builder.store import Store, open_store, sha256_of
-from builder.wheels.provenance import debug_path, record_path
+from builder.wheels.provenance import beside, debug_path, rename_old_debug
+from builder.wheels.record import RecordError, read_record, record_path
 from builder.workspace import Workspace
 
 STOP = b"stop"
@@ -199,6 +201,7 @@ class Errand:
             raise MachineError(f"{result.wheel.name} is gone: another builder of this workspace has replaced it")
         found = {"log": result.log, "image-log": result.log.with_suffix(".image.log")}
         if result.wheel is not None:
+            rename_old_debug(result.wheel)
             found |= {"debug": debug_path(result.wheel), "wheel": result.wheel, "record": record_path(result.wheel)}
         files = {}
         for what, path in found.items():
@@ -290,8 +293,8 @@ def _check_cache() -> None:
 def _run_of(wheel: Path) -> str | None:
     """The run that made a wheel, as its record says."""
     try:
-        return str(json.loads(record_path(wheel).read_text(encoding="utf-8"))["run"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_record(wheel).run
+    except (OSError, RecordError):
         return None
 
 
@@ -300,17 +303,18 @@ def _wheels_of(target: str, workspace: Workspace) -> Sequence[Path]:
     if workspace.output != workspace.root / OWN_OUTPUT:
         return ()
     found = []
-    for record in sorted(workspace.output.glob("*.whl.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            if json.loads(record.read_text(encoding="utf-8"))["target"] == target:
-                found.append(record.with_name(record.name.removesuffix(".json")))
+    for path in sorted(workspace.output.glob("*.whl.json")):
+        wheel = path.with_name(path.name.removesuffix(".json"))
+        with suppress(OSError, RecordError):
+            if read_record(wheel).target == target:
+                found.append(wheel)
     return found
 
 
 def _drop(wheel: Path) -> None:
-    """Remove a wheel with what belongs to it, the record first: without it nobody takes the wheel for whole."""
+    """Remove a wheel with what belongs to it, the record first."""
     with suppress(OSError):
-        for path in (record_path(wheel), debug_path(wheel), wheel):
+        for path in (*beside(wheel), wheel):
             path.unlink(missing_ok=True)
 
 
@@ -371,6 +375,7 @@ def main() -> None:
         pipe.write({"outcome": outcome})
     except BrokenPipeError:
         os._exit(1)
+    leave(0)
 
 
 if __name__ == "__main__":

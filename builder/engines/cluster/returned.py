@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,8 @@ from builder.fingerprint import fingerprint
 from builder.results import TargetResult
 from builder.store import Store
 from builder.wheels import provenance
-from builder.workspace import Workspace, remove_tree
+from builder.wheels.record import RECORD_LIMIT, WheelRecord
+from builder.workspace import Workspace, open_inside, remove_tree
 
 #: Seconds to wait for another builder of this workspace that publishes the same target.
 LOCK_WAIT = 60.0
@@ -78,18 +78,19 @@ def _publish(
         remove_tree(folder)
 
 
-def _checked(path: Path, name: str, sha256: str, result: TargetResult, origin: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(path: Path, name: str, sha256: str, result: TargetResult, origin: Mapping[str, Any]) -> WheelRecord:
     """The record of the wheel ``name``. Raises TargetError (VERIFY) where it is not the wheel that was asked for."""
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        said = (record["target"], record["wheel"], record["sha256"], record["fingerprint"])
-        sources = record["inputs"]["sources"]
-        sound = fingerprint(record["inputs"]) == record["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TargetError(f"the record of {name} cannot be read: {error!r}", kind=FailureKind.VERIFY) from error
-    if said != (result.id, name, sha256, result.fingerprint) or not sound or not name.endswith(".whl"):
+    with open_inside(path.parent, path.name) as stream:
+        data = stream.read(RECORD_LIMIT)
+    record = WheelRecord.from_json(data, f"{name}.json")
+    said = (record.target, record.wheel, record.sha256, record.fingerprint)
+    sound = record.inputs is not None and fingerprint(record.inputs) == record.fingerprint
+    if said != (result.id, name, sha256, result.fingerprint) or not sound:
         raise TargetError(f"{name} came with a record that is not its own", kind=FailureKind.VERIFY)
-    other = [part for part, value in sources.items() if value != origin[part]]
+    sources = record.inputs.get("sources") if record.inputs is not None else None
+    if not isinstance(sources, dict):
+        raise TargetError(f"the record of {name} names no sources", kind=FailureKind.VERIFY)
+    other = [part for part, value in sources.items() if part not in origin or value != origin[part]]
     if other:
         raise TargetError(
             f"{name} was built from other sources than this machine asked for: {', '.join(other)}",

@@ -24,10 +24,10 @@ from builder.errors import BuilderError, FailureKind, MachineError, TargetError
 from builder.gather import commits_of
 from builder.ledger import BuildLedger
 from builder.matrix.model import Target
-from builder.plan import fault_of, records
 from builder.results import TargetResult
 from builder.sources.checkout import PreparedTree, describe
 from builder.store import Store
+from builder.wheels.standing import Digests, fault_of, records
 
 #: Workers that may be lost over one target; then it is the target that is at fault.
 LOSSES = 3
@@ -80,7 +80,8 @@ class ClusterRun(LocalRun):
         self._cluster = cluster
         self._store = store
         self._luggage = luggage
-        self._standing = records(context.workspace.output)
+        self._standing = records(context.workspace.output, context.reporter.warning)
+        self._digests = Digests(context.workspace.digests)
         self._crew = Crew(cluster, context.reporter)
         self._targets: dict[str, Target] = {}
         self._sent: dict[str, Sent] = {}
@@ -107,6 +108,7 @@ class ClusterRun(LocalRun):
         finally:
             # A fetch that is under way is worth hours of a worker.
             self._fetchers.shutdown(wait=True, cancel_futures=False)
+            self._digests.save()
 
     def _check_offline(self, targets: Sequence[Target], results: Mapping[str, TargetResult]) -> None:
         """What a worker lacks only the worker knows, whose builds say it."""
@@ -226,9 +228,9 @@ class ClusterRun(LocalRun):
 
     def _standing_fingerprint(self, target: Target) -> str | None:
         wheel, record = self._standing.get(target.id, (None, None))
-        if wheel is None or record is None or fault_of(wheel, record) is not None:
+        if wheel is None or record is None or fault_of(wheel, record, self._digests) is not None:
             return None
-        return str(record.get("fingerprint"))
+        return record.fingerprint
 
     # -- watching them ------------------------------------------------------------------------------------
 
@@ -317,8 +319,8 @@ class ClusterRun(LocalRun):
     def _take_standing(self, result: TargetResult) -> None:
         """A worker that builds nothing because the wheel stands here sends none: that is the result's."""
         wheel, record = self._standing.get(result.id, (None, None))
-        if result.wheel is None and record is not None and record.get("fingerprint") == result.fingerprint:
-            result.wheel, result.sha256 = wheel, record.get("sha256")
+        if result.wheel is None and record is not None and record.fingerprint == result.fingerprint:
+            result.wheel, result.sha256 = wheel, record.sha256
 
     def _explained(self, sent: Sent, error: BuilderError) -> BuilderError:
         """Why nothing came back, in the words of this run."""
