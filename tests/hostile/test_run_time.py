@@ -8,7 +8,7 @@ import re
 import pytest
 from hostile_support import SECRET, Scene, Told, unharmed
 
-#: Host builds are contained as far as namespaces allow: tests/integration/test_environments_host.py.
+#: Host builds are contained as far as namespaces allow: test_host.py.
 pytestmark = pytest.mark.parametrize("place", [pytest.param("container", marks=pytest.mark.engine)])
 
 #: Each line tries something and says "yes" where it worked; the names are those of ATTACKS.
