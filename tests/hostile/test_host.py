@@ -320,7 +320,9 @@ def test_there_is_no_network(uid: int, place: Place) -> None:
 
 def test_nothing_of_a_command_outlives_it(uid: int, place: Place) -> None:
     number = f"600.{os.getpid()}{uid}"
-    script = f"for i in 1 2 3; do setsid --fork sleep {number} >/dev/null 2>&1 </dev/null; done; pgrep -c sleep"
+    started = f"for i in 1 2 3; do setsid --fork sleep {number} >/dev/null 2>&1 </dev/null; done"
+    # Each becomes sleep some time after setsid has returned.
+    script = f"{started}; until [ $(pgrep -c sleep) = 3 ]; do :; done; pgrep -c sleep"
     (lines,) = attacked(uid, place, script)
     assert lines == ["3"]
     assert subprocess.run(["pgrep", "-f", f"sleep {number}"], check=False).returncode == 1
