@@ -107,4 +107,4 @@ def test_every_session_of_the_project_is_there() -> None:
     sessions = re.findall(
         r"^def ([a-z]+)\(session: nox\.Session\)", (ROOT / "noxfile.py").read_text(), flags=re.MULTILINE
     )
-    assert set(sessions) == {"build", "tests", "lint", "types", "demo", "docs", "bench"}
+    assert set(sessions) == {"build", "tests", "hostile", "lint", "types", "demo", "docs", "bench"}
