@@ -53,14 +53,17 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*[mK]")
 
 #: How C, Python and shells write that a file could not be read or written (strerror of EACCES, EROFS and EIO in the C
 #: locale), with the name of the file before it or behind it. ``Permission denied (publickey)`` of ssh is another thing.
+_FAULTS = ("Permission denied", "Read-only file system", "Input/output error")
 _FAULT = re.compile(
     r"(?:(?P<before>[^\s:'\"]+)['\"\u2019]?: )?(?:\[Errno (?:5|13|30)\] )?"
-    r"(?P<what>Permission denied|Read-only file system|Input/output error)"
+    rf"(?P<what>{'|'.join(_FAULTS)})"
     r"(?:: ['\"](?P<behind>[^'\"]+)['\"]|[.,;:\])]*$)"
 )
 _FULL = ("No space left on device", "Disk quota exceeded")
 _TRACEBACK = "Traceback (most recent call last)"
 
+#: Characters of a line that are looked at: patterns take time by the square of a line that is made for it.
+LONGEST = 4096
 #: Lines of the log that an error carries.
 TAIL_LINES = 15
 #: Lines from the first compiler error on: the source line and the caret follow it.
@@ -96,8 +99,8 @@ class OutputReader:
         self._fallback: str | None = None
 
     def feed(self, line: str) -> None:
-        """Take the next line."""
-        text = line.rstrip()
+        """Take the next line; of a very long one the beginning."""
+        text = line[:LONGEST].rstrip()
         self.tail.append(text)
         self.disk_full = self.disk_full or any(said in text for said in _FULL)
         self.killed = self.killed or _KILLED.search(text) is not None
@@ -136,6 +139,9 @@ class OutputReader:
 
     def _look_for_fault(self, text: str) -> None:
         if self.machine_fault is not None or self.first_error is not None or self.generation_failure is not None:
+            return
+        # The pattern alone takes time by the square of a line's length.
+        if not any(said in text for said in _FAULTS):
             return
         for found in _FAULT.finditer(text):
             path = found["behind"] or found["before"]

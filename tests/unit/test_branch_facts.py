@@ -445,8 +445,8 @@ def test_the_environment_of_the_reader_decides_nothing(repo: Repo, monkeypatch: 
 
 
 def test_a_branch_costs_few_processes(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit, run = repo.commit(TEXT), Mock(side_effect=subprocess.run)
-    monkeypatch.setattr(subprocess, "run", run)
+    commit, run = repo.commit(TEXT), Mock(side_effect=subprocess.Popen)
+    monkeypatch.setattr(subprocess, "Popen", run)
     read_branch(repo.mirror, "work", commit)
     assert 1 <= run.call_count <= 5
 

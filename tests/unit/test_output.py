@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder.compilation.output import OutputReader, missing_outputs
+from builder.compilation.output import LONGEST, OutputReader, missing_outputs
 
 
 def read(*lines: str) -> OutputReader:
@@ -165,3 +165,13 @@ def test_an_excerpt_ends_before_the_traceback_of_setup_py() -> None:
     reader.finish()
     assert reader.excerpt == lines[1:4]
     assert reader.error == lines[1]
+
+
+@pytest.mark.parametrize("line", ["x" * (1 << 18), "a:" * (1 << 17), "g++ " + "-Ix/y " * 40_000, "[" * (1 << 18)])
+def test_lines_that_are_made_to_be_long_cost_little(line: str) -> None:
+    # A pattern that takes time by the square of the length would be at it for minutes: pytest's own limit ends it.
+    reader = OutputReader(("/out",))
+    for end in ("", ": Permission denied", ": error: x", " warning: x [-Wy]"):
+        for _ in range(20):
+            reader.feed(line + end)
+    assert all(len(text) <= LONGEST for text in reader.tail)
