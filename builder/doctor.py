@@ -40,7 +40,7 @@ def examine(matrix: Matrix, workspace: Workspace, *, offline: bool) -> int:
 def _hosts(matrix: Matrix, name: str, unreached: Unreached) -> list[Check]:
     """One check for each host of a repository. Hosts are alternatives: only when none answers is that a failure.
 
-    A host whose name has no address is told of once, for all repositories; ``unreached`` knows them.
+    A host whose name has no address gets one row for all repositories; ``unreached`` holds such hosts.
     """
     answers: list[tuple[str, str | None]] = []
     for url in matrix.sources.urls(name):

@@ -1,4 +1,4 @@
-"""Errors in op-plugin are told by where its sources are from: a person's own folder, or the head of a branch."""
+"""Name the user's own files in compile errors of op-plugin, and say when its head is not the pin."""
 
 from __future__ import annotations
 

@@ -233,14 +233,14 @@ class LocalStore:
 
     @classmethod
     def open(cls, folder: Path) -> LocalStore | None:
-        """The store in ``folder``; None where there is none."""
+        """Open the compile cache in ``folder``; return None where the folder is absent."""
         try:
             return cls(UntrustedFolder(folder))
         except OSError:
             return None
 
     def get(self, key: str, most: int) -> bytes | None:
-        """An entry of at most ``most`` bytes; None where there is none."""
+        """Return the entry ``key``, or None where it is absent or has more than ``most`` bytes."""
         for level in self._LEVELS:
             with suppress(OSError):
                 return self._folder.read("/".join([*key[:level], key[level:]]), most)

@@ -141,7 +141,7 @@ def ensure_image(
 
 
 def _standing(engine: DockerEngine, name: str, base: Base) -> Any | None:
-    """The image of that name on ``base``; None where there is none that may be used."""
+    """Return the image ``name``; None where it is absent, or holds proxies that its ``base`` has not."""
     image = get_image(engine, name)
     return None if image is None or holds_proxies(image, get_image(engine, base.identity) or image) else image
 

@@ -68,7 +68,8 @@ def run_plan(
 ) -> int:
     """Plan a build of ``targets``, and print the plan in its form on standard output; the exit code.
 
-    Jobs are for what can be built. Why others cannot is told beside, and the exit code is that of a build of them.
+    Jobs are made only for targets that can be built. The reasons of the others go to standard error, and the exit code
+    is the one that building them would have.
     """
     planned = plan_targets(targets, matrix, workspace, options, reporter, locked)
     if form.write is None:

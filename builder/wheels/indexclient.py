@@ -40,7 +40,7 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}
 # What reading a file raises that is no whole zip file of readable members.
 _BROKEN = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
-    ValueError, OverflowError, NotImplementedError, RuntimeError,
+    ValueError, OverflowError, RuntimeError,
 )  # fmt: skip
 
 _Result = TypeVar("_Result")

@@ -33,7 +33,7 @@ _DAMAGE = (
     AttributeError,
     EOFError,
     MemoryError,
-    RuntimeError,  # with NotImplementedError and RecursionError
+    RuntimeError,  # zipfile: an encrypted member, an unknown compression; json: lists nested without end
     zipfile.BadZipFile,
     zlib.error,
 )
