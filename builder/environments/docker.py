@@ -36,7 +36,7 @@ from builder.environments.images import Image, Maker, ensure_image, image_digest
 from builder.environments.leftovers import remove_leftovers as remove_leftovers
 from builder.environments.lines import LineSplitter
 from builder.environments.network import NetworkSettings, configured_proxies
-from builder.environments.ownership import UNPRIVILEGED, give
+from builder.environments.ownership import UNPRIVILEGED, make_and_give
 from builder.environments.pytorch import WRITTEN, ensure_pytorch
 from builder.environments.pytorch_store import PyTorch
 from builder.environments.recipe import Log, folders_of_wheels, pytorch_digest
@@ -106,7 +106,7 @@ def ready_docker(
         resources=resources,
         folders=folders_,
         libc=f"{inventory.libc} {inventory.libc_version}",
-        owner_of_files=user if os.getuid() == 0 and not found.rootless else None,
+        owner_of_files=owner_of_files(found),
         offline=settings.offline,
         reporter=reporter,
         run=run,
@@ -170,6 +170,11 @@ def build_user(found: DockerEngine) -> tuple[int, int]:
     return (os.getuid(), os.getgid()) if os.getuid() != 0 else UNPRIVILEGED
 
 
+def owner_of_files(found: DockerEngine) -> tuple[int, int] | None:
+    """To whom what commands write has to be given beforehand; None where they run as the builder itself."""
+    return build_user(found) if os.getuid() == 0 and not found.rootless else None
+
+
 class Container:
     """An opened environment in the engine (see ``base.Opened``)."""
 
@@ -200,6 +205,7 @@ class Container:
         self._request = request
         self._folders = folders
         self._user = user
+        self._owner = owner_of_files(found)
         uid, gid = user
         accounts = {
             "passwd": f"root:x:0:0:root:/root:/bin/sh\nbuilder:x:{uid}:{gid}:builder:{HOME}:/bin/sh\n",
@@ -214,9 +220,8 @@ class Container:
         # Upstream's code generation changes a file inside torchgen: each build gets a copy of its own.
         if (pytorch.site / WRITTEN).is_dir():
             shutil.copytree(pytorch.site / WRITTEN, scratch / WRITTEN, symlinks=True)
-            if os.getuid() == 0 and not found.rootless:
-                give(scratch / WRITTEN, user)
-        self._give(folders.written)
+            make_and_give([scratch / WRITTEN], self._owner)
+        make_and_give(folders.written, self._owner)
 
     def mounts(self) -> list[tuple[Path, str, bool]]:
         """All that a container sees of this machine: (folder here, path inside, read-only)."""
@@ -232,15 +237,8 @@ class Container:
 
     def show_cache(self, folder: Path) -> None:
         """See ``base.Opened.show_cache``."""
-        self._give([folder])
+        make_and_give([folder], self._owner)
         self._folders = replace(self._folders, cache=folder)
-
-    def _give(self, folders: Sequence[Path]) -> None:
-        """Make folders that are absent, and the build's user their owner where that is not the builder's own."""
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.getuid() == 0 and not self._engine.rootless:
-                give(folder, self._user)
 
     def run(
         self,

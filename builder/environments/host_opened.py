@@ -20,7 +20,7 @@ from builder.environments.base import Folders, Limits, Outcome, Paths
 from builder.environments.bases import interpreter_folder
 from builder.environments.interpreters import Interpreter
 from builder.environments.namespace import Bind, Namespaces
-from builder.environments.ownership import give
+from builder.environments.ownership import make_and_give
 from builder.environments.process import run_process
 from builder.environments.pytorch import WRITTEN
 from builder.environments.variables import merged
@@ -105,17 +105,18 @@ class Host:
         """Open ``environment`` over ``folders``; ``scratch`` is an empty folder for the length of the build."""
         self._view = environment.view
         self._namespaces = environment.view.namespaces
+        self._owner = self._namespaces.user if os.getuid() == 0 and self._namespaces is not None else None
         self._folders = folders
         self._scratch = scratch
         home = scratch / "home"
         home.mkdir()
-        self._give(folders.written)
+        make_and_give(folders.written, self._owner)
         # Upstream's code generation changes a file inside torchgen: each build gets a copy of its own.
         modules = scratch / "modules"
         modules.mkdir()
         if (environment.site / WRITTEN).is_dir():
             shutil.copytree(environment.site / WRITTEN, modules / WRITTEN, symlinks=True)
-            self._give([modules / WRITTEN])
+            make_and_give([modules / WRITTEN], self._owner)
         venv = environment.home / "venv"
         if self._namespaces is None:
             self.paths = _real_paths(folders, environment.site)
@@ -150,19 +151,12 @@ class Host:
 
     def show_cache(self, folder: Path) -> None:
         """See ``base.Opened.show_cache``."""
-        self._give([folder])
+        make_and_give([folder], self._owner)
         self._folders = replace(self._folders, cache=folder)
         if self._namespaces is None:
             self.paths = replace(self.paths, cache=str(folder.resolve()))
         else:
             self._binds.append(Bind(folder, self.paths.cache))
-
-    def _give(self, folders: Sequence[Path]) -> None:
-        """Make folders that are absent, and the build's user their owner where that is not the builder's own."""
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.getuid() == 0 and self._namespaces is not None:
-                give(folder, self._namespaces.user)
 
     def run(
         self,

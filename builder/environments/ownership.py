@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from builder.untrusted import UntrustedFolder
@@ -52,3 +53,14 @@ def give(folder: Path, user: tuple[int, int]) -> None:
     """
     with UntrustedFolder(folder) as opened:
         opened.own(user)
+
+
+def make_and_give(folders: Iterable[Path], user: tuple[int, int] | None) -> None:
+    """Make those of ``folders`` that are absent, and ``user`` (uid and gid) the owner of everything in them.
+
+    None: they are the builder's own, as where it may not give files away. Raises what ``give`` raises.
+    """
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        if user is not None:
+            give(folder, user)
