@@ -235,9 +235,7 @@ class TargetBuild:
         for warning in () if quiet else ready.warnings:
             self._warn(warning)
         for warning in () if quiet else ready.exposure:
-            self.result.warnings.append(warning)
-            if self.context.machine.is_new(warning):
-                self.reporter.warning(warning)
+            self._warn_once(warning)
         return ready
 
     def counted(self, plan: Recipe) -> cache.CompileCounts:
@@ -296,6 +294,8 @@ class TargetBuild:
         )
         served = remote.served(url, self.trust, remote_folder, self.reporter)
         with served as self.remote_cache, environment.open(folders) as opened:
+            for warning in opened.warnings:
+                self._warn_once(warning)
             yield opened
 
     def _prepared(self, opened: Opened, plan: Recipe) -> Recipe:
@@ -306,6 +306,12 @@ class TargetBuild:
     def _warn(self, text: str) -> None:
         self.result.warnings.append(text)
         self.reporter.warning(text)
+
+    def _warn_once(self, text: str) -> None:
+        """Warn of what is the same for all targets of a run: noted with each of them, told once."""
+        self.result.warnings.append(text)
+        if self.context.machine.is_new(text):
+            self.reporter.warning(text)
 
     def _recipe(
         self,

@@ -15,11 +15,12 @@ from builder.errors import MachineError
 def describe_cann(folder: Path) -> dict[str, str]:
     """What a toolkit is, for fingerprint and record: its place, and a digest over all of its files and links.
 
+    ``shown`` tells its builds from those that saw it at a fixed path alone, where its scripts may have found nothing.
     Files are read again only after one of them has changed: a toolkit has gigabytes, and a plan asks for each target.
     Raises MachineError where one cannot be read.
     """
     try:
-        return {"folder": str(folder), "digest": _digest(folder, _files(folder))}
+        return {"folder": str(folder), "digest": _digest(folder, _files(folder)), "shown": "own path"}
     except OSError as error:
         raise MachineError(
             f"--cann-home: {error.filename or folder} cannot be read: {error.strerror or error}",

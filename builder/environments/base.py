@@ -171,11 +171,13 @@ class Opened(Protocol):
     """An environment with folders in place, for one target.
 
     ``base_env`` holds what every command gets (PATH, PYTHONPATH, HOME and the like); what the caller
-    passes to ``run`` goes over it, and its git configuration is added to it.
+    passes to ``run`` goes over it, and its git configuration is added to it. ``warnings`` are what there is to say of
+    the folders.
     """
 
     paths: Paths
     base_env: Mapping[str, str]
+    warnings: tuple[str, ...]
 
     def show_cache(self, folder: Path) -> None:
         """Let commands from now on see ``folder``, which is made where it is absent, as the compile cache.

@@ -41,11 +41,10 @@ from builder.environments.pytorch import WRITTEN, ensure_pytorch
 from builder.environments.pytorch_store import PyTorch
 from builder.environments.recipe import Log, folders_of_wheels, pytorch_digest
 from builder.environments.temporary import temporary
+from builder.environments.toolkit import HOME, in_containers
 from builder.environments.variables import check_variables, merged
 from builder.errors import FailureKind, TargetError
 from builder.live import registered
-
-HOME = "/home/builder"
 
 #: Exit codes of a container whose command did not end by itself: killed, asked to end, cut off.
 _ENDED_FROM_OUTSIDE = (137, 143, 0)
@@ -189,6 +188,7 @@ class Container:
         pytorch: PyTorch,
     ) -> None:
         self.paths = folders.paths
+        self._toolkit, self.warnings = in_containers(folders.cann, self.paths)
         self.base_env: Mapping[str, str] = {
             "PATH": image.path,
             "PYTHONPATH": self.paths.torch,
@@ -227,6 +227,7 @@ class Container:
         """All that a container sees of this machine: (folder here, path inside, read-only)."""
         mounts = [
             *self._folders.shown(self.paths),
+            *self._toolkit,
             (self._pytorch.site, self.paths.torch, True),
             (self._scratch / "passwd", "/etc/passwd", True),
             (self._scratch / "group", "/etc/group", True),

@@ -23,6 +23,7 @@ from builder.environments.namespace import Bind, Namespaces
 from builder.environments.ownership import make_and_give
 from builder.environments.process import run_process
 from builder.environments.pytorch import WRITTEN
+from builder.environments.toolkit import on_hosts
 from builder.environments.variables import merged
 from builder.environments.visible import visible
 from builder.errors import MachineError
@@ -74,9 +75,7 @@ class HostView:
                 folder.chmod(0o1777)
                 if os.getuid() == 0:
                     os.chown(home, *self.namespaces.user)
-            programs = [
-                folder / name for folder in self.shown for name in ("venv/bin/python", "tools/tools/bin/python")
-            ]
+            programs = [folder / name for folder in self.shown for name in _PYTHONS]
             needed = [*self.shown, *seen.needed(self.path, self.env, programs)]
             lines = seen.lines(temporary, needed, [bind.place for bind in binds])
             yield self.namespaces.command(root, cwd, binds, argv, lines), "/", temporary
@@ -104,6 +103,9 @@ class Host:
     def __init__(self, environment: HostEnvironment, folders: Folders, scratch: Path) -> None:
         """Open ``environment`` over ``folders``; ``scratch`` is an empty folder for the length of the build."""
         self._view = environment.view
+        if folders.cann is not None:
+            # At its own path, too: its scripts name that one.
+            self._view = replace(self._view, shown=(*self._view.shown, folders.cann))
         self._namespaces = environment.view.namespaces
         self._owner = self._namespaces.user if os.getuid() == 0 and self._namespaces is not None else None
         self._folders = folders
@@ -134,6 +136,10 @@ class Host:
                 program = venv / "bin"
             else:
                 self._binds.append(Bind(venv, str(program.parent), read_only=True))
+        self.warnings: tuple[str, ...] = ()
+        if self._namespaces is not None:
+            seen = visible(self._view.workspace, self._view.env)
+            self.warnings = on_hosts(folders.cann, self.paths, self._binds, seen)
         # Where /tmp is the build's own, that of the builder is hidden.
         names = ("LD_LIBRARY_PATH", "TMPDIR") if self._namespaces is None else ("LD_LIBRARY_PATH",)
         self.base_env: Mapping[str, str] = {

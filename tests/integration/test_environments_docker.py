@@ -194,6 +194,22 @@ def test_folders_stand_at_their_places(opened: Opened, folders: Folders, made: R
     assert (folders.tree / "t").stat().st_uid == (made.build_user or (0, 0))[0]
 
 
+def test_a_toolkit_stands_at_its_own_path_too(made: Ready, folders: Folders, place: Path) -> None:
+    toolkit = place / "home builder" / "cann-8.5.0"
+    toolkit.mkdir(parents=True)
+    (toolkit / "set_env.sh").write_text(f"cat '{toolkit}/version'\n")
+    (toolkit / "version").write_text("8.5.0\n")
+    with made.open(replace(folders, cann=toolkit)) as opened:
+        assert opened.warnings == ()
+        lines = said(opened, f". {opened.paths.cann}/set_env.sh; ls '{toolkit.parent}'; echo x > '{toolkit}/x'")
+    assert lines[:2] == ["8.5.0", "cann-8.5.0"]
+    assert "Read-only" in lines[2]
+    # Its own path would hide the system of the container: it stands at the fixed path, and that is said.
+    with made.open(replace(folders, cann=Path("/usr/share"))) as opened:
+        assert said(opened, f"test -d {opened.paths.cann}/doc && echo there") == ["there"]
+        assert "/usr/share, as the system of a container is there" in opened.warnings[0]
+
+
 def test_the_outcome_tells_code_lines_and_cost(opened: Opened) -> None:
     lines: list[str] = []
     script = "printf 'a\\rb\\rc\\n'; printf 'bad \\377\\n'; echo e >&2; python3.11 -c 'sum(range(10**7))'"

@@ -138,6 +138,30 @@ def test_fixed_paths_stand_over_whatever_this_machine_has_there(
     assert (folders.mirrors / "kept").read_text() == "as it was"
 
 
+def test_a_toolkit_stands_at_its_own_path_too(
+    place: Path, request_: EnvironmentRequest, folders: Folders, tmp_path: Path
+) -> None:
+    if find_namespaces() is None:
+        pytest.skip("this machine allows no namespaces")
+    # Below a temporary folder, which is hidden: nothing else of it is seen.
+    toolkit = tmp_path / "Ascend" / "cann 8.5.0"
+    toolkit.mkdir(parents=True)
+    (toolkit / "set_env.sh").write_text(f"cat '{toolkit}/version'\n")
+    (toolkit / "version").write_text("8.5.0\n")
+    (toolkit.parent / "beside").touch()
+    made = ready(place, request_, fixed=True)
+    with made.open(replace(folders, cann=toolkit)) as opened:
+        script = f". {opened.paths.cann}/set_env.sh; ls '{toolkit.parent}'; echo x > '{toolkit}/x' || ls '{toolkit}'"
+        lines = said(opened, script)
+        assert opened.warnings == ()
+    assert [line for line in lines if "Read-only" not in line and "Permission" not in line] == [
+        *("8.5.0", "cann 8.5.0", "set_env.sh", "version")
+    ]
+    with made.open(replace(folders, cann=Path("/tmp"))) as opened:
+        assert len(opened.warnings) == 1
+        assert "/tmp, as that folder is hidden from builds" in opened.warnings[0]
+
+
 def test_a_command_sees_no_network(place: Path, request_: EnvironmentRequest, folders: Folders) -> None:
     namespaces = find_namespaces()
     if namespaces is None or not namespaces.network:
