@@ -22,7 +22,6 @@ from builder.progress.state import STYLES
 from builder.wheels.record import read_record
 from builder.workspace import Workspace
 
-_STYLES = {**STYLES, "interrupted": "bold red"}
 _HEADINGS = ("when", "target", "status", "time", "hits", "phases", "reason")
 #: Columns from which on an entry has room on one line.
 _WIDE = 140
@@ -142,7 +141,7 @@ def _cells(entry: Entry) -> list[Text]:
         # As the clocks of people have it; JSON has UTC.
         Text(f"{entry.finished.astimezone():%Y-%m-%d %H:%M}"),
         Text(entry.id),
-        Text(status, _STYLES[status]),
+        Text(status, STYLES[status]),
         Text(duration(entry.seconds) if entry.phases else ""),
         Text(_hits(entry)),
         Text(_phases(entry)),

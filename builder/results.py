@@ -114,6 +114,12 @@ class TargetResult:
         """Wall time of all phases."""
         return sum(phase.seconds for phase in self.phases)
 
+    @property
+    def outcome(self) -> str:
+        """``status`` as people are told it: what a run broke off is ``interrupted``, and no failure."""
+        kind = getattr(self.error, "kind", None)
+        return "interrupted" if kind is FailureKind.INTERRUPTED else self.status
+
     def fail(self, error: BuilderError) -> None:
         """Note why the target failed."""
         self.status = "failed"

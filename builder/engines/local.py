@@ -318,7 +318,7 @@ class LocalRun:
         with suppress(OSError):  # a full disk has been reported as the target's failure
             self._context.run.write()
         self._ledger.record(self._context.run.id, result)
-        self._reporter.target_finished(result.id, result.status, result.seconds, result.reason)
+        self._reporter.target_finished(result.id, result.outcome, result.seconds, result.reason)
         if result.error is not None and show:
             self._show_failure(result)
 
@@ -336,12 +336,12 @@ class LocalRun:
             result = results[name]
             settle(result, reason)
             self._ledger.record(self._context.run.id, result)
-            self._reporter.target_finished(name, result.status, result.seconds, result.reason)
+            self._reporter.target_finished(name, result.outcome, result.seconds, result.reason)
 
     def _not_started(self, results: Mapping[str, TargetResult], reason: str) -> None:
         for result in results.values():
             if settle(result, reason):
-                self._reporter.target_finished(result.id, result.status, result.seconds, result.reason)
+                self._reporter.target_finished(result.id, result.outcome, result.seconds, result.reason)
 
 
 def open_shell(target: Target, matrix: Matrix, workspace: Workspace, options: BuildOptions, reporter: Reporter) -> int:

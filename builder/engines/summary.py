@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from builder.console import Reporter, print_table, standard_output
-from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, BuilderError, FailureKind, TargetError
+from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, BuilderError, TargetError
 from builder.plan import Planned
 from builder.progress.state import STYLES
 from builder.results import Run, TargetResult
@@ -69,9 +69,8 @@ def show_summary(run: Run, reporter: Reporter, *, wheels: bool = True) -> None:
         # Names that a person copies are never broken.
         table.add_column(heading, no_wrap=True, justify="left" if heading in {"target", "status"} else "right")
     for result in run.targets:
-        style = STYLES[result.status]
-        kind = getattr(result.error, "kind", None)
-        status = "interrupted" if kind is FailureKind.INTERRUPTED else result.status
+        status = result.outcome
+        style = STYLES[status]
         table.add_row(
             escape(result.id),
             f"[{style}]{status}[/{style}]",

@@ -21,8 +21,9 @@ and by its kind (seconds are numbers, null stands for "not known"):
     message          text
     warning          text
     error            text, details (lines), hint (the next step), kind (as failure.kind in result.json)
-    target-finished  status (built, rehearsed, pulled, skipped, failed), seconds, reason, files, hits
-    run-finished     seconds, exit_code, built, rehearsed, pulled, skipped, failed, left (targets of each outcome)
+    target-finished  status (built, rehearsed, pulled, skipped, failed, interrupted), seconds, reason, files, hits
+    run-finished     seconds, exit_code, built, rehearsed, pulled, skipped, failed, interrupted, left (targets of each
+                     outcome)
 
 A target that is tried again, after a failure that may pass, has a second ``target-started``; one that is never at work
 has ``target-finished`` only.

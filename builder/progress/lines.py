@@ -132,8 +132,8 @@ class Lines:
         if target.status == "skipped":
             return Line(one_line(target.reason), "skipped:", style)
         took = clock(target.seconds or 0.0)
-        if target.status == "failed":
-            return Line(f"after {took}", "failed", style)  # the error that says why has lines of its own
+        if target.status in {"failed", "interrupted"}:
+            return Line(f"after {took}", target.status, style)  # the error that says why has lines of its own
         return Line(", ".join([f"in {took}", *files(target)]), target.status or "", style)
 
 
@@ -205,7 +205,7 @@ class Groups(Lines):
             self.close()
         super().handle(event, state)
         if event.name == "target-finished":
-            self._end(event.target, folded=event["status"] != "failed")
+            self._end(event.target, folded=event["status"] not in {"failed", "interrupted"})
         self._heartbeat(event, state)
 
     def write(self, event: Event, state: State, lines: list[Line]) -> None:

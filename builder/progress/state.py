@@ -18,7 +18,11 @@ COMPILE = "compile"
 LEAST_PERCENT = 2.0
 
 #: What can become of a target, and how a terminal shows it.
-STYLES = {"built": "green", "rehearsed": "green", "pulled": "green", "skipped": "cyan", "failed": "bold red"}
+STYLES = {
+    **dict.fromkeys(("built", "rehearsed", "pulled"), "green"),
+    "skipped": "cyan",
+    **dict.fromkeys(("failed", "interrupted"), "bold red"),
+}
 
 #: Escape sequences and control characters, but for line feeds and tabs: a compiler's colours, or worse.
 _CONTROL = re.compile(

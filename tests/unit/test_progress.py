@@ -183,7 +183,15 @@ def test_counts_of_outcomes() -> None:
     play.run("a", "b", "c", "d")
     for target, status in (("a", "built"), ("b", "failed"), ("c", "skipped")):
         play("target-finished", target, status=status, seconds=0.0, reason="")
-    assert play.state.counts == {"built": 1, "rehearsed": 0, "pulled": 0, "skipped": 1, "failed": 1, "left": 1}
+    assert play.state.counts == {
+        "built": 1,
+        "rehearsed": 0,
+        "pulled": 0,
+        "skipped": 1,
+        "failed": 1,
+        "interrupted": 0,
+        "left": 1,
+    }
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -5.0, 250.0])
@@ -475,7 +483,7 @@ def test_events_and_their_keys_are_those_documented() -> None:
         {"event": "target-finished", "target": "a", "status": "built", "seconds": 12.0, "reason": "built from source",
          "files": 1, "hits": 2},
         {"event": "run-finished", "target": None, "seconds": 13.0, "exit_code": 0, "built": 1,
-         "rehearsed": 0, "pulled": 0, "skipped": 0, "failed": 0, "left": 1},
+         "rehearsed": 0, "pulled": 0, "skipped": 0, "failed": 0, "interrupted": 0, "left": 1},
     ]  # fmt: skip
     assert events(stream) == [{**common, **event} for event in expected]
 

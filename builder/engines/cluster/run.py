@@ -392,4 +392,4 @@ class ClusterRun(LocalRun):
         if result.status == "failed" and result.error is None:
             result.fail(error)
         self._ledger.record(self._context.run.id, result)
-        self._reporter.target_finished(result.id, result.status, result.seconds, result.reason)
+        self._reporter.target_finished(result.id, result.outcome, result.seconds, result.reason)
