@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import MachineError, RequestError
+from builder.holders import holder, noted
 from builder.untrusted import open_inside as open_inside
 from builder.untrusted import remove_tree as remove_tree
 
@@ -136,16 +137,18 @@ class Workspace:
 
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock")
+        path = folder / f"{name}.lock"
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=wait_seconds)
         except Timeout as error:
             raise MachineError(
-                f"another builder holds {name} in {self.root}",
+                f"another builder holds {name} in {self.root}{holder(path)}",
                 hint="wait for it to end, or use another --workspace",
             ) from error
         try:
-            yield
+            with noted(path):
+                yield
         finally:
             lock.release()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from builder.errors import MachineError
+from builder.holders import holder
 
 #: Seconds to wait for another process that writes; each write takes milliseconds.
 BUSY_SECONDS = 15.0
@@ -145,9 +146,9 @@ def lock(path: Path, *, alone: bool) -> Callable[[], None]:
 
     Raises MachineError: at once when somebody else writes and it should be ``alone``, else after BUSY_SECONDS.
     """
-    folder = path.parent / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / f"{path.name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    place = _lock_of(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
     until = time.monotonic() + (0 if alone else BUSY_SECONDS)
     try:
         while True:
@@ -201,7 +202,12 @@ def first_error(error: ValidationError) -> str:
 
 
 def _busy(path: Path) -> MachineError:
-    return MachineError(f"another builder holds the ledger {path}", hint="wait for it to end, then try again")
+    text = f"another builder holds the ledger {path}{holder(_lock_of(path))}"
+    return MachineError(text, hint="wait for it to end, then try again")
+
+
+def _lock_of(path: Path) -> Path:
+    return path.parent / "locks" / f"{path.name}.lock"
 
 
 def _unusable(path: Path, why: str) -> MachineError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from builder.errors import MachineError, RequestError
+from builder.holders import holder, noted
 from builder.store.base import CHUNK, Entry, Store
 from builder.workspace import expanded, fsync_folder, open_inside
 
@@ -141,15 +142,17 @@ class FolderStore(Store):
         with self._asking(f"to lock {name}"):
             folder = self.root / ".locks"
             self._make(folder)
-            lock = FileLock(folder / f"{name.replace('/', '-')}.lock")
+            path = folder / f"{name.replace('/', '-')}.lock"
+            lock = FileLock(path)
             try:
                 lock.acquire(timeout=LOCK_WAIT)
             except Timeout:
                 raise MachineError(
-                    f"another builder holds {name} in the store {self.url}", hint="wait for it to end"
+                    f"another builder holds {name} in the store {self.url}{holder(path)}", hint="wait for it to end"
                 ) from None
         try:
-            yield
+            with noted(path):
+                yield
         finally:
             lock.release()
 
