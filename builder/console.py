@@ -27,8 +27,10 @@ from builder.progress.screen import Screen
 from builder.progress.state import Event, Sink, State
 from builder.progress.tables import print_table as print_table
 
-#: Columns of a table that goes into a file or a pipe.
+#: Columns of what is told while something happens, where that goes into a file or a pipe.
 WIDTH_WITHOUT_TERMINAL = 200
+#: Columns of what was asked for, where that goes into a file or a pipe: no row is ever broken.
+_UNLIMITED = 1 << 16
 #: What is left when a user asks for quiet.
 LOUD = frozenset({"warning", "error", "run-finished"})
 
@@ -181,7 +183,7 @@ class Reporter:
         self._hub.emit("target-started", target, {})
 
     def target_finished(self, target: str, status: str, seconds: float, reason: str = "") -> None:
-        """A target is built, skipped or failed after ``seconds`` of work. Why it failed is shown by ``error``."""
+        """A target has ended, in one of ``STYLES``, after ``seconds`` of work. Why it failed is shown by ``error``."""
         self._hub.emit("target-finished", target, {"status": status, "seconds": seconds, "reason": reason})
 
     def run_finished(self, seconds: float, exit_code: int | None = None) -> None:
@@ -250,6 +252,8 @@ class TargetReporter(Reporter):
 def standard_output() -> Console:
     """The console for what was asked for: tables and JSON, kept apart from progress."""
     console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH_WITHOUT_TERMINAL
+    # FORCE_COLOR makes rich take any file for a terminal.
+    if not console.is_terminal or not sys.stdout.isatty():
+        # What reads it takes a line for a row.
+        console.width = _UNLIMITED
     return console

@@ -163,7 +163,7 @@ def _show(facts: list[Fact], console: Console) -> None:
     for fact, origin in zip(facts, origins, strict=True):
         grid.add_row(Text(fact.name), Text(fact.text))
         grid.add_row("", Text(origin, style="dim"))
-    console.print(Padding(grid, (0, 0, 0, 2)))
+    console.print(Padding(grid, (0, 0, 0, 2), expand=False))
 
 
 def _origin(fact: Fact) -> str:

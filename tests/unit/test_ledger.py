@@ -626,6 +626,18 @@ def test_the_history_command(workspace: Workspace, capsys: pytest.CaptureFixture
     assert out.index(TARGET) < out.index(LONG)
     assert "[bold]no" in out
     assert all(line == line.rstrip() for line in out.splitlines()), "a pipe gets no blanks that only fill lines up"
+    with Ledger.open(ledger_path(workspace)) as ledger:
+        spent = phases(prepare=600, image=600, toolchain=600, compile=600, repair=600, verify=600, publish=600)
+        ledger.add(make("v2.5.1-7.1.0-py3.12-x86_64", 3, status="failed", reason="word " * 60, phases=spent))
+    # A row a line, whatever rich takes a pipe for.
+    for forced in ({}, {"FORCE_COLOR": "1"}):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLUMNS", "80")
+            for name, value in forced.items():
+                patch.setenv(name, value)
+            show_history(workspace)
+        lines = capsys.readouterr().out.splitlines()
+        assert ["-py3." in line for line in lines] == [False, True, True, True]
     show_history(workspace, target="*-aarch64", as_json=True)
     (entry,) = json.loads(capsys.readouterr().out)
     assert (entry["id"], entry["status"], entry["finished"]) == (LONG, "built", "2026-11-21T08:01:00Z")
@@ -641,7 +653,8 @@ def test_the_history_command(workspace: Workspace, capsys: pytest.CaptureFixture
 
 def test_every_place_that_knows_statuses_knows_all_of_them() -> None:
     known = set(get_args(Status))
-    assert known == set(STYLES)
+    # What was interrupted has failed, to the ledger.
+    assert known | {"interrupted"} == set(STYLES)
     (option,) = [each for each in cli.commands["history"].params if each.name == "status"]
     assert set(option.type.choices) == known  # type: ignore[attr-defined]
 
