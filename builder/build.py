@@ -307,11 +307,15 @@ class TargetBuild:
         self.result.warnings.append(text)
         self.reporter.warning(text)
 
-    def _warn_once(self, text: str) -> None:
-        """Warn of what is the same for all targets of a run: noted with each of them, told once."""
+    def _warn_once(self, text: str, *, note: str | None = None) -> None:
+        """Warn of what is the same for all targets of a run: noted with each of them, told once, or as ``note``."""
         self.result.warnings.append(text)
-        if self.context.machine.is_new(text):
+        if not self.context.machine.is_new(text):
+            return
+        if note is None:
             self.reporter.warning(text)
+        else:
+            self.reporter.message(note)
 
     def _recipe(
         self,
@@ -326,8 +330,10 @@ class TargetBuild:
         mismatches = recipe.toolchain_mismatches(self.target, facts)
         if mismatches and not (self.options.allow_toolchain_mismatch or accept_mismatch):
             raise recipe.wrong_toolchain(self.target, mismatches, facts, self.matrix.compilers)
-        for mismatch in mismatches:
-            self._warn(mismatch)
+        if mismatches:
+            text = "; ".join(mismatches)
+            note = f"not the matrix's toolchain, which a demonstration may have: {text}"
+            self._warn_once(text, note=note if self.context.purpose.demonstrates else None)
         recipe.check_torch(self.target, facts)
         limits = recipe.limits(self.options)
         jobs = self.options.jobs or recipe.default_jobs(limits.memory or recipe.machine_memory())
@@ -412,12 +418,14 @@ class TargetBuild:
 class Purpose:
     """What a run does with each of its targets: ``name`` is the command, ``steps`` carries it out.
 
-    ``publishes``: wheels come of it, so that targets whose wheels stand have nothing to be done.
+    ``publishes``: wheels come of it, so that targets whose wheels stand have nothing to be done. ``demonstrates``: any
+    toolchain will do.
     """
 
     name: str
     steps: Callable[[TargetBuild], None]
     publishes: bool = False
+    demonstrates: bool = False
 
 
 BUILD: Purpose = Purpose("build", TargetBuild.run, publishes=True)

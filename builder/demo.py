@@ -11,10 +11,10 @@ import shutil
 import subprocess
 from dataclasses import replace
 
-from builder.build import BuildContext, TargetBuild
+from builder.build import BUILD, BuildContext, TargetBuild
 from builder.compilation import cache, codegen
 from builder.console import Reporter
-from builder.engines.local import exit_code, run_targets
+from builder.engines.local import Policy, exit_code, run_targets
 from builder.environments.base import Folders, Limits
 from builder.environments.engine import NoEngine, find_engine
 from builder.environments.images import has_image
@@ -76,7 +76,8 @@ def run_demo(query: Query, workspace: Workspace, options: BuildOptions, reporter
         # The base at hand is whatever this machine can have; the demo's point is the path, and it says so.
         allow_toolchain_mismatch=True,
     )
-    run = run_targets(targets, matrix, workspace, options, reporter)
+    policy = Policy(purpose=replace(BUILD, demonstrates=True))
+    run = run_targets(targets, matrix, workspace, options, reporter, policy)
     context = BuildContext(matrix, workspace, options, reporter, run, Gatherer(matrix, workspace, options, reporter))
     for target, result in zip(targets, run.targets, strict=True):
         if result.wheel is not None:

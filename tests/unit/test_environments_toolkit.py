@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from builder.build import BuildContext, TargetBuild
-from builder.console import Reporter
-from builder.environments.base import Folders, Paths, Ready
+from builder.environments.base import Paths
 from builder.environments.namespace import Bind
 from builder.environments.toolkit import in_containers, on_hosts
 from builder.environments.visible import Visible
-from builder.gather import Gatherer
-from builder.matrix.loader import load_matrix
-from builder.matrix.selection import parse_target_id
-from builder.options import BuildOptions
-from builder.results import Run
-from builder.workspace import Workspace
 
 PATHS = Paths(generated=("/generated/0",))
 
@@ -91,27 +79,3 @@ def test_a_host_has_it_at_its_own_path_unless_that_is_covered_or_hidden() -> Non
     ):
         (warning,) = on_hosts(Path(folder), PATHS, binds, seen)
         assert f"not at its own path {folder}, as {clash};" in warning
-
-
-def test_a_build_tells_it_once_for_all_its_targets(tmp_path: Path) -> None:
-    words = ["at the fixed path alone"]
-
-    @contextmanager
-    def open_it(folders: Folders) -> Iterator[Any]:
-        yield SimpleNamespace(warnings=words)
-
-    matrix, workspace = load_matrix(), Workspace(tmp_path / "build", tmp_path / "dist")
-    workspace.create()
-    told: list[str] = []
-    reporter = Reporter(quiet=True)
-    reporter.warning = told.append  # type: ignore[method-assign]
-    reporter.for_target = lambda name: reporter  # type: ignore[method-assign]
-    options, run = BuildOptions(), Run(workspace.runs)
-    gatherer = Gatherer(matrix, workspace, options, reporter)
-    context = BuildContext(matrix, workspace, options, reporter, run, gatherer)
-    for python in ("3.9", "3.10"):
-        target = parse_target_id(matrix, f"v2.5.1-7.1.0-py{python}-x86_64")
-        result = run.target(target)
-        with TargetBuild(target, context, result).opened(Ready("docker", {}, open_it)):
-            assert result.warnings == words
-    assert told == words
