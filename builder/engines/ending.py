@@ -155,7 +155,7 @@ def _tell(run: Run, reporter: Reporter, *, whole: bool) -> None:
     except OSError as error:
         problem = f"{error.filename or run.folder} could not be written: {error.strerror}"
     show_summary(run, reporter, wheels=whole)
-    if spent is not None and spent.several:
+    if spent is not None and spent.tells:
         reporter.message(spent.describe())
     if written is not None:
         reporter.message(f"result: {written}")

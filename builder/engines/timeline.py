@@ -40,7 +40,7 @@ class Timeline:
     ``critical`` is the chain that ends with the last target to end; each link started when the one before it ended.
     ``seconds`` is wall time from the first phase to the last, ``cpu_seconds`` what the environments' commands took
     (None where nothing was measured), ``jobs`` how many compilers could run at once (None where machines
-    shared the work), ``parallel`` how many targets did run at once, ``several`` whether more than one target ran.
+    shared the work), ``parallel`` how many targets did run at once.
     """
 
     critical: tuple[Span, ...]
@@ -48,7 +48,13 @@ class Timeline:
     cpu_seconds: float | None
     jobs: int | None
     parallel: int
-    several: bool
+
+    @property
+    def tells(self) -> bool:
+        """True where it helps a person: targets one after the other are their own critical path, and leave slots idle
+        while anything but a compile goes on; so does whatever runs in a single slot.
+        """
+        return self.parallel > 1 and self.jobs != 1
 
     @property
     def idle(self) -> float | None:
@@ -97,7 +103,6 @@ def timeline(results: Sequence[TargetResult], *, jobs: int | None) -> Timeline |
         cpu_seconds=sum(measured) if measured else None,
         jobs=jobs,
         parallel=max(sum(other.start <= span.start < other.end for other in spans) for span in spans) or 1,
-        several=len(spans) > 1,
     )
 
 

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from builder.matrix.selection import parse_target_id
 from builder.options import BuildOptions
 from builder.plan import Planned
 from builder.progress.state import Event, State
-from builder.results import Run, TargetResult
+from builder.results import Phase, Run, TargetResult
 from builder.workspace import Workspace
 
 NAMES = tuple(f"v2.5.1-7.1.0-py{python}-x86_64" for python in ("3.9", "3.10", "3.11"))
@@ -223,6 +224,23 @@ def test_a_step_summary_that_cannot_be_written_is_no_lost_result(
     assert [text for text in setting.recorder.texts("message") if text.startswith("result: ")]
     (warning,) = setting.recorder.texts("warning")
     assert str(tmp_path / "no" / "step.md") in warning
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_schedule_is_told_where_targets_were_built_at_once(setting: Setting, at_once: bool) -> None:
+    start = datetime(2026, 11, 21, tzinfo=timezone.utc)
+
+    def build(run: Run, ledger: BuildLedger) -> None:
+        for number, name in enumerate(NAMES):
+            result = run.target(name)
+            result.status = "built"
+            result.phases = [Phase("compile", 60.0, started=start + timedelta(minutes=0 if at_once else number))]
+
+    setting.recorded(build)
+    told = [text for text in setting.recorder.texts("message") if text.startswith("schedule: ")]
+    assert len(told) == at_once
+    (written,) = setting.workspace.runs.glob("*/result.json")
+    assert json.loads(written.read_text())["schedule"]["parallel"] == (3 if at_once else 1)
 
 
 def test_the_only_target_says_why_it_was_skipped(setting: Setting) -> None:

@@ -39,6 +39,7 @@ def test_the_critical_path_goes_back_through_those_that_were_waited_for() -> Non
         "schedule: 160 s, 2 at once, 38% of 2 compile slots idle; "
         "critical path: first 100 s (compile 90 s) -> second 60 s (compile 60 s)"
     )
+    assert found.tells
     written = found.to_json()
     assert written["critical_path"][0] == {
         "target": "first",
@@ -53,6 +54,7 @@ def test_a_target_that_started_long_after_another_ended_did_not_wait_for_it() ->
     found = timeline(results, jobs=1)
     assert found is not None
     assert [span.id for span in found.critical] == ["late"]
+    assert not found.tells
 
 
 def test_two_that_end_at_once_are_not_each_others_reason() -> None:
