@@ -23,6 +23,8 @@ from builder.workspace import fsync_folder
 STALE_AFTER = 24 * 3600
 #: Bytes that are read and hashed at once.
 CHUNK = 8 << 20
+#: Bytes of a file that is read as a whole: a manifest of a thousand targets has under two million.
+LARGEST = 64 << 20
 #: Characters of one part of a name; with the prefix of an upload it stays below the 255 of file systems.
 LONGEST_PART = 200
 
@@ -218,13 +220,27 @@ class Store(ABC):
 
     @patient
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where there is none."""
+        """The content of a small file; None where there is none.
+
+        Raises RequestError for one of more than LARGEST bytes, and for what is no regular file.
+        """
         check_name(name)
+        content = bytearray()
         with self._asking(f"to read {name}"):
             try:
-                return b"".join(self._chunks(name))
+                if self._size(name) == -1:
+                    raise RequestError(f"{name} in {self.url} is no file", hint="remove it; the builder made none such")
+                for chunk in self._chunks(name):
+                    content += chunk
+                    if len(content) > LARGEST:
+                        most = f"more than {LARGEST >> 20} MiB"
+                        raise RequestError(
+                            f"{name} in {self.url} has {most}, which no record or manifest has",
+                            hint="remove it, or bring back what was published under that name",
+                        )
             except FileNotFoundError:
                 return None
+        return bytes(content)
 
     @patient
     def size(self, name: str) -> int | None:

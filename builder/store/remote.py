@@ -92,7 +92,7 @@ class RemoteStore(Store):
             found = self._fresh().info(self._path(name))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return int(found["size"]) if found["type"] == "file" else -1
+        return int(found["size"]) if found["type"] == "file" and not found.get("islink") else -1
 
     def _entries(self, folder: str) -> list[Entry]:
         path = self._path(folder)

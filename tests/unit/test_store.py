@@ -17,10 +17,11 @@ from store_support import KINDS, everything, make_store
 
 from builder.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.releases import Release
-from builder.store import Store, check_name, open_store, sha256_of
+from builder.store import Store, base, check_name, open_store, sha256_of
 from builder.store import folder as folder_module
 from builder.store.base import STALE_AFTER
 from builder.store.folder import FolderStore
+from builder.store.remote import RemoteStore
 from builder.store.trouble import explain, redact
 
 
@@ -182,6 +183,36 @@ def test_get_brings_whole_files_only(store: Store, local: Any, tmp_path: Path) -
             store.get(name, tmp_path / "wrong" / "a.whl", wanted)
         assert caught.value.kind is FailureKind.VERIFY
         assert list((tmp_path / "wrong").iterdir()) == []
+
+
+def test_what_is_too_large_to_be_one_is_no_small_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("n/latest.json", b"x" * 1000)
+    monkeypatch.setattr(base, "LARGEST", 1000)
+    assert store.read("n/latest.json") == b"x" * 1000
+    monkeypatch.setattr(base, "LARGEST", 999)
+    with pytest.raises(RequestError, match=r"n/latest.json in .* has more than 0 MiB"):
+        store.read("n/latest.json")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to("/etc/passwd"),
+        lambda path: path.symlink_to("/dev/zero"),
+    ],
+    ids=["pipe", "folder", "link", "device"],
+)
+def test_only_regular_files_are_read(tmp_path: Path, kind: str, make: Callable[[Path], None]) -> None:
+    folder = tmp_path / "store" / "n"
+    folder.mkdir(parents=True)
+    make(folder / "latest.json")
+    place = str(tmp_path / "store")
+    store = open_store(place) if kind == "folder" else RemoteStore(f"file://{place}")
+    with pytest.raises(RequestError, match=r"n/latest\.json in .* is no file"):
+        store.read("n/latest.json")
 
 
 def test_small_files_are_replaced_and_read(store: Store) -> None:
