@@ -24,6 +24,7 @@ from builder.sources.checkout import (
     PreparedTree,
     TreeRequest,
     check_operators,
+    check_overlay,
     describe,
     load_prepared,
     prepare,
@@ -218,6 +219,7 @@ class Gatherer:
         if decided.branch not in self._refused:
             self._refused[decided.branch] = None
             try:
+                check_overlay(decided)
                 check_operators(decided)
             except BuilderError as error:
                 self._refused[decided.branch] = error

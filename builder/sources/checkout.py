@@ -25,8 +25,8 @@ from builder.sources.prepared import PreparedTree, load_prepared, replacing, rep
 from builder.workspace import remove_tree
 
 __all__ = [
-    "OverlaySource", "PreparedTree", "SubmoduleSource", "TreeRequest", "check_operators", "describe", "load_prepared",
-    "prepare",
+    "OverlaySource", "PreparedTree", "SubmoduleSource", "TreeRequest", "check_operators", "check_overlay", "describe",
+    "load_prepared", "prepare",
 ]  # fmt: skip
 
 
@@ -97,6 +97,16 @@ def _foreseen(request: TreeRequest) -> Applied:
     if submodule is not None:
         return found + forecast.at_commit(patches, submodule.mirror.path, submodule.commit)
     return found + _without_op_plugin(request)
+
+
+def check_overlay(request: TreeRequest) -> None:
+    """Raise what ``prepare`` would of op-plugin at a commit that cannot be laid, without making the tree.
+
+    A folder is judged when it is read (``OverlaySource.local``).
+    """
+    overlay = request.overlay
+    if overlay is not None and overlay.mirror is not None:
+        forecast.overlay_at_commit(request.op_plugin_patches, overlay.mirror.path, overlay.commit)
 
 
 def check_operators(request: TreeRequest) -> None:
@@ -189,7 +199,7 @@ def _overlay(request: TreeRequest, op_plugin: Path, staging: Path) -> tuple[tupl
     try:
         if overlay.mirror is not None:
             overlay.mirror.export(overlay.commit, sources)
-            where = f"op-plugin at {overlay.commit[:12]}, {overlays.SCRIPT}"
+            where = overlays.at_commit(overlay.commit)
         else:
             assert overlay.folder is not None  # noqa: S101 - OverlaySource sees to it
             current = OverlaySource.local(overlay.folder)
@@ -204,10 +214,7 @@ def _overlay(request: TreeRequest, op_plugin: Path, staging: Path) -> tuple[tupl
         applied = series.apply(request.op_plugin_patches, sources)
         recipe = overlay.recipe
         if recipe is None or overlay.folder is not None:
-            script = sources / overlays.SCRIPT
-            if not script.is_file():
-                raise TargetError(f"{where}: there is no such file", kind=FailureKind.OVERLAY)
-            recipe = overlays.read_recipe(script.read_text(encoding="utf-8", errors="replace"), where)
+            recipe = overlays.recipe_in(sources, where)
         return overlays.lay(sources, op_plugin, recipe), applied
     finally:
         remove_tree(sources)

@@ -13,12 +13,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from builder.sources import custom_ops
 from builder.sources import gitcli as git
 from builder.sources import patches as series
 from builder.sources.custom_ops import CONFIG, SOURCES, CustomOps
+from builder.sources.overlay import SCRIPT, expand, names_in, recipe_in
+from builder.sources.overlay import at_commit as at_script
 from builder.sources.patches import Applied, PassedOver, Patch
 
 _LISTED = re.compile(rb"(?P<mode>\d{6}) blob (?P<object>[0-9a-f]+)\t(?P<path>.*)", re.DOTALL)
@@ -51,6 +53,31 @@ def operators_in_folder(operators: CustomOps, patches: Sequence[Patch], folder: 
     """As ``operators_at_commit``, in a copy of ``folder``."""
     files = _files_in(folder, _concerned(operators, patches))
     _take(operators, patches, files, has_place=(folder / SOURCES).is_dir())
+
+
+def overlay_at_commit(patches: Sequence[Patch], repository: Path, commit: str) -> None:
+    """Raise what laying op-plugin by its own script would, at ``commit`` of a bare ``repository`` with ``patches``."""
+    files = _files_at(repository, commit, tuple(sorted({SCRIPT, *touched(patches)})))
+    if SCRIPT not in files and git.run(["ls-tree", "-z", "--full-tree", commit, "--", SCRIPT], git_dir=repository):
+        # A link: what it leads to is known once it is checked out.
+        return
+    with _laid(files) as folder:
+        series.apply(patches, folder)
+        patched = names_in(folder)
+
+        def names(place: str) -> set[str]:
+            laid = {PurePath(name).name for name in files if name.rpartition("/")[0] == place}
+            return (_names_at(repository, commit, place) - laid) | set(patched(place))
+
+        expand(names, recipe_in(folder, at_script(commit)))
+
+
+def _names_at(repository: Path, commit: str, folder: str) -> set[str]:
+    """What the folder (empty: the top) holds at ``commit``; nothing where there is no such folder."""
+    literal = {"GIT_LITERAL_PATHSPECS": "1"}
+    below = ["--", f"{folder}/"] if folder else []
+    listed = git.run(["ls-tree", "-z", "--full-tree", "--name-only", commit, *below], git_dir=repository, env=literal)
+    return {PurePath(os.fsdecode(name)).name for name in listed.split(b"\0") if name}
 
 
 def _concerned(operators: CustomOps, patches: Sequence[Patch]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,8 +111,34 @@ def read_recipe(build_sh: str, where: str = f"op-plugin's {SCRIPT}") -> tuple[st
     return tuple(dict.fromkeys(entries))
 
 
-def expand(source: Path, recipe: Sequence[str]) -> tuple[str, ...]:
-    """The files and folders of ``source`` that ``recipe`` means, in its order.
+def recipe_in(sources: Path, where: str) -> tuple[str, ...]:
+    """What the script of op-plugin's ``sources`` lays; ``where`` names it in messages.
+
+    Raises TargetError of kind OVERLAY where there is none, and as ``read_recipe`` does.
+    """
+    script = sources / SCRIPT
+    if not script.is_file():
+        raise TargetError(f"{where}: there is no such file", kind=FailureKind.OVERLAY)
+    return read_recipe(script.read_text(encoding="utf-8", errors="replace"), where)
+
+
+def at_commit(commit: str) -> str:
+    """What messages call the script of op-plugin at ``commit``."""
+    return f"op-plugin at {commit[:12]}, {SCRIPT}"
+
+
+def names_in(source: Path) -> Callable[[str], list[str]]:
+    """What a folder of ``source`` (relative to it, empty for itself) holds, for ``expand``."""
+
+    def names(folder: str) -> list[str]:
+        base = source / folder
+        return [path.name for path in base.iterdir()] if base.is_dir() else []
+
+    return names
+
+
+def expand(names_of: Callable[[str], Iterable[str]], recipe: Sequence[str]) -> tuple[str, ...]:
+    """The files and folders of op-plugin that ``recipe`` means, in its order; ``names_of`` gives what a folder holds.
 
     As in a shell, ``*`` does not match a leading dot. Raises TargetError of kind OVERLAY for an entry that
     matches nothing: upstream's script would stop there too.
@@ -122,8 +148,7 @@ def expand(source: Path, recipe: Sequence[str]) -> tuple[str, ...]:
         if entry.startswith("/") or ".." in entry.split("/"):
             raise TargetError(f"the overlay entry {entry!r} leads out of op-plugin", kind=FailureKind.OVERLAY)
         folder, _, pattern = entry.rpartition("/")
-        base = source / folder
-        names = sorted(path.name for path in base.iterdir()) if base.is_dir() else []
+        names = sorted(names_of(folder))
         if "*" in pattern or "?" in pattern:
             names = [
                 name
@@ -145,7 +170,7 @@ def lay(source: Path, destination: Path, recipe: Sequence[str]) -> tuple[str, ..
     ``cp -rf X/a/b Y/`` gives ``Y/b``: only the last part of an entry's path remains. Raises TargetError of
     kind OVERLAY for a symlink that leads out of ``source``, and for a socket, pipe or device, naming it.
     """
-    entries = expand(source, recipe)
+    entries = expand(names_in(source), recipe)
     remove_tree(destination)
     destination.mkdir(parents=True)
     for entry in entries:
@@ -174,7 +199,7 @@ def copy_sources(folder: Path, destination: Path, recipe: Sequence[str]) -> None
     lays. Elsewhere in the folder these do no harm and are left out.
     """
     real = folder.resolve()
-    laid = set(expand(folder, recipe))
+    laid = set(expand(names_in(folder), recipe))
 
     def skip(path: str) -> bool:
         entry = real / path
@@ -196,7 +221,7 @@ def _inside(path: Path, root: Path) -> bool:
 def _digest(folder: Path, recipe: Sequence[str]) -> str:
     """SHA-256 over what would be laid, found without copying it."""
     lines = []
-    for entry in expand(folder, recipe):
+    for entry in expand(names_in(folder), recipe):
         path = folder / entry
         listed = manifests.take(path) if path.is_dir() else {"": ("file", manifests.digest_of(path.read_bytes()))}
         lines.append(manifests.serialize({f"{entry}/{name}": value for name, value in listed.items()}))

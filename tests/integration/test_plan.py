@@ -229,6 +229,62 @@ def test_a_folder_of_the_user_is_read_once_for_a_plan_and_again_for_a_build(
     assert (again.path / "third_party" / "op-plugin" / "op_plugin" / "mine.cpp").read_text() == "new"
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda script: script.unlink(), "op-plugin at COMMIT, ci/build.sh: there is no such file"),
+        (lambda script: script.write_text("make\n"), "op-plugin at COMMIT, ci/build.sh does not say what it copies"),
+        (
+            lambda script: script.write_text(
+                f"{script.read_text()}\ncp -rf ${{CODE_ROOT_PATH}}/gone/*.sh ${{PYTORCH_THIRD_PATH}}/\n"
+            ),
+            "op-plugin has no 'gone/*.sh', which its ci/build.sh lays",
+        ),
+        (None, "op-plugin has no branch, tag or commit"),
+    ],
+    ids=["no script", "another script", "an entry that is not there", "no such branch"],
+)
+def test_op_plugin_that_cannot_be_laid_is_planned_as_an_error(
+    world: World, change: Callable[[Path], object] | None, reason: str
+) -> None:
+    plugin = world.upstream.op_plugin
+    if change is not None:
+        branch = git(plugin, "rev-parse", "--abbrev-ref", "HEAD")
+        git(plugin, "checkout", "--quiet", "-b", "other", OP_PLUGIN_BRANCH)
+        change(plugin / "ci" / "build.sh")
+        git(plugin, "commit", "--quiet", "--all", "--message=other")
+        reason = reason.replace("COMMIT", git(plugin, "rev-parse", "HEAD")[:12])
+        git(plugin, "checkout", "--quiet", branch)
+    options = BuildOptions(op_plugin="other")
+    planned = world.plan(options)
+    assert {each.action for each in planned} == {"error"}
+    # In the words of a build.
+    with pytest.raises(TargetError) as caught:
+        world.gatherer(options).gather(world.targets[0])
+    assert {each.reason for each in planned if each.target.release == world.targets[0].release} == {
+        caught.value.message
+    }
+    assert reason in caught.value.message
+
+
+def test_what_a_patch_brings_to_op_plugin_is_laid(world: World, tmp_path: Path) -> None:
+    plugin, branch = world.upstream.op_plugin, world.targets[0].release.branch
+    git(plugin, "checkout", "--quiet", "-b", "other", OP_PLUGIN_BRANCH)
+    with (plugin / "ci" / "build.sh").open("a") as script:
+        script.write("cp -rf ${CODE_ROOT_PATH}/brought/*.sh ${PYTORCH_THIRD_PATH}/\n")
+    git(plugin, "commit", "--quiet", "--all", "--message=other")
+    git(plugin, "checkout", "--quiet", "-")
+    series = tmp_path / "patches" / branch / "op-plugin"
+    series.mkdir(parents=True)
+    (series / "series").write_text("brings.patch\n")
+    (series / "brings.patch").write_text("--- /dev/null\n+++ b/brought/x.sh\n@@ -0,0 +1 @@\n+true\n")
+    options = BuildOptions(op_plugin="other", patches=(tmp_path / "patches",))
+    (planned,) = world.plan(options, world.targets[:1])
+    assert (planned.action, planned.hint) == ("build", None), planned.reason
+    tree = world.gatherer(options).gather(world.targets[0])
+    assert (tree.path / "third_party" / "op-plugin" / "x.sh").read_text() == "true\n"
+
+
 @pytest.mark.parametrize("place", ["branch", "folder"])
 def test_operators_that_op_plugin_does_not_take_are_planned_as_an_error(
     world: World, tmp_path: Path, place: str

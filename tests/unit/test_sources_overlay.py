@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import FailureKind, RequestError, TargetError
-from builder.sources.overlay import OverlaySource, expand, lay, read_recipe
+from builder.sources.overlay import OverlaySource, expand, lay, names_in, read_recipe
 
 SCRIPT = """#!/bin/bash
 CODE_ROOT_PATH=x
@@ -49,7 +49,7 @@ def test_a_recipe_cannot_leave_op_plugin() -> None:
     with pytest.raises(TargetError, match=r"line 1: '\.\./etc'"):
         read_recipe("cp -rf ${CODE_ROOT_PATH}/../etc ${PYTORCH_THIRD_PATH}/")
     with pytest.raises(TargetError, match="leads out"):
-        expand(Path("/"), ("../etc",))
+        expand(names_in(Path("/")), ("../etc",))
 
 
 def test_laying_empties_the_place_and_lays_only_the_recipe(op_plugin: Path, tmp_path: Path) -> None:
