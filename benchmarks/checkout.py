@@ -26,7 +26,8 @@ from builder.miniature import DEFAULT_LINE, materialise
 from builder.sources.checkout import TreeRequest, prepare
 from builder.sources.mirrors import Mirror, Mirrors, Repository
 from builder.sources.prepared import repository_at
-from builder.workspace import Workspace, remove_tree
+from builder.untrusted import remove_tree
+from builder.workspace import Workspace
 
 #: The target whose tree is measured; those before it stand.
 TENTH = 10

@@ -41,7 +41,8 @@ from builder.environments.images import has_image
 from builder.errors import EXIT_INTERRUPTED, BuilderError, MachineError
 from builder.miniature import DEFAULT_LINE, materialise
 from builder.recipe import default_jobs, machine_memory
-from builder.workspace import atomic_json, remove_tree, resource
+from builder.untrusted import remove_tree
+from builder.workspace import atomic_json, resource
 
 CASES = {
     "a": "cold first Python",

@@ -20,8 +20,9 @@ from builder.environments.pytorch import packages_folder
 from builder.environments.pytorch_store import remove_unused
 from builder.errors import EXIT_OK, MachineError, RequestError, TargetError
 from builder.sources.checkout import load_prepared
+from builder.untrusted import remove_tree
 from builder.wheels.provenance import beside, rename_old_debug
-from builder.workspace import Workspace, remove_tree
+from builder.workspace import Workspace
 
 #: What belongs to all targets: never removed while a build of any of them runs.
 SHARED = ("cache", "mirrors", "images", "runs")

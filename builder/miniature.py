@@ -21,7 +21,8 @@ from pathlib import Path
 import yaml
 
 from builder.errors import MachineError
-from builder.workspace import atomic_write, remove_tree, resource
+from builder.untrusted import remove_tree
+from builder.workspace import atomic_write, resource
 
 OP_PLUGIN_BRANCH = "7.1.0"
 #: The default of ``--pytorch`` in a demonstration.

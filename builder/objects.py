@@ -35,7 +35,8 @@ from builder.matrix.model import Target
 from builder.options import BuildOptions
 from builder.recipe import Recipe
 from builder.results import Run
-from builder.workspace import Workspace, atomic_write, open_inside, remove_tree
+from builder.untrusted import open_inside, remove_tree
+from builder.workspace import Workspace, atomic_write
 
 #: Sources of each group that are compared unless the user says otherwise.
 SAMPLE = 20

@@ -24,7 +24,7 @@ from builder.guards import deadline
 from builder.recipe import Recipe
 from builder.sources.checkout import PreparedTree
 from builder.sources.custom_ops import SOURCES, CustomOps
-from builder.workspace import remove_tree
+from builder.untrusted import remove_tree
 
 #: Sources that are compiled of each target unless the user says otherwise, beside generated and custom ones.
 FILES = 20

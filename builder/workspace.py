@@ -19,8 +19,6 @@ from typing import Any
 
 from builder.errors import MachineError, RequestError
 from builder.holders import holder, noted
-from builder.untrusted import open_inside as open_inside
-from builder.untrusted import remove_tree as remove_tree
 
 
 def resource(name: str) -> Path:

@@ -19,7 +19,8 @@ from builder.errors import FailureKind, TargetError
 from builder.gather import Gatherer
 from builder.recipe import Recipe
 from builder.results import Run
-from builder.workspace import Workspace, remove_tree
+from builder.untrusted import remove_tree
+from builder.workspace import Workspace
 
 from .measured import Measured, Peak
 from .sample import Sample, compile_sample, configured

@@ -17,7 +17,8 @@ from builder.errors import FailureKind, TargetError
 from builder.gather import Gatherer
 from builder.results import Run
 from builder.sources.upstream import read_build_script, read_setup_script
-from builder.workspace import Workspace, remove_tree
+from builder.untrusted import remove_tree
+from builder.workspace import Workspace
 
 from .measured import Measured
 from .sample import Sample, compile_sample, configured

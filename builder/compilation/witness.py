@@ -20,7 +20,8 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from builder.workspace import Workspace, atomic_write, open_inside
+from builder.untrusted import open_inside
+from builder.workspace import Workspace, atomic_write
 
 #: In the results folder of a build: what the launcher's two steps write (see launcher/witness.py).
 INPUTS, WITNESS = "inputs", "witness.json.gz"

@@ -30,7 +30,8 @@ from builder.matrix.model import Target
 from builder.reports import write_summaries
 from builder.results import Run, TargetResult
 from builder.starting import take_signals
-from builder.workspace import Workspace, remove_tree
+from builder.untrusted import remove_tree
+from builder.workspace import Workspace
 
 
 def slots_of(run: Path) -> Path:

@@ -34,8 +34,9 @@ from builder.plan import Planned, Planner
 from builder.recipe import default_jobs, machine_memory
 from builder.results import Run, TargetResult
 from builder.scratch import Scratch
+from builder.untrusted import remove_tree
 from builder.wheels.provenance import rename_old_debug
-from builder.workspace import Workspace, remove_tree
+from builder.workspace import Workspace
 
 #: How often a target is tried whose failure may pass, the first time included.
 ATTEMPTS = 3

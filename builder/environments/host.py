@@ -36,7 +36,8 @@ from builder.environments.recipe import (
 from builder.environments.temporary import temporary
 from builder.errors import FailureKind, MachineError, TargetError
 from builder.live import file_lock
-from builder.workspace import atomic_json, remove_tree, resource
+from builder.untrusted import remove_tree
+from builder.workspace import atomic_json, resource
 
 #: Programs that no package index has, by the packages that bring them (Debian's, Fedora's).
 PROGRAMS = {"gcc": ("gcc", "gcc"), "g++": ("g++", "gcc-c++"), "make": ("make", "make"), "git": ("git", "git")}

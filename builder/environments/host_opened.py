@@ -27,7 +27,7 @@ from builder.environments.toolkit import on_hosts
 from builder.environments.variables import merged
 from builder.environments.visible import visible
 from builder.errors import MachineError
-from builder.workspace import remove_tree
+from builder.untrusted import remove_tree
 
 #: HOME of commands in namespaces, below the /tmp of their own: not the user's, whose settings (of git, ccache, pip)
 #: must not reach a build.

@@ -20,7 +20,8 @@ from builder.environments.recipe import PYTORCH_FILES, files_digest, inputs_dige
 from builder.environments.unpacked import MANIFEST, SITE, damage, manifest_of
 from builder.errors import FailureKind, MachineError, TargetError
 from builder.live import file_lock
-from builder.workspace import atomic_json, remove_tree
+from builder.untrusted import remove_tree
+from builder.workspace import atomic_json
 
 VARIABLE = "BUILDER_PACKAGES"
 #: Locked while it is used.

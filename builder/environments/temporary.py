@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from builder.environments.engine import owner, owner_lives
-from builder.workspace import remove_tree, user_cache
+from builder.untrusted import remove_tree
+from builder.workspace import user_cache
 
 PREFIX = "torch-npu-builder"
 #: Between the parts of a name: in no host's name, and no separator of PATH or of mounts.

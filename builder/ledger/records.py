@@ -18,7 +18,8 @@ from builder.errors import BuilderError, RequestError
 from builder.ledger.database import explained, first_error, lock
 from builder.ledger.entries import Count, Entry, Moment, PhaseEntry, Text
 from builder.ledger.ledger import Ledger
-from builder.workspace import fsync_folder, remove_tree
+from builder.untrusted import remove_tree
+from builder.workspace import fsync_folder
 
 #: The reason of restored entries: what the ledger said before is not known.
 RESTORED = "restored from the wheel's record"

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 
+from builder.untrusted import remove_tree
 from builder.wheels.standing import Standing, records
-from builder.workspace import Workspace, atomic_json, remove_tree
+from builder.workspace import Workspace, atomic_json
 
 SCHEMA = 1
 #: A night that was begun longer ago is not gone on with: the next one is due. Its finished wheels still count.

@@ -22,7 +22,7 @@ from builder.sources.mirrors import Mirror
 from builder.sources.overlay import OverlaySource
 from builder.sources.patches import Applied, Patch
 from builder.sources.prepared import PreparedTree, load_prepared, replacing, repository_at, save
-from builder.workspace import remove_tree
+from builder.untrusted import remove_tree
 
 __all__ = [
     "OverlaySource", "PreparedTree", "SubmoduleSource", "TreeRequest", "check_operators", "check_overlay", "describe",

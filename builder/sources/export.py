@@ -10,7 +10,7 @@ from pathlib import Path
 
 from builder.errors import FailureKind, RequestError, TargetError
 from builder.sources import gitcli as git
-from builder.workspace import remove_tree
+from builder.untrusted import remove_tree
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from builder.sources.export import TreeExport
 from builder.sources.fetch import HostFailure, Unreached, fetch
 from builder.sources.refs import KEPT, ORIGIN, Refs
 from builder.sources.submodules import Submodule, read_submodules
-from builder.workspace import fsync_folder, remove_tree
+from builder.untrusted import remove_tree
+from builder.workspace import fsync_folder
 
 __all__ = ["Mirror", "Mirrors", "Repository", "Submodule"]
 

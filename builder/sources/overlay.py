@@ -17,7 +17,8 @@ from builder.sources import manifest as manifests
 from builder.sources import worktree
 from builder.sources.export import escapes
 from builder.sources.mirrors import Mirror
-from builder.workspace import expanded, remove_tree
+from builder.untrusted import remove_tree
+from builder.workspace import expanded
 
 SCRIPT = "ci/build.sh"
 

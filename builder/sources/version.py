@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builder.errors import FailureKind, TargetError
-from builder.workspace import atomic_write, open_inside
+from builder.untrusted import open_inside
+from builder.workspace import atomic_write
 
 #: Stands in a suffix for the commits of the tree.
 COMMITS = "{commits}"

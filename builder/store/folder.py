@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from builder.errors import MachineError, RequestError
 from builder.holders import holder, noted
 from builder.store.base import CHUNK, Entry, Store
-from builder.workspace import expanded, fsync_folder, open_inside
+from builder.untrusted import open_inside
+from builder.workspace import expanded, fsync_folder
 
 #: Seconds to wait for another builder that writes a manifest.
 LOCK_WAIT = 600.0

@@ -26,8 +26,8 @@ from pydantic import (
 )
 
 from builder.errors import FailureKind, TargetError
+from builder.untrusted import open_inside
 from builder.wheels.inspect import shown
-from builder.workspace import open_inside
 
 #: Version of the record's format.
 SCHEMA = 1

@@ -24,7 +24,7 @@ from builder.compilation.cache import CompileCounts
 from builder.compilation.defines import find_version_define
 from builder.compilation.witness import Witness
 from builder.compilation.witness_compare import Miss, groups_of, misses_of
-from builder.workspace import remove_tree
+from builder.untrusted import remove_tree
 
 CMAKE = """\
 cmake_minimum_required(VERSION 3.18)

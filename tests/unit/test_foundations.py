@@ -19,7 +19,8 @@ from builder.fingerprint import fingerprint
 from builder.guards import deadline, machine_errors
 from builder.options import BuildOptions
 from builder.results import Run, TargetResult
-from builder.workspace import Workspace, atomic_write, open_inside, publish, remove_tree
+from builder.untrusted import open_inside, remove_tree
+from builder.workspace import Workspace, atomic_write, publish
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(

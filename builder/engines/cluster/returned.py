@@ -12,9 +12,10 @@ from builder.errors import BuilderError, FailureKind, TargetError
 from builder.fingerprint import fingerprint
 from builder.results import TargetResult
 from builder.store import Store
+from builder.untrusted import open_inside, remove_tree
 from builder.wheels import provenance
 from builder.wheels.record import RECORD_LIMIT, WheelRecord
-from builder.workspace import Workspace, open_inside, remove_tree
+from builder.workspace import Workspace
 
 #: Seconds to wait for another builder of this workspace that publishes the same target.
 LOCK_WAIT = 60.0
