@@ -115,11 +115,11 @@ class TargetBuild:
         finish = Finish(
             self.target, self.options, self.scratch, self.out, self.workspace.output, self.result, self._warn
         )
-        with self.phase("prepare"), deadline(self.options.timeout):
+        with self.phase("prepare"), deadline(self.options.limit_of("prepare")):
             tree = self.gatherer.gather(self.target)
             changes = self.fresh_copy(tree)
             scripts = self.scratch.scripts()
-        with self.phase("image"), deadline(self.options.timeout):
+        with self.phase("image"), deadline(self.options.limit_of("image")):
             environment = self.environment()
         with self.opened(environment) as opened:
             with self.phase("toolchain"):
@@ -130,9 +130,9 @@ class TargetBuild:
                 phase.measured(outcome.cpu_seconds, outcome.peak_memory, outcome.disk_growth)
             with self.phase("repair"):
                 wheel = finish.repair(opened, scripts[1], plan)
-        with self.phase("verify"):
+        with self.phase("verify"), deadline(self.options.limit_of("verify")):
             verified = finish.verified(wheel, tree, plan)
-        with self.phase("publish"):
+        with self.phase("publish"), deadline(self.options.limit_of("publish")):
             compiled = Compiled(tree, changes, inputs, environment, facts, plan)
             finish.publish(wheel, compiled, verified, run=self.run_id, started=self.started)
         self.scratch.remove()
@@ -399,7 +399,7 @@ class TargetBuild:
         self._witness(opened, plan)
         reader.finish()
         if outcome.failed:
-            raise compile_failure(reader, outcome, self.options.timeout, cmake=plan.cmake, mismatch=plan.mismatch)
+            raise compile_failure(reader, outcome, plan.limits.timeout, cmake=plan.cmake, mismatch=plan.mismatch)
         if not checked:
             check_generated(self.scratch.path, reader, setup, operators, started)
         self.keep_generated()

@@ -115,7 +115,9 @@ def rehearse(**values: Any) -> int:
 
 @cli.command()
 @options(WORK, RUN_HERE, INPUTS, ENVIRONMENT, MATRIX, PLACES, GENERAL)
-@option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that one phase may take.")
+@option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that one phase may take; hours by default."
+)
 def pull(**values: Any) -> int:
     """Fetch what builds of the selected targets need, so that build --offline needs no network."""
     from builder.engines.local import Policy

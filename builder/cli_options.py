@@ -280,7 +280,11 @@ LIMITS = options(
         type=Bytes(),
         help="What a build may write, such as 40G; 0: no limit. By default thrice what earlier ones wrote.",
     ),
-    option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that one phase may take."),
+    option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Seconds that one phase may take; hours by default.",
+    ),
     option("--no-cache", "uncached", is_flag=True, help="Compile everything anew, without the compile cache."),
     option("--cache-size", type=Bytes(), help="What each release line's compile cache may grow to; 0 is no limit."),
 )

@@ -15,6 +15,7 @@ from builder.compilation.output import OutputReader
 from builder.diagnosis import cut_short
 from builder.environments.base import Opened, Ready
 from builder.errors import FailureKind, TargetError
+from builder.live import abandonable, attempted
 from builder.matrix.model import Target
 from builder.options import BuildOptions
 from builder.recipe import Recipe
@@ -117,14 +118,19 @@ class Finish:
             git_version=commits["torch_npu"],
             version_suffix=suffix_of(self.options.version_suffix, commits),
         )
-        return verify(wheel, expected)
+        return abandonable(lambda: verify(wheel, expected), f"the reading of {wheel}")
 
     def publish(self, wheel: Path, compiled: Compiled, verified: Verified, *, run: str, started: datetime) -> None:
         """Put the wheel, its debug symbols and its record into the output folder."""
         debug = self.result.log.with_suffix(".debug.tar.gz")
         epoch = int(compiled.tree.record["commit_time"])
-        has_debug = provenance.archive_debug_symbols(self.scratch.path, "build/dbg", debug, epoch, self.warn)
-        self.result.sha256 = sha256(wheel)
+        has_debug = attempted(
+            lambda attempt: provenance.archive_debug_symbols(
+                self.scratch.path, "build/dbg", debug, epoch, self.warn, attempt
+            ),
+            "the packing of debug symbols",
+        )
+        self.result.sha256 = abandonable(lambda: sha256(wheel), f"the reading of {wheel}")
         replaced = provenance.other_fingerprint(self.output / wheel.name, self.result.fingerprint)
         if replaced is not None:
             self.warn(f"{wheel.name} replaces one that was built from other inputs (fingerprint {replaced[:12]})")
@@ -137,7 +143,10 @@ class Finish:
                 "builder": __version__,
             }
         )
-        self.result.wheel = provenance.publish_wheel(wheel, self.output, record, debug if has_debug else None)
+        self.result.wheel = attempted(
+            lambda attempt: provenance.publish_wheel(wheel, self.output, record, debug if has_debug else None, attempt),
+            f"the disk of {self.output}",
+        )
         debug.unlink(missing_ok=True)
         self.result.status = "built"
         self.result.reason = "built from source"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from builder.errors import FULL, OF_THE_MACHINE, BuilderError, FailureKind, TargetError
-from builder.live import stop_thread
+from builder.live import stop_thread, waited_for
 
 #: Seconds after which what a late thread has started meanwhile is ended, too.
 AGAIN = 0.2
@@ -33,8 +34,9 @@ def deadline(seconds: float | None) -> Iterator[None]:
             yield
 
 
-def _late(seconds: float, cause: BaseException | None = None) -> TargetError:
-    error = TargetError(f"the phase did not end within {seconds:g} s", kind=FailureKind.TIMEOUT)
+def _late(seconds: float, what: str, cause: BaseException | None = None) -> TargetError:
+    waited = f"; it waited for {what}" if what else ""
+    error = TargetError(f"the phase did not end within {seconds:g} s{waited}", kind=FailureKind.TIMEOUT)
     if isinstance(cause, BuilderError):
         error.details = cause.details
     if isinstance(cause, TargetError):
@@ -45,25 +47,37 @@ def _late(seconds: float, cause: BaseException | None = None) -> TargetError:
 @contextmanager
 def _interrupted(seconds: float) -> Iterator[None]:
     def expire(_signal: int, _frame: FrameType | None) -> None:
-        raise _late(seconds)
+        raise _late(seconds, waited_for(threading.get_ident()))
 
+    around, interval = signal.getitimer(signal.ITIMER_REAL)
+    if 0 < around <= seconds:
+        # A limit around this one strikes before.
+        yield
+        return
     before = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    started = time.monotonic()
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if around:
+            # Not 0, which would switch it off.
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, around - (time.monotonic() - started)), interval)
 
 
 @contextmanager
 def _watched(seconds: float) -> Iterator[None]:
     thread = threading.get_ident()
     over, late = threading.Event(), threading.Event()
+    what = ""
 
     def watch() -> None:
+        nonlocal what
         if over.wait(seconds):
             return
+        what = waited_for(thread)
         late.set()
         while True:
             stop_thread(thread)
@@ -77,14 +91,14 @@ def _watched(seconds: float) -> Iterator[None]:
     except BaseException as error:
         # What was ended fails in its own way, which says nothing of why.
         if late.is_set():
-            raise _late(seconds, error) from error
+            raise _late(seconds, what, error) from error
         raise
     finally:
         over.set()
         # What this thread does next is not to be ended.
         watcher.join()
     if late.is_set():
-        raise _late(seconds)
+        raise _late(seconds, what)
 
 
 @contextmanager

@@ -9,6 +9,17 @@ from typing import Any
 
 from builder.workspace import expanded
 
+#: Seconds that each phase may take where --timeout names none: many times what any has taken that was measured (a first
+#: fetch over a slow line, gcc made from source and a whole compile under emulation), and still an end.
+LIMITS: Mapping[str, float] = {
+    "plan": 3600,
+    "prepare": 6 * 3600,
+    "image": 24 * 3600,
+    "compile": 7 * 24 * 3600,
+    "verify": 3600,
+    "publish": 2 * 3600,
+}
+
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -59,6 +70,10 @@ class BuildOptions:
             return expanded(self.op_plugin)
         folder = Path(self.op_plugin)
         return folder if (folder / "ci" / "build.sh").is_file() and (folder / "op_plugin").is_dir() else None
+
+    def limit_of(self, phase: str) -> float:
+        """Seconds that a phase (one of ``LIMITS``) may take: ``timeout`` where one was given."""
+        return LIMITS[phase] if self.timeout is None else self.timeout
 
     def to_json(self) -> dict[str, Any]:
         """The options as JSON takes them."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from builder.console import Reporter
 from builder.environments.select import Machine, environment_identity, why_unknown
-from builder.errors import BuilderError
+from builder.errors import BuilderError, MachineError
 from builder.fingerprint import fingerprint
 from builder.gather import Gatherer, commits_of
 from builder.guards import deadline
@@ -98,21 +99,28 @@ class Planner:
         """The plan of ``targets``, in their order. Only the user's own request can be an error here, or an engine that
         is there and cannot be used.
         """
-        with (
-            self._reporter.task("planning", total=len(targets)) as task,
-            ThreadPoolExecutor(_READERS, thread_name_prefix="wheels") as readers,
-        ):
+        # Not as a context, which would wait for a disk that does not answer.
+        readers = ThreadPoolExecutor(_READERS, thread_name_prefix="wheels")
+        with self._reporter.task("planning", total=len(targets)) as task:
             planned = []
             try:
                 for number, target in enumerate(targets):
                     task.update(number, detail=target.id)
                     planned.append(readers.submit(self._with_whole_wheel, self._compared(target)))
-                return [plan.result() for plan in planned]
-            except BaseException:
-                readers.shutdown(wait=False, cancel_futures=True)
-                raise
+                return [self._read(plan) for plan in planned]
             finally:
+                readers.shutdown(wait=False, cancel_futures=True)
                 self._digests.save()
+
+    def _read(self, plan: Future[Planned]) -> Planned:
+        limit = self._options.limit_of("plan")
+        try:
+            return plan.result(limit)
+        except futures.TimeoutError:
+            raise MachineError(
+                f"the wheels in {self._workspace.output} could not be read within {limit:g} s",
+                hint="look whether their disk answers, or use another --output",
+            ) from None
 
     def plan_target(self, target: Target) -> Planned:
         """The plan of one target."""
@@ -130,7 +138,7 @@ class Planner:
         wheel, record = self._records.get(target.id, (None, None))
         try:
             # As the phase of a build that finds the sources: a host may take a request and never answer it.
-            with deadline(self._options.timeout):
+            with deadline(self._options.limit_of("plan")):
                 decided = self._gatherer.decide(target)
                 self._gatherer.check(decided)
                 origin = self._gatherer.origin(decided)

@@ -60,9 +60,9 @@ class Pulled:
     def steps(self, build: TargetBuild) -> None:
         """Fetch and make for one target. Raises BuilderError."""
         build.note(f"pulling what {build.target.id} needs, run {build.run_id}")
-        with build.phase("prepare"), deadline(build.options.timeout):
+        with build.phase("prepare"), deadline(build.options.limit_of("prepare")):
             request = build.gatherer.fetch(build.target)
-        with build.phase("image"), deadline(build.options.timeout):
+        with build.phase("image"), deadline(build.options.limit_of("image")):
             environment = build.environment()
         mirrors = [("mirror", str(mirror.path)) for mirror in _mirrors(request)]
         with self._lock:

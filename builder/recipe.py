@@ -252,7 +252,7 @@ def limits(options: BuildOptions) -> Limits:
     """Limits of every command of a build: nine tenths of the memory and DISK unless the user says otherwise."""
     memory = options.memory if options.memory is not None else machine_memory() * 9 // 10
     disk = DISK if options.disk is None else options.disk
-    return Limits(memory=memory, timeout=options.timeout, disk=disk or None)
+    return Limits(memory=memory, timeout=options.limit_of("compile"), disk=disk or None)
 
 
 def repair_plan(target: Target, setup: SetupScript, *, meets_policy: bool) -> RepairPlan:

@@ -104,11 +104,11 @@ class Rehearsal:
 
     def _rehearse(self, build: TargetBuild) -> None:
         build.note(f"a rehearsal of {build.target.id}, run {build.run_id}: {self.files} sources, no wheel")
-        with build.phase("prepare"), deadline(build.options.timeout):
+        with build.phase("prepare"), deadline(build.options.limit_of("prepare")):
             tree = build.gatherer.gather(build.target)
             changes = build.fresh_copy(tree)
             scripts = build.scratch.scripts()
-        with build.phase("image"), deadline(build.options.timeout):
+        with build.phase("image"), deadline(build.options.limit_of("image")):
             environment = build.environment()
         with ExitStack() as stack:
             opened = stack.enter_context(build.opened(environment))

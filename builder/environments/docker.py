@@ -287,7 +287,7 @@ class Container:
         started = time.monotonic()
         watch = DiskWatch(self._folders.written, limits.disk, lambda: remove_container(container))
         try:
-            with registered(stop), watch:
+            with registered(stop, f"{argv[0]} in a container"), watch:
                 try:
                     with engine_errors(doing, engine=self._engine):
                         # Attached before it starts, so that no line is lost.

@@ -148,7 +148,7 @@ def patiently(engine: DockerEngine, what: str, call: Callable[[], T], limit: flo
     import requests
 
     answer: Future[T] = Future()
-    with registered(answer.cancel):
+    with registered(answer.cancel, f"the engine: {what}"):
         begin(call, answer)
         gone = threading.Event()
 
@@ -247,7 +247,7 @@ def listening() -> Iterator[Callable[[], object]]:
             response.raw.shutdown()
 
     try:
-        with registered(stop):
+        with registered(stop, "the engine"):
             yield stop
     finally:
         response.close()

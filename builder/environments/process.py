@@ -69,7 +69,7 @@ def run_process(
     closes = None
     pipe = process.stdout.fileno()
     try:
-        with registered(stop), watch, selectors.DefaultSelector() as selector:
+        with registered(stop, argv[0]), watch, selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             reading = True
             while reading or ended is None:

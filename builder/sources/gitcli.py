@@ -285,7 +285,7 @@ def _ended_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
         ended.set()
 
     try:
-        with registered(stop):
+        with registered(stop, "git"):
             yield
     finally:
         signalled(signal.SIGTERM)

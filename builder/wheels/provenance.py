@@ -11,8 +11,10 @@ import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from builder.errors import TargetError
+from builder.live import Attempt
 from builder.untrusted import UntrustedFolder
 from builder.wheels.record import WheelRecord, read_record, record_path
 from builder.workspace import fsync_folder
@@ -78,18 +80,24 @@ def other_fingerprint(wheel: Path, fingerprint: str | None) -> str | None:
 
 
 def archive_debug_symbols(
-    tree: Path, folder: str, destination: Path, epoch: int, warn: Callable[[str], None] = lambda _: None
+    tree: Path,
+    folder: str,
+    destination: Path,
+    epoch: int,
+    warn: Callable[[str], None] = lambda _: None,
+    attempt: Attempt | None = None,
 ) -> bool:
     """Pack the ``*.debug`` files of ``folder`` (relative to ``tree``); same input, same bytes.
 
     ``epoch`` is the time stamp in seconds that every entry carries. False when there are none. A build owns the
     folder: only regular files count, and where it cannot be taken as it is ``warn`` is told that it is left out.
+    ``attempt`` says whether anybody waits for it.
     """
     try:
         with UntrustedFolder(tree) as left, left.folder(folder) as opened:
             names = opened.files(".debug")
             if names:
-                _pack(opened, names, destination, epoch)
+                _pack(opened, names, destination, epoch, attempt or Attempt())
         return bool(names)
     except FileNotFoundError:
         return False
@@ -101,7 +109,7 @@ def archive_debug_symbols(
         return False
 
 
-def _pack(folder: UntrustedFolder, names: list[str], destination: Path, epoch: int) -> None:
+def _pack(folder: UntrustedFolder, names: list[str], destination: Path, epoch: int, attempt: Attempt) -> None:
     rest = DEBUG_LIMIT
     with (
         open(destination, "wb") as raw,
@@ -109,6 +117,7 @@ def _pack(folder: UntrustedFolder, names: list[str], destination: Path, epoch: i
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for name in names:
+            attempt.go_on()
             with folder.open(name) as stream:
                 entry = tarfile.TarInfo(name)
                 entry.size = os.fstat(stream.fileno()).st_size
@@ -120,22 +129,27 @@ def _pack(folder: UntrustedFolder, names: list[str], destination: Path, epoch: i
                 archive.addfile(entry, stream)
 
 
-def publish_wheel(wheel: Path, output: Path, record: WheelRecord, debug: Path | None) -> Path:
+def publish_wheel(
+    wheel: Path, output: Path, record: WheelRecord, debug: Path | None, attempt: Attempt | None = None
+) -> Path:
     """Put debug symbols, wheel and record into ``output``, all of them or none.
 
     Everything is written beside and made durable before anything gets its name. What stood there is kept until the
     new files stand, and comes back where one of them cannot be put. The record comes last: a wheel with its record is
-    a finished one. Whoever publishes a wheel holds its target's lock.
+    a finished one. Whoever publishes a wheel holds its target's lock. ``attempt`` says whether anybody waits for
+    it, and is told before the first file gets its name.
     """
     destination = output / wheel.name
     output.mkdir(parents=True, exist_ok=True)
     _sweep(destination)
-    publication = _Publication(output)
+    attempt = attempt or Attempt()
+    publication = _Publication(output, attempt)
     try:
         if debug is not None:
             publication.copy(debug, debug_path(destination))
         publication.copy(wheel, destination)
         publication.write(record.to_json().encode(), record_path(destination))
+        attempt.decide()
         publication.commit()
     finally:
         publication.clear()
@@ -145,11 +159,25 @@ def publish_wheel(wheel: Path, output: Path, record: WheelRecord, debug: Path | 
     return destination
 
 
+class _Watched:
+    """A file that is read for as long as somebody waits for it."""
+
+    def __init__(self, stream: BinaryIO, attempt: Attempt) -> None:
+        self._stream = stream
+        self._attempt = attempt
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read at most ``size`` bytes. Raises KeyboardInterrupt as ``Attempt.go_on`` does."""
+        self._attempt.go_on()
+        return self._stream.read(size)
+
+
 class _Publication:
     """Files that get their names together."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, attempt: Attempt) -> None:
         self._folder = folder
+        self._attempt = attempt
         #: Where each file waits, by its place; and what stood at a place, under another name.
         self._new: dict[Path, Path] = {}
         self._old: dict[Path, Path] = {}
@@ -157,7 +185,7 @@ class _Publication:
     def copy(self, source: Path, place: Path) -> None:
         """Copy a file beside its place, durably."""
         with open(source, "rb") as reader, open(self._beside(self._new, place), "xb") as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
+            shutil.copyfileobj(_Watched(reader, self._attempt), writer, 1 << 20)
             writer.flush()
             os.fsync(writer.fileno())
 

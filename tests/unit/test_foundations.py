@@ -153,6 +153,18 @@ def test_deadline_ends_what_hangs() -> None:
     time.sleep(0.1)  # the alarm of a phase that ended in time does not strike later
 
 
+def test_a_deadline_within_another_leaves_that_one_as_it_was() -> None:
+    def hang() -> None:
+        with deadline(0.1):
+            pass
+        time.sleep(30)
+
+    with pytest.raises(TargetError, match=r"did not end within 0\.5 s"), deadline(0.5):
+        hang()
+    with pytest.raises(TargetError, match=r"did not end within 0\.2 s"), deadline(0.2), deadline(20):
+        time.sleep(30)
+
+
 def test_a_full_disk_is_told_from_other_errors() -> None:
     with pytest.raises(TargetError, match="no space left") as caught, machine_errors():
         raise OSError(errno.ENOSPC, "No space left on device", "/x")

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from builder.environments.base import Limits
 from builder.environments.process import run_process
 from builder.errors import FailureKind, TargetError
 from builder.guards import deadline
-from builder.live import abandonable, file_lock, patience, registered, stop_all, stop_thread
+from builder.live import Attempt, abandonable, attempted, file_lock, patience, registered, stop_all, stop_thread
 from builder.sources import gitcli
 
 
@@ -120,6 +121,47 @@ def test_a_hanging_fetch_is_ended_when_its_thread_is_late(
     # git is gone: what it held is free again.
     with gitcli.held(tmp_path / "m.lock"):
         pass
+
+
+def test_what_a_late_phase_waited_for_is_named(tmp_path: Path) -> None:
+    def work() -> None:
+        with file_lock(tmp_path / "x.lock"):
+            pass
+
+    with file_lock(tmp_path / "x.lock"):
+        error = late(limited(work))
+    assert error.message == f"the phase did not end within 0.5 s; it waited for the lock {tmp_path / 'x.lock'}"
+
+
+def test_work_on_files_is_abandoned_until_it_is_decided() -> None:
+    hangs, answers, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work(attempt: Attempt, *, decided: bool) -> str:
+        try:
+            if decided:
+                attempt.decide()
+            hangs.set()
+            assert answers.wait(15)
+            attempt.go_on()
+            return "done"
+        finally:
+            ended.set()
+
+    worker = Worker(lambda: attempted(partial(work, decided=False), "the disk"))
+    assert hangs.wait(15)
+    assert stop_all() == 1
+    assert isinstance(worker.ended().raised, KeyboardInterrupt)
+    assert not ended.is_set(), "nobody can end what hangs"
+    answers.set()
+    assert ended.wait(15)
+    for event in (hangs, answers, ended):
+        event.clear()
+    worker = Worker(lambda: attempted(partial(work, decided=True), "the disk"))
+    assert hangs.wait(15)
+    assert stop_all() == 1
+    assert worker.is_alive()
+    answers.set()
+    assert worker.ended().returned == "done"
 
 
 def test_stop_all_ends_git_of_other_threads(silent_host: tuple[str, list[socket.socket]], tmp_path: Path) -> None:

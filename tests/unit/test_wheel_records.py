@@ -16,6 +16,7 @@ import pytest
 from wheel_support import NAME, elf, make_record, make_wheel, write_record
 
 from builder.errors import FailureKind
+from builder.live import Attempt
 from builder.wheels import provenance, record, standing
 from builder.wheels.provenance import (
     archive_debug_symbols,
@@ -276,6 +277,13 @@ class Publishing:
     def publish(self) -> Path:
         return publish_wheel(self.wheel, self.output, self.record, self.debug)
 
+    def abandoned(self) -> None:
+        """Publish it when nobody waits for it any more."""
+        attempt = Attempt()
+        assert attempt.abandon()
+        with pytest.raises(KeyboardInterrupt):
+            publish_wheel(self.wheel, self.output, self.record, self.debug, attempt)
+
     def tried(self) -> int | None:
         """The number of the error where it cannot be published."""
         try:
@@ -465,3 +473,10 @@ def test_debug_symbols_are_bounded_and_cost_no_wheel(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "scandir", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match="Input/output"):
         packed()
+
+
+def test_a_publication_that_nobody_waits_for_changes_nothing(tmp_path: Path) -> None:
+    made = Publishing(tmp_path)
+    before = made.files
+    made.abandoned()
+    assert made.files == before
