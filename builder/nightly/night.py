@@ -219,7 +219,8 @@ class Night:
         holes = {one.id: Hole(one.reason, one.fingerprint) for one in run.targets if one.id in open_ones}
         release = Release(self._store, self._name, name)
         failures = self._failures(run, decisions, name)
-        return publish(release, self._chosen, ready, holes, failures, self._wishes.waive, self._reporter)
+        limit = self._options.limit_of("publish")
+        return publish(release, self._chosen, ready, holes, failures, self._wishes.waive, self._reporter, limit)
 
     def _failures(self, run: Run, decisions: Sequence[Decision], name: str) -> dict[str, Failure]:
         """Failures that the same inputs would lead to again."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 from builder.console import Reporter
 from builder.errors import FailureKind, TargetError
+from builder.guards import deadline
 from builder.matrix.channels import ChosenChannel
 from builder.nightly.earlier import Failure, Wheel, write_failures
 from builder.releases import Manifest, Release
@@ -82,11 +83,12 @@ def publish(
     failures: Mapping[str, Failure],
     waive: Mapping[str, str],
     reporter: Reporter,
+    limit: float,
 ) -> Manifest:
     """Put the wheels of a night into the store, then its manifest; ``latest`` moves if nothing required is missing.
 
     ``holes`` says why targets are not there, ``waive`` why the night may do without them. Called again after it was
-    interrupted, it goes on with what is missing.
+    interrupted, it goes on with what is missing. No wheel may take longer than ``limit`` seconds.
     """
     ids = [target.id for target in chosen.targets]
     commands = {name: fill_command(chosen.name) for name in ids}
@@ -95,14 +97,15 @@ def publish(
     with reporter.task(f"publishing {release.folder}", total=len(ready)) as task:
         for number, (name, wheel) in enumerate(ready.items()):
             task.update(number, detail=wheel.wheel.name)
-            release.add(
-                name,
-                wheel.files,
-                fingerprint=wheel.fingerprint,
-                sha256=wheel.sha256,
-                status=wheel.status,
-                reason=wheel.reason,
-            )
+            with deadline(limit):
+                release.add(
+                    name,
+                    wheel.files,
+                    fingerprint=wheel.fingerprint,
+                    sha256=wheel.sha256,
+                    status=wheel.status,
+                    reason=wheel.reason,
+                )
     for name, hole in holes.items():
         release.fail(name, hole.reason, commands[name], fingerprint=hole.fingerprint)
     for name in holes.keys() & waive.keys():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from packaging.version import Version
 from store_support import KINDS, everything, make_store
 from wheel_support import make_wheel, write_record
 
+from builder import options as options_module
 from builder.console import Reporter
 from builder.engines.local import Policy
 from builder.errors import FailureKind, MachineError, RequestError, TargetError
@@ -50,6 +52,7 @@ from builder.releases import Release, latest, releases
 from builder.results import Run
 from builder.sources.version import add_suffix, suffix_of, with_suffix
 from builder.store import open_store
+from builder.store.folder import FolderStore
 from builder.wheels.provenance import debug_path, old_debug_path
 from builder.wheels.record import read_record, record_path
 from builder.workspace import Workspace
@@ -583,6 +586,21 @@ def test_a_store_that_fails_while_a_night_is_published(world: World, monkeypatch
     assert world.nights == []
     assert world.night(FRIDAY) == 0
     assert world.engine.calls == 0, "what was built is only published"
+
+
+def test_a_store_that_does_not_answer_ends_the_publishing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*_: object) -> None:
+        time.sleep(60)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(options_module, "LIMITS", {**options_module.LIMITS, "publish": 0.5})
+        patched.setattr(FolderStore, "_upload", hang)
+        with pytest.raises(TargetError, match=r"the phase did not end within 0\.5 s"):
+            world.night(FRIDAY)
+    assert world.latest is None
+    # What was built is published by the next call.
+    assert world.night(FRIDAY) == 0
+    assert (world.engine.calls, world.latest) == (0, "2026-11-20")
 
 
 def test_a_store_elsewhere(make: Make) -> None:
