@@ -32,7 +32,7 @@ from builder.releases import Manifest, latest, releases, verify
 from builder.results import Run
 from builder.sources.version import suffix_of
 from builder.store import open_store
-from builder.wheels.provenance import publish_wheel
+from builder.wheels.publication import publish_wheel
 from builder.wheels.record import WheelRecord
 from builder.workspace import Workspace
 
