@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 from wheel_support import NAME, elf, make_record, make_wheel, write_record
 
+from builder.console import Reporter
 from builder.errors import FailureKind
+from builder.history import rebuild_ledger
 from builder.wheels import provenance, record, standing
 from builder.wheels.provenance import (
     archive_debug_symbols,
@@ -31,6 +33,7 @@ from builder.wheels.provenance import (
 from builder.wheels.publication import publish_wheel
 from builder.wheels.record import RecordError, WheelRecord, read_record, record_path
 from builder.wheels.standing import Digests, fault_of, records
+from builder.workspace import Workspace
 
 #: A record as a build writes it, to the byte.
 GOLDEN = Path(__file__).parents[1] / "data" / "record.json"
@@ -496,6 +499,17 @@ def test_what_was_left_unfinished_is_completed_before_the_next_publication(
         assert made.tried() == errno.ENOSPC
     assert read_record(made.output / NAME) == made.record
     assert fault_of(made.output / NAME, made.record) is None
+
+
+def test_a_ledger_is_restored_from_what_was_left_unfinished_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Publishing(tmp_path)
+    with monkeypatch.context() as patch:
+        fail_at(patch, "replace", 3, errno.EIO, always=False)
+        assert made.tried() == errno.EIO
+    rebuild_ledger(Workspace(tmp_path / "build", made.output), Reporter(quiet=True))
+    assert read_record(made.output / NAME) == made.record
 
 
 def test_what_cannot_be_completed_is_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
