@@ -71,7 +71,8 @@ def build_target(target: Target, context: BuildContext, result: TargetResult) ->
     """Do with one target what the run is for, and fill in ``result``. No error leaves this function."""
     build = TargetBuild(target, context, result)
     try:
-        with context.workspace.locked(f"target-{target.id}", wait_seconds=0), machine_errors():
+        places = context.workspace.written
+        with context.workspace.locked(f"target-{target.id}", wait_seconds=0), machine_errors(*places):
             context.purpose.steps(build)
     except BuilderError as error:
         phase = result.phases[-1].name if result.phases else "start"

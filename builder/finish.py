@@ -25,6 +25,7 @@ from builder.sources.upstream import SetupScript
 from builder.sources.version import suffix_of
 from builder.wheels import provenance
 from builder.wheels.inspect import sha256
+from builder.wheels.publication import publish_wheel
 from builder.wheels.record import SCHEMA, WheelRecord
 from builder.wheels.repair import auditwheel_command, built_wheel, take_wheel
 from builder.wheels.verify import Expectation, Verified, verify
@@ -137,7 +138,7 @@ class Finish:
                 "builder": __version__,
             }
         )
-        self.result.wheel = provenance.publish_wheel(wheel, self.output, record, debug if has_debug else None)
+        self.result.wheel = publish_wheel(wheel, self.output, record, debug if has_debug else None)
         debug.unlink(missing_ok=True)
         self.result.status = "built"
         self.result.reason = "built from source"
