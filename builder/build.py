@@ -34,8 +34,7 @@ from builder.matrix.model import Target
 from builder.options import BuildOptions
 from builder.own_sources import tell_by_origin
 from builder.recipe import Recipe
-from builder.reports import warned
-from builder.results import Phase, Run, TargetResult
+from builder.results import Phase, Run, TargetResult, most_frequent
 from builder.scratch import Scratch
 from builder.sources.checkout import PreparedTree, load_prepared
 from builder.sources.manifest import digest_of_folder
@@ -72,7 +71,8 @@ def build_target(target: Target, context: BuildContext, result: TargetResult) ->
     """Do with one target what the run is for, and fill in ``result``. No error leaves this function."""
     build = TargetBuild(target, context, result)
     try:
-        with context.workspace.locked(f"target-{target.id}", wait_seconds=0), machine_errors():
+        places = context.workspace.written
+        with context.workspace.locked(f"target-{target.id}", wait_seconds=0), machine_errors(*places):
             context.purpose.steps(build)
     except BuilderError as error:
         phase = result.phases[-1].name if result.phases else "start"
@@ -256,7 +256,7 @@ class TargetBuild:
         found = reader.warnings.most_common()
         self.result.compiler_warnings = dict(found)
         if found:
-            self.reporter.message(f"compilers warned: {warned(self.result.compiler_warnings)}")
+            self.reporter.message(f"compilers warned: {most_frequent(self.result.compiler_warnings)}")
 
     def _witness(self, opened: Opened, plan: Recipe) -> None:
         """Keep what the compiles took in, so that misses can be explained later."""

@@ -26,6 +26,7 @@ from builder.sources.upstream import SetupScript
 from builder.sources.version import suffix_of
 from builder.wheels import provenance
 from builder.wheels.inspect import sha256
+from builder.wheels.publication import publish_wheel
 from builder.wheels.record import SCHEMA, WheelRecord
 from builder.wheels.repair import auditwheel_command, built_wheel, take_wheel
 from builder.wheels.verify import Expectation, Verified, verify
@@ -144,7 +145,7 @@ class Finish:
             }
         )
         self.result.wheel = attempted(
-            lambda attempt: provenance.publish_wheel(wheel, self.output, record, debug if has_debug else None, attempt),
+            lambda attempt: publish_wheel(wheel, self.output, record, debug if has_debug else None, attempt),
             f"the disk of {self.output}",
         )
         debug.unlink(missing_ok=True)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from builder.errors import FULL, OF_THE_MACHINE, BuilderError, FailureKind, TargetError
 from builder.live import stop_thread, waited_for
+from builder.workspace import free_bytes
 
 #: Seconds after which what a late thread has started meanwhile is ended, too.
 AGAIN = 0.2
+#: What an error says that tells how much is free.
+_FREE = "MiB free"
 
 
 @contextmanager
@@ -102,9 +106,23 @@ def _watched(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def machine_errors() -> Iterator[None]:
+def machine_errors(*places: Path) -> Iterator[None]:
     """A full disk, and a folder or disk that fails, are failures of the machine with advice of their own, wherever they
-    show: TargetError (DISK, MACHINE)."""
+    show: TargetError (DISK, MACHINE).
+
+    ``places`` are the folders that are written in the block: an error of a full disk tells how much is free in each.
+    """
+    try:
+        with _as_the_machines():
+            yield
+    except TargetError as error:
+        if error.kind is FailureKind.DISK and places and _FREE not in error.message:
+            error.message = f"{error.message}; {'; '.join(_room(places))}"
+        raise
+
+
+@contextmanager
+def _as_the_machines() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -115,3 +133,11 @@ def machine_errors() -> Iterator[None]:
             place = f"{error.filename}: " if error.filename else ""
             raise TargetError(f"{place}{error.strerror or error}", kind=FailureKind.MACHINE) from error
         raise
+
+
+def _room(places: Iterable[Path]) -> Iterator[str]:
+    """In words how much is free in each of the folders."""
+    for place in places:
+        # Whatever was removed since is counted already.
+        with suppress(OSError):
+            yield f"{place} has {free_bytes(place) >> 20} {_FREE}"

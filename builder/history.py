@@ -19,6 +19,7 @@ from builder.errors import EXIT_OK, FailureKind, RequestError
 from builder.ledger import Entry, Ledger, ledger_path, rebuild
 from builder.ledger.entries import Status
 from builder.progress.state import STYLES
+from builder.wheels.publication import complete
 from builder.wheels.record import read_record
 from builder.workspace import Workspace
 
@@ -71,6 +72,7 @@ def rebuild_ledger(workspace: Workspace, reporter: Reporter, *, missing_ok: bool
     raises RequestError. Raises MachineError while a build writes to the ledger.
     """
     path, output = ledger_path(workspace), workspace.output
+    complete(output, warn=reporter.warning)
     count = rebuild(path, output, reporter, _record, missing_ok=missing_ok)
     if count:
         reporter.message(f"restored {count} target{'' if count == 1 else 's'} from the records in {output}")

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 from builder.errors import BuilderError, FailureKind, RequestError
 from builder.progress.state import clean, clock
+from builder.results import most_frequent
 from builder.workspace import atomic_write
 
 #: Lines of a failed target's log in the summary.
@@ -26,12 +27,8 @@ LOG_BYTES = 1 << 16
 LINE_LENGTH = 400
 #: Bytes that GitHub takes as the summary of one step; it refuses a longer one whole.
 STEP_SUMMARY_BYTES = 1 << 20
-
 #: Characters of a reason in the table; the failures below it have it whole.
 REASON_LENGTH = 300
-
-#: How many kinds of warnings a summary names.
-WARNING_KINDS = 6
 
 #: What XML 1.0 has no way to say (section 2.2, Char), beyond the control characters that ``clean`` takes out.
 _NOT_IN_XML = re.compile("[\ufffe\uffff]")
@@ -133,7 +130,7 @@ def markdown_summary(run: Results, *, log_lines: int = LOG_LINES) -> str:
     ]
     warning = [result for result in run.targets if result.compiler_warnings]
     if warning:
-        told = (f"- {_inline(each.id)}: {_inline(warned(each.compiler_warnings or {}))}" for each in warning)
+        told = (f"- {_inline(each.id)}: {_inline(most_frequent(each.compiler_warnings or {}))}" for each in warning)
         lines += ["", "Compilers warned:", "", *told]
     failed = [result for result in run.targets if result.status == "failed"]
     if failed and log_lines:
@@ -141,14 +138,6 @@ def markdown_summary(run: Results, *, log_lines: int = LOG_LINES) -> str:
     for result in failed if log_lines else ():
         lines += ["", *_details(result, log_lines)]
     return "\n".join(lines) + "\n"
-
-
-def warned(counts: Mapping[str, int]) -> str:
-    """``67 deprecated-declarations, 3 sign-compare``: the most frequent kinds of warnings, and how many are left."""
-    kinds = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rest = sum(count for _, count in kinds[WARNING_KINDS:])
-    told = [f"{count} {kind}" for kind, count in kinds[:WARNING_KINDS]]
-    return ", ".join([*told, f"{rest} of other kinds"] if rest else told)
 
 
 def junit_xml(run: Results) -> str:

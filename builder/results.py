@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -17,6 +17,8 @@ from builder.workspace import atomic_json
 
 #: Version of result.json (DESIGN section 4).
 SCHEMA = 1
+#: How many kinds of warnings a summary names.
+WARNING_KINDS = 6
 
 
 @dataclass
@@ -211,3 +213,11 @@ class Run:
             "targets": [target.to_json() for target in self.targets],
             **({} if self.schedule is None else {"schedule": self.schedule}),
         }
+
+
+def most_frequent(warnings: Mapping[str, int]) -> str:
+    """Name the most frequent kinds of compiler warnings with their counts: ``67 deprecated-declarations, 3 other``."""
+    kinds = sorted(warnings.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in kinds[WARNING_KINDS:])
+    told = [f"{count} {kind}" for kind, count in kinds[:WARNING_KINDS]]
+    return ", ".join([*told, f"{rest} of other kinds"] if rest else told)

@@ -113,6 +113,11 @@ class Workspace:
         """``runs/<run-id>``: logs and result of each run."""
         return self.root / "runs"
 
+    @property
+    def written(self) -> tuple[Path, Path]:
+        """The folders that may be on disks of their own, and fill them."""
+        return self.root, self.output
+
     def create(self) -> None:
         """Make the folders. Raises RequestError when the place cannot be written."""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from support import MACHINE, CommandLine, Ran
 from wheel_support import make_record, make_target_wheel
 
 from builder import plan
@@ -24,7 +26,7 @@ from builder.errors import BuilderError, FailureKind, TargetError
 from builder.matrix.documents import read_document
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
-from builder.miniature import Miniature
+from builder.miniature import Miniature, materialise
 from builder.nightly import run_nightly
 from builder.options import BuildOptions
 from builder.plan import Planner
@@ -32,9 +34,9 @@ from builder.releases import Manifest, latest, releases, verify
 from builder.results import Run
 from builder.sources.version import suffix_of
 from builder.store import open_store
-from builder.wheels.provenance import publish_wheel
+from builder.wheels.publication import publish_wheel
 from builder.wheels.record import WheelRecord
-from builder.workspace import Workspace
+from builder.workspace import Workspace, resource
 
 #: Two Pythons of one line, one of another.
 A, B, C = "v2.5.1-7.1.0-py3.10-x86_64", "v2.5.1-7.1.0-py3.11-x86_64", "v2.6.0-7.1.0-py3.11-x86_64"
@@ -274,3 +276,66 @@ code = world.night(FRIDAY, engine=run_targets)
 print(world.text, flush=True)
 sys.exit(code)
 """
+
+
+# -- nights through the command line ----------------------------------------------------------------------------
+
+FIRST, SECOND = f"v2.5.1-7.1.0-py3.11-{MACHINE}", f"v2.6.0-7.1.0-py3.11-{MACHINE}"
+KERNEL = "op_plugin/ops/aclops/AbsKernelNpu.cpp"
+
+
+def write_channel(folder: Path, **settings: Any) -> Path:
+    """A folder of matrix files with one channel, ``mini``."""
+    matrix = folder / "matrix"
+    if not matrix.exists():
+        shutil.copytree(resource("matrices"), matrix)
+        line = matrix / "pytorch-2.6.yaml"
+        before, branch, after = line.read_text().partition("branch: v2.6.0-7.1.0\n")
+        line.write_text(before + branch + after.replace('op_plugin: "7.1.0"', f'op_plugin: "{OTHER_BRANCH}"', 1))
+    channel = {"targets": {"target": [FIRST, SECOND]}, "keep": 3, **settings}
+    (matrix / "nightly.yaml").write_text(json.dumps({"channels": {"mini": channel}}, indent=2))
+    return matrix
+
+
+class Nights:
+    """A channel over a miniature upstream of its own."""
+
+    def __init__(self, cli: CommandLine, *options: str) -> None:
+        """``options`` say at least where it is built."""
+        self.cli = cli
+        self.upstream: Miniature = materialise(cli.folder / "upstream")
+        git(self.upstream.op_plugin, "branch", OTHER_BRANCH, "7.1.0")
+        self.store = cli.folder / "dist" / "nightly" / "mini"
+        self.step = cli.folder / "step.md"
+        self.options = [
+            f"--matrix={write_channel(cli.folder)}",
+            f"--sources={self.upstream.sources_file}",
+            f"--find-links={self.upstream.wheelhouse}",
+            "--allow-toolchain-mismatch",
+            "--parallel=2",
+            *options,
+        ]
+
+    def __call__(self, day: str, *more: str) -> Ran:
+        """One night; the step summary that it leaves is in ``step``."""
+        self.step.unlink(missing_ok=True)
+        return self.cli(
+            "nightly", "mini", f"--night={day}", *self.options, *more, env={"GITHUB_STEP_SUMMARY": str(self.step)}
+        )
+
+    def manifest(self, day: str) -> dict[str, dict[str, Any]]:
+        """The entries of a night by target."""
+        found = json.loads((self.store / day / "manifest.json").read_text())
+        return {entry["target"]: entry for entry in found["expected"]}
+
+    @property
+    def latest(self) -> str:
+        """The night that ``latest`` names, by file and by link."""
+        named = str(json.loads((self.store / "latest.json").read_text())["release"])
+        assert os.readlink(self.store / "latest") == named
+        return named
+
+    def change(self, text: str) -> str:
+        """A commit that adds a line to a kernel, on the branch of the second line; its id."""
+        whole = git(self.upstream.op_plugin, "show", f"7.1.0:{KERNEL}")
+        return commit(self.upstream.op_plugin, OTHER_BRANCH, {KERNEL: f"{whole}\n{text}\n"})

@@ -64,6 +64,16 @@ def base_image_for(engine: DockerEngine, arch: str) -> str:
     return name
 
 
+def containers_of(engine: DockerEngine, workspace: Path) -> list[str]:
+    """Names of the containers of a workspace; other builders may be at work on the same engine."""
+    found = engine.client.containers.list(all=True, filters={"label": "torch-npu-builder=1"}, ignore_removed=True)
+    mounted = {
+        container.name: {mount.get("Source", "") for mount in container.attrs.get("Mounts") or ()}
+        for container in found
+    }
+    return [name for name, sources in mounted.items() if any(path.startswith(str(workspace)) for path in sources)]
+
+
 def bridge_address(engine: DockerEngine) -> str:
     """The address at which containers with a network reach this machine."""
     config = engine.client.networks.get("bridge").attrs["IPAM"]["Config"][0]

@@ -23,6 +23,7 @@ from builder.engines.ending import recorded
 from builder.engines.local import Policy, gatherer
 from builder.errors import BuilderError, MachineError, RequestError, TargetError
 from builder.gather import check_request
+from builder.guards import machine_errors
 from builder.matrix.filters import native_arch
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
@@ -86,7 +87,10 @@ def run_on_cluster(
             run=run,
             gatherer=gatherer(matrix, workspace, options, reporter, policy.locked),
         )
-        with recorded(run, targets, workspace, reporter, part=policy.part) as ledger:
+        with (
+            recorded(run, targets, workspace, reporter, part=policy.part) as ledger,
+            machine_errors(*workspace.written),
+        ):
             store.write(f"{run_folder(run.id)}/{MARKER}", json.dumps({"run": run.id}).encode())
             try:
                 ClusterRun(context, policy, ledger, cluster, store, luggage).over(targets)

@@ -24,6 +24,7 @@ from builder.environments.leftovers import remove_leftovers
 from builder.environments.live import stop_all
 from builder.errors import FailureKind, MachineError
 from builder.gather import Gatherer, check_request
+from builder.guards import machine_errors
 from builder.ledger import BuildLedger
 from builder.lock import Lock
 from builder.matrix.loader import Matrix
@@ -155,7 +156,10 @@ def run_targets(
         accept=policy.locked.check if policy.locked is not None else None,
         purpose=policy.purpose,
     )
-    with recorded(run, targets, workspace, reporter, part=policy.part) as ledger:
+    with (
+        recorded(run, targets, workspace, reporter, part=policy.part) as ledger,
+        machine_errors(*workspace.written),
+    ):
         try:
             LocalRun(context, policy, ledger).over(targets)
         finally:
@@ -193,7 +197,7 @@ class LocalRun:
         try:
             for plan in skipped:
                 self._skipped(plan, results[plan.target.id])
-            self._context.run.write()
+            self._write()
             self._check_offline(wanted, results)
             self._drive(Schedule(wanted, expected, free_memory=available_memory), results)
         except BaseException as error:
@@ -316,12 +320,16 @@ class LocalRun:
         return True
 
     def _finished(self, result: TargetResult, *, show: bool = True) -> None:
-        with suppress(OSError):  # a full disk has been reported as the target's failure
-            self._context.run.write()
+        self._write()
         self._ledger.record(self._context.run.id, result)
         self._reporter.target_finished(result.id, result.outcome, result.seconds, result.reason)
         if result.error is not None and show:
             self._show_failure(result)
+
+    def _write(self) -> None:
+        """Bring the result file up to date, as far as the disk lets it: a full one is told as a target's failure."""
+        with suppress(OSError):
+            self._context.run.write()
 
     def _show_failure(self, result: TargetResult) -> None:
         show_failure(result, self._reporter)

@@ -84,6 +84,8 @@ def script_failure(message: str, log: Log, *, hint: str | None = None, network: 
     kind = FailureKind.NETWORK if network else FailureKind.IMAGE
     if any(_DISK_FULL in line for line in tail):
         kind = FailureKind.DISK
+        # The advice of others is to read the log, which says no more than this.
+        hint, message = None, f"{message}: no space left on device"
     elif any(is_own_fault(line) for line in tail):
         kind = FailureKind.ENGINE
     elif any(_NETWORK.search(line) for line in tail):

@@ -138,7 +138,7 @@ def prepare(request: TreeRequest, destination: Path, reporter: Reporter) -> Prep
     asked for changes by hand first.
 
     Raises TargetError of kind SOURCE, OVERLAY, PATCH, CUSTOM_OPERATOR or DISK, RequestError for patches or
-    operators that cannot belong to this release line, MachineError when the disk is full.
+    operators that cannot belong to this release line.
     """
     git.check_ref(request.branch, "branch name")
     with replacing(destination) as staging, reporter.task(f"preparing {request.target_id}", total=6) as task:

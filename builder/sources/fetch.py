@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import shlex
 import subprocess
@@ -15,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from builder.console import Reporter, Task
-from builder.errors import MachineError
+from builder.errors import FULL, FailureKind, TargetError
 from builder.sources import foreign
 from builder.sources import gitcli as git
-from builder.workspace import free_bytes
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -232,7 +230,7 @@ def fetch(
 
     git moves refs only after it has checked that every object is there, so that a fetch that ends
     early leaves the refs as they were. ``depth`` other than 0 leaves out older commits. ``lock`` is the
-    mirror's lock (see ``gitcli.held``). Raises MachineError when the disk is full.
+    mirror's lock (see ``gitcli.held``). Raises TargetError (DISK) when the disk is full.
     """
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
@@ -252,11 +250,7 @@ def fetch(
             raise _NotReached(HostFailure(str(silent), network=True, final=False)) from silent
         except git.GitFailed as failed:
             if _DISK.search(failed.output):
-                raise MachineError(
-                    f"the disk is full: {label} could not be fetched into {mirror}, "
-                    f"where {free_bytes(mirror) >> 20} MiB are left",
-                    hint="free some disk space; 'clean' removes what can be made again",
-                ) from failed
+                raise _full(label, mirror) from failed
             failure = judge(failed)
             # The resolver has tried several times itself.
             if failure.network and not failure.unresolved:
@@ -282,10 +276,14 @@ def fetch(
     except git.GitFailed as failed:
         return judge(failed)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise MachineError(f"the disk is full: {label} could not be fetched into {mirror}") from error
+        if error.errno in FULL:
+            raise _full(label, mirror) from error
         raise
     return None
+
+
+def _full(label: str, mirror: Path) -> TargetError:
+    return TargetError(f"the disk is full: {label} could not be fetched into {mirror}", kind=FailureKind.DISK)
 
 
 def _progress(task: Task) -> Callable[[str], None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -12,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import FailureKind, MachineError, TargetError
+from builder.errors import FULL, FailureKind, TargetError
 from builder.sources.export import escapes
 
 #: The repository of a tree is judged by its HEAD, not file by file.
@@ -176,13 +175,11 @@ def copy_folder(
                 ) from error
 
 
-def full_disk(error: OSError, place: Path) -> MachineError | None:
+def full_disk(error: OSError, place: Path) -> TargetError | None:
     """The error to show where ``error`` says that the disk is full, else None."""
-    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno not in FULL:
         return None
-    return MachineError(
-        f"the disk is full: {place} could not be written", hint="free some disk space; 'clean' helps with that"
-    )
+    return TargetError(f"the disk is full: {place} could not be written", kind=FailureKind.DISK)
 
 
 def set_times(root: Path, seconds: int) -> None:

@@ -21,6 +21,7 @@ from builder.errors import TargetError
 from builder.untrusted import open_inside
 from builder.wheels.contents import archive_faults
 from builder.wheels.inspect import Wheel, sha256_of_stream
+from builder.wheels.publication import complete
 from builder.wheels.record import RecordError, WheelRecord, read_record
 from builder.workspace import atomic_write
 
@@ -39,8 +40,10 @@ Standing = dict[str, tuple[Path, WheelRecord]]
 def records(output: Path, warn: Callable[[str], None] = lambda _: None) -> Standing:
     """The newest wheel of each target in ``output`` with its record; ``warn`` is told what is passed over, and why.
 
-    A record from the future is warned about, and is older than all others.
+    A record from the future is warned about, and is older than all others. What a dead builder has finished and not
+    put in its place is put there first.
     """
+    complete(output, warn=warn)
     found: Standing = {}
     latest = datetime.now(timezone.utc) + CLOCKS_APART
     for path in sorted(output.glob("[!.]*.whl.json")):

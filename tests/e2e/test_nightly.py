@@ -17,17 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nightly_support import commit, git
+from nightly_support import FIRST, OTHER_BRANCH, SECOND, Nights, git, write_channel
 from store_support import serve_s3
-from support import MACHINE, CommandLine, Ran, copy_cache
+from support import CommandLine, Ran, copy_cache
 
-from builder.miniature import Miniature, materialise
-from builder.workspace import resource
-
-FIRST, SECOND = f"v2.5.1-7.1.0-py3.11-{MACHINE}", f"v2.6.0-7.1.0-py3.11-{MACHINE}"
-#: What the second line follows here, so that a commit can be about one line only.
-BRANCH = "7.1.0-next"
-KERNEL = "op_plugin/ops/aclops/AbsKernelNpu.cpp"
 SECRET = "a-secret-of-the-tests-0123456789"
 
 
@@ -40,19 +33,6 @@ def clear(ran: Ran, code: int, *says: str) -> None:
         assert words in " ".join(ran.text.split()), ran.text
 
 
-def write_channel(folder: Path, **settings: Any) -> Path:
-    """A folder of matrix files with one channel, ``mini``."""
-    matrix = folder / "matrix"
-    if not matrix.exists():
-        shutil.copytree(resource("matrices"), matrix)
-        line = matrix / "pytorch-2.6.yaml"
-        before, branch, after = line.read_text().partition("branch: v2.6.0-7.1.0\n")
-        line.write_text(before + branch + after.replace('op_plugin: "7.1.0"', f'op_plugin: "{BRANCH}"', 1))
-    channel = {"targets": {"target": [FIRST, SECOND]}, "keep": 3, **settings}
-    (matrix / "nightly.yaml").write_text(json.dumps({"channels": {"mini": channel}}, indent=2))
-    return matrix
-
-
 def files(folder: Path) -> dict[str, bytes]:
     """Everything below a folder; what a running SQLite keeps beside its file is not counted."""
     found = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(("-shm", "-wal")))
@@ -60,51 +40,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 # -- nights, one after the other ------------------------------------------------------------------------------
-
-
-class Nights:
-    """A channel over a miniature upstream of its own."""
-
-    def __init__(self, cli: CommandLine, base_image: str, *engine: str) -> None:
-        self.cli = cli
-        self.upstream: Miniature = materialise(cli.folder / "upstream")
-        git(self.upstream.op_plugin, "branch", BRANCH, "7.1.0")
-        self.store = cli.folder / "dist" / "nightly" / "mini"
-        self.step = cli.folder / "step.md"
-        self.options = [
-            f"--matrix={write_channel(cli.folder)}",
-            f"--sources={self.upstream.sources_file}",
-            f"--find-links={self.upstream.wheelhouse}",
-            "--allow-toolchain-mismatch",
-            "--environment=docker",
-            f"--base-image={base_image}",
-            "--parallel=2",
-            *engine,
-        ]
-
-    def __call__(self, day: str, *more: str) -> Ran:
-        """One night; the step summary that it leaves is in ``step``."""
-        self.step.unlink(missing_ok=True)
-        return self.cli(
-            "nightly", "mini", f"--night={day}", *self.options, *more, env={"GITHUB_STEP_SUMMARY": str(self.step)}
-        )
-
-    def manifest(self, day: str) -> dict[str, dict[str, Any]]:
-        """The entries of a night by target."""
-        found = json.loads((self.store / day / "manifest.json").read_text())
-        return {entry["target"]: entry for entry in found["expected"]}
-
-    @property
-    def latest(self) -> str:
-        """The night that ``latest`` names, by file and by link."""
-        named = str(json.loads((self.store / "latest.json").read_text())["release"])
-        assert os.readlink(self.store / "latest") == named
-        return named
-
-    def change(self, text: str) -> str:
-        """A commit that adds a line to a kernel, on the branch of the second line; its id."""
-        whole = git(self.upstream.op_plugin, "show", f"7.1.0:{KERNEL}")
-        return commit(self.upstream.op_plugin, BRANCH, {KERNEL: f"{whole}\n{text}\n"})
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +52,10 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [(), ("--engine=dask",)], ids=["local", "dask"])
 def test_nights_one_after_the_other(cli: CommandLine, base_image: str, compiled: Path, by: tuple[str, ...]) -> None:
-    nights = Nights(cli, base_image, *by)
+    nights = Nights(cli, "--environment=docker", f"--base-image={base_image}", *by)
     for workspace in [cli.build / "workers" / number for number in ("0", "1")] if by else [cli.build]:
         copy_cache(compiled, workspace / "cache")
-    before = git(nights.upstream.op_plugin, "rev-parse", BRANCH)[:7]
+    before = git(nights.upstream.op_plugin, "rev-parse", OTHER_BRANCH)[:7]
 
     ran = nights("2026-11-20", "--dry-run")
     assert ran.code == 0, ran.text

@@ -15,7 +15,7 @@ from difflib import unified_diff
 from pathlib import Path
 
 import pytest
-from support import CommandLine, Ran, typed
+from support import CommandLine, Ran, containers_of, typed
 
 from builder.environments.engine import DockerEngine
 from builder.miniature import Miniature
@@ -73,16 +73,6 @@ def insert(cli: CommandLine, upstream: Miniature) -> Iterator[Insert]:
 def last_result(cli: CommandLine) -> dict:
     newest = max((cli.build / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
     return json.loads((newest / "result.json").read_text())
-
-
-def containers(engine: DockerEngine, cli: CommandLine) -> list[str]:
-    """Containers of this workspace; other builders may be at work on the same engine."""
-    found = engine.client.containers.list(all=True, filters={"label": "torch-npu-builder=1"}, ignore_removed=True)
-    mounted = {
-        container.name: {mount.get("Source", "") for mount in container.attrs.get("Mounts") or ()}
-        for container in found
-    }
-    return [name for name, sources in mounted.items() if any(path.startswith(str(cli.build)) for path in sources)]
 
 
 def wheel_of(cli: CommandLine, python: str) -> Path:
@@ -325,7 +315,7 @@ def test_timeout_kills_and_removes_the_container(
     failure = last_result(cli)["targets"][0]["failure"]
     assert (failure["kind"], failure["phase"]) == ("timeout", "compile")
     assert time.monotonic() - started < 200
-    assert containers(engine, cli) == []
+    assert containers_of(engine, cli.build) == []
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -350,7 +340,7 @@ def test_interruption_leaves_nothing(
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        assert containers(engine, cli) != []
+        assert containers_of(engine, cli.build) != []
         sent_at = time.monotonic()
         process.send_signal(sent)
         _, said = process.communicate(timeout=60)
@@ -363,7 +353,7 @@ def test_interruption_leaves_nothing(
     # Above it no target counts as failed.
     assert "1 interrupted in " in said
     assert "failed" not in said
-    assert containers(engine, cli) == []
+    assert containers_of(engine, cli.build) == []
     assert cli.dist == published
     assert last_result(cli)["targets"][0]["failure"]["kind"] == "interrupted"
 

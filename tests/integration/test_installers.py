@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from wheel_support import make_record, make_wheel
 
-from builder.wheels.provenance import archive_debug_symbols, debug_path, old_debug_path, publish_wheel
+from builder.wheels.provenance import archive_debug_symbols, debug_path, old_debug_path
+from builder.wheels.publication import publish_wheel
 from builder.wheels.record import WheelRecord
 
 #: pip 24 was the first to refuse versions that are none. pip 21 does not run on Python 3.12 and later.

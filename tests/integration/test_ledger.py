@@ -27,7 +27,7 @@ from builder.history import rebuild_ledger, show_history
 from builder.ledger import Entry, Ledger, ledger_path
 from builder.ledger.records import RESTORED
 from builder.results import Phase, TargetResult
-from builder.wheels.provenance import publish_wheel
+from builder.wheels.publication import publish_wheel
 from builder.wheels.record import WheelRecord
 from builder.workspace import Workspace
 

@@ -19,9 +19,10 @@ import pytest
 from nightly_support import KILLED, OTHER_BRANCH, REAL, SATURDAY, SUNDAY, A, B, C, World, git
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
-from support import MACHINE
+from support import MACHINE, containers_of
 
 from builder.engines.local import run_targets
+from builder.environments.engine import DockerEngine
 from builder.errors import TargetError
 from builder.matrix.loader import load_matrix
 from builder.miniature import materialise
@@ -115,7 +116,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
-def test_nights_of_real_builds(tmp_path: Path, base_image: str) -> None:
+def test_nights_of_real_builds(tmp_path: Path, engine: DockerEngine, base_image: str) -> None:
     """One is killed while its second target compiles; one has nothing new; one has a commit in op-plugin."""
     first, second = (target.replace("x86_64", MACHINE) for target in (B, C))
     folder, upstream = tmp_path / "world", tmp_path / "upstream"
@@ -129,11 +130,14 @@ def test_nights_of_real_builds(tmp_path: Path, base_image: str) -> None:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert world.nights == []
+    # The engine does not know that its builder is dead: the next one ends what is left.
+    assert containers_of(engine, folder / "build") != []
 
     again = start(*arguments)
     said, _ = again.communicate(timeout=600)
     assert again.returncode == 0, said
     assert "going on with the night 2026-11-20" in said
+    assert containers_of(engine, folder / "build") == []
     # One of them has been built before it was killed, and is not built again.
     statuses = {entry["id"]: (entry["status"], entry["reason"]) for entry in world.result()["targets"]}
     assert sorted(statuses.values()) == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from builder.compilation.output import OutputReader
 from builder.diagnosis import check_generated, compile_failure, sources_failure
 from builder.engines.cluster.parcel import error_from_json, error_to_json
 from builder.environments.base import Outcome, Paths
+from builder.environments.network import NetworkSettings
+from builder.environments.recipe import Log, script_failure
 from builder.errors import EXIT_MACHINE_LACKS, FailureKind, TargetError
 from builder.guards import machine_errors
 from builder.matrix.loader import load_matrix
@@ -115,6 +118,27 @@ def test_errors_of_the_builders_own_files_are_the_machines(number: int) -> None:
     assert (caught.value.kind, caught.value.exit_code) == (FailureKind.MACHINE, EXIT_MACHINE_LACKS)
     with pytest.raises(FileNotFoundError), machine_errors():
         raise FileNotFoundError(errno.ENOENT, "x")
+
+
+def test_an_error_of_a_full_disk_says_once_where_and_how_much_is_free(tmp_path: Path) -> None:
+    places = (tmp_path / "build", tmp_path / "dist")
+    with pytest.raises(TargetError) as caught, machine_errors(*places), machine_errors(*places):
+        raise OSError(errno.ENOSPC, "No space left on device", "/x")
+    free = r"\d+ MiB free"
+    assert re.fullmatch(
+        rf"no space left on device \(/x\); {places[0]} has {free}; {places[1]} has {free}", caught.value.message
+    )
+    with pytest.raises(TargetError, match=r"^x$"), machine_errors(*places):
+        raise TargetError("x", kind=FailureKind.COMPILE)
+
+
+def test_a_script_without_room_is_told_as_that(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", NetworkSettings(), lambda _: None)
+    log.line("Error: [Errno 28] No space left on device")
+    error = script_failure("the tools cannot be installed", log, hint="read the log")
+    log.close()
+    assert (error.kind, error.hint) == (FailureKind.DISK, FailureKind.DISK.advice)
+    assert error.message == "the tools cannot be installed: no space left on device"
 
 
 def test_a_wheel_that_is_not_there_is_no_word_of_a_compiler(tmp_path: Path) -> None:

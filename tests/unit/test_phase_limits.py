@@ -102,7 +102,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Buil
         ("verify", finish, "verify", "the reading of "),
         ("publish", provenance, "archive_debug_symbols", "the packing of debug symbols"),
         ("publish", finish, "sha256", "the reading of "),
-        ("publish", provenance, "publish_wheel", "the disk of "),
+        ("publish", finish, "publish_wheel", "the disk of "),
     ],
 )
 def test_a_disk_that_does_not_answer_ends_the_phase(
@@ -125,7 +125,7 @@ def test_a_disk_that_does_not_answer_ends_the_phase(
 
 
 def test_a_build_that_ends_in_time(build: Callable[..., Build], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "publish_wheel", lambda wheel, *_: wheel)
+    monkeypatch.setattr(finish, "publish_wheel", lambda wheel, *_: wheel)
     result = build().run()
     assert (result.status, result.error) == ("built", None)
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import json
 import os
+import re
 import shutil
 import tarfile
+import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from wheel_support import NAME, elf, make_record, make_wheel, write_record
 
+from builder.console import Reporter
 from builder.errors import FailureKind
+from builder.history import rebuild_ledger
 from builder.live import Attempt
 from builder.wheels import provenance, record, standing
 from builder.wheels.provenance import (
@@ -24,11 +29,12 @@ from builder.wheels.provenance import (
     new_debug_name,
     old_debug_path,
     other_fingerprint,
-    publish_wheel,
     rename_old_debug,
 )
+from builder.wheels.publication import publish_wheel
 from builder.wheels.record import RecordError, WheelRecord, read_record, record_path
 from builder.wheels.standing import Digests, fault_of, records
+from builder.workspace import Workspace
 
 #: A record as a build writes it, to the byte.
 GOLDEN = Path(__file__).parents[1] / "data" / "record.json"
@@ -266,10 +272,12 @@ class Publishing:
 
     def __init__(self, folder: Path, *, old: bool = True, new_debug: bool = True) -> None:
         self.output, self.folder = folder / "dist", folder / "made"
+        self.old_debug: bytes | None = None
         self.folder.mkdir()
         if old:
             first = make_wheel(self.folder, replaced={"torch_npu/which": b"old"})
             publish_wheel(first, self.output, WheelRecord.of(make_record(first)), debug_archive(folder, b"old"))
+            self.old_debug = debug_path(self.output / NAME).read_bytes()
         self.wheel = make_wheel(self.folder, replaced={"torch_npu/which": b"new"}, library=elf())
         self.record = WheelRecord.of(make_record(self.wheel, fingerprint="e" * 64))
         self.debug = debug_archive(folder, b"new") if new_debug else None
@@ -296,9 +304,66 @@ class Publishing:
     def files(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in self.output.iterdir()} if self.output.exists() else {}
 
+    def restore(self, files: dict[str, bytes]) -> None:
+        """Let the output folder hold ``files`` and nothing else."""
+        shutil.rmtree(self.output, ignore_errors=True)
+        self.output.mkdir()
+        for name, data in files.items():
+            (self.output / name).write_bytes(data)
+
+    def next_build(self) -> str:
+        """What the next build finds to stand, whole with all that belongs to it: ``new``, ``old`` or ``none``."""
+        warned: list[str] = []
+        found = list(records(self.output, warned.append).values())
+        assert warned == []
+        if not found:
+            return "none"
+        ((wheel, standing),) = found
+        assert fault_of(wheel, standing) is None
+        new = standing == self.record
+        symbols = (self.debug.read_bytes() if self.debug else None) if new else self.old_debug
+        debug = debug_path(wheel)
+        assert (debug.read_bytes() if debug.exists() else None) == symbols
+        return "new" if new else "old"
+
 
 #: Every call of the system that puts something on the disk, or takes it away.
-STEPS = ("fsync", "link", "replace", "write", "open")
+STEPS = ("fsync", "replace", "write", "open")
+
+
+def killed_at(count: int, act: Callable[[], object], *, after: bool) -> bool:
+    """Do something in a process that dies at its call number ``count`` that changes a disk; tells whether it did."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def mortal(call: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*arguments: Any, **named: Any) -> Any:
+                nonlocal seen
+                seen += 1
+                if seen == count and not after:
+                    os._exit(9)
+                try:
+                    return call(*arguments, **named)
+                finally:
+                    if seen == count:
+                        os._exit(9)
+
+            return wrapped
+
+        for name in ("replace", "rename", "link", "unlink", "remove", "mkdir", "fsync", "open"):
+            setattr(os, name, mortal(getattr(os, name)))
+        shutil.copyfileobj = mortal(shutil.copyfileobj)
+        builtins.open = mortal(open)
+        try:
+            act()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, step: str, count: int, error: int, *, always: bool) -> Callable[[], bool]:
@@ -327,24 +392,59 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, step: str, count: int, error: int, 
 @pytest.mark.parametrize("old", [True, False], ids=["over an old one", "for the first time"])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
-def test_a_full_disk_at_any_step_leaves_the_old_publication_whole(
+def test_an_error_at_any_step_leaves_the_old_publication_or_makes_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: int, old: bool
 ) -> None:
     made = Publishing(tmp_path, old=old)
     before, failed = made.files, 0
     for count in range(1, 50):
+        made.restore(before)
         with monkeypatch.context() as patch:
-            happened = fail_at(patch, step, count, error, always=step in ("write", "open", "link"))
+            happened = fail_at(patch, step, count, error, always=step in ("write", "open"))
             failed += made.tried() == error
         assert happened() == (failed == count)
         if not happened():
             break
-        assert made.files == before
+        # Nothing lies about: either nothing was done, or all is there and the next to look gives it its names.
+        assert made.files == before or made.next_build() == "new"
+        assert made.next_build() in (("old", "new") if old else ("none", "new"))
     # Another step than none was met, and at last it went well.
-    assert failed >= (0 if step == "link" and not old else 2)
+    assert failed >= 2
     assert sorted(made.files) == sorted([NAME, f"{NAME}.json", debug_path(Path(NAME)).name])
-    assert read_record(made.output / NAME) == made.record
-    assert fault_of(made.output / NAME, made.record) is None
+    assert made.next_build() == "new"
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
+@pytest.mark.parametrize("new_debug", [True, False], ids=["with debug symbols", "without"])
+@pytest.mark.parametrize("old", [True, False], ids=["over an old one", "for the first time"])
+def test_killed_at_any_call_of_the_system_no_finished_wheel_is_lost(
+    tmp_path: Path, old: bool, new_debug: bool, after: bool
+) -> None:
+    """Not even where whoever completes it is killed as well."""
+    made = Publishing(tmp_path, old=old, new_debug=new_debug)
+    before, seen, states = made.files, [], []
+    alive, count = False, 0
+    while not alive:
+        count += 1
+        made.restore(before)
+        alive = not killed_at(count, made.publish, after=after)
+        left = made.files
+        # Many calls change nothing that is seen. Waiting names have a part that is never the same.
+        if (state := {re.sub(r"\.[0-9a-f]{8}\b", "", name): data for name, data in left.items()}) in states[-1:]:
+            continue
+        states.append(state)
+        for again in range(1, 100):
+            made.restore(left)
+            completed = not killed_at(again, lambda: records(made.output), after=after)
+            seen.append(made.next_build())
+            # From the first name that changes on, everything new is there, and is not built again.
+            if {name: data for name, data in left.items() if name[0] != "."} != before:
+                assert seen[-1] == "new"
+            if completed:
+                break
+    assert seen == sorted(seen, key=["none", "old", "new"].index)
+    assert seen[0] == ("old" if old else "none")
+    assert len(states) > 5
 
 
 def test_on_a_real_full_disk_the_old_publication_stays(tmp_path: Path) -> None:
@@ -377,55 +477,94 @@ def test_on_a_real_full_disk_the_old_publication_stays(tmp_path: Path) -> None:
         os.system(f"umount '{small}'")  # noqa: S605
 
 
-def test_without_hard_links_the_old_publication_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_between_two_names_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Publishing(tmp_path)
-    before = made.files
-
-    def refused(*_: object) -> NoReturn:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refused)
-    with monkeypatch.context() as patch:
-        fail_at(patch, "replace", 3, errno.ENOSPC, always=False)
-        with pytest.raises(OSError, match="No space"):
-            made.publish()
-    assert made.files == before
-    made.publish()
-    assert read_record(made.output / NAME) == made.record
-
-
-def test_an_interruption_between_two_names_leaves_the_old_publication(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = Publishing(tmp_path)
-    before, replace, calls = made.files, os.replace, []
+    replace, calls = os.replace, []
 
     def interrupted(*arguments: Any) -> None:
         calls.append(arguments)
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise KeyboardInterrupt
         replace(*arguments)
 
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        made.publish()
-    assert made.files == before
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made.publish()
+    # A new wheel beside the old record, for who does not ask for what is unfinished.
+    assert read_record(made.output / NAME) != made.record
+    assert made.next_build() == "new"
+
+
+def test_what_was_left_unfinished_is_completed_before_the_next_publication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Publishing(tmp_path)
+    with monkeypatch.context() as patch:
+        fail_at(patch, "replace", 2, errno.EIO, always=False)
+        assert made.tried() == errno.EIO
+        fail_at(patch, "write", 1, errno.ENOSPC, always=True)
+        assert made.tried() == errno.ENOSPC
+    assert read_record(made.output / NAME) == made.record
+    assert fault_of(made.output / NAME, made.record) is None
+
+
+def test_a_ledger_is_restored_from_what_was_left_unfinished_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Publishing(tmp_path)
+    with monkeypatch.context() as patch:
+        fail_at(patch, "replace", 3, errno.EIO, always=False)
+        assert made.tried() == errno.EIO
+    rebuild_ledger(Workspace(tmp_path / "build", made.output), Reporter(quiet=True))
+    assert read_record(made.output / NAME) == made.record
+
+
+def test_what_cannot_be_completed_is_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Publishing(tmp_path)
+    warned: list[str] = []
+    with monkeypatch.context() as patch:
+        fail_at(patch, "replace", 2, errno.EROFS, always=True)
+        assert made.tried() == errno.EROFS
+        records(made.output, warned.append)
+    assert warned == [f"{NAME} is finished and cannot be put in its place: Read-only file system"]
+    assert made.next_build() == "new"
+
+
+def test_two_that_complete_the_same_publication_end_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Publishing(tmp_path, new_debug=False)
+    replace = os.replace
+
+    def and_another(source: Path, place: Path) -> None:
+        replace(source, place)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            records(made.output)
+
+    monkeypatch.setattr(os, "replace", and_another)
+    made.publish()
+    assert sorted(made.files) == [NAME, f"{NAME}.json"]
+    assert made.next_build() == "new"
 
 
 def test_nothing_old_goes_before_the_new_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Publishing(tmp_path, new_debug=False)
     old_debug_path(made.output / NAME).write_bytes(b"of an earlier builder")
-    before = made.files
-    plain = os.replace
+    before, replace, noted = made.files, os.replace, []
 
     def look(source: Path, place: Path) -> None:
-        assert {name: made.files.get(name) for name in before if name != NAME} == {
-            name: data for name, data in before.items() if name != NAME
-        }
-        plain(source, place)
+        standing = {name: data for name, data in made.files.items() if name[0] != "."}
+        if not noted:
+            # From here on who looks next finds the new one.
+            assert standing == before
+            noted.append(place)
+        elif place.suffix == ".whl":
+            assert standing == before
+        replace(source, place)
 
     monkeypatch.setattr(os, "replace", look)
     made.publish()
+    assert noted
     assert sorted(made.files) == [NAME, f"{NAME}.json"]
 
 

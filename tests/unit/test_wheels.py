@@ -15,7 +15,8 @@ from wheel_support import COMMIT, EXPECTED, NAME, TAGS, elf, make_record, make_w
 from builder import untrusted
 from builder.errors import FailureKind, TargetError
 from builder.wheels import repair
-from builder.wheels.provenance import archive_debug_symbols, debug_path, publish_wheel
+from builder.wheels.provenance import archive_debug_symbols, debug_path
+from builder.wheels.publication import publish_wheel
 from builder.wheels.record import WheelRecord, read_record
 from builder.wheels.repair import RepairPlan, auditwheel_command, built_wheel, take_wheel
 from builder.wheels.verify import Expectation, verify

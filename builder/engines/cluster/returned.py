@@ -14,6 +14,7 @@ from builder.results import TargetResult
 from builder.store import Store
 from builder.untrusted import open_inside, remove_tree
 from builder.wheels import provenance
+from builder.wheels.publication import publish_wheel
 from builder.wheels.record import RECORD_LIMIT, WheelRecord
 from builder.workspace import Workspace
 
@@ -73,7 +74,7 @@ def _publish(
                 text = f"{name} replaces one that was built from other inputs (fingerprint {replaced[:12]})"
                 result.warnings.append(text)
                 reporter.warning(text)
-            result.wheel = provenance.publish_wheel(wheel, workspace.output, record, debug if debug.exists() else None)
+            result.wheel = publish_wheel(wheel, workspace.output, record, debug if debug.exists() else None)
         result.sha256 = files["wheel"]["sha256"]
     finally:
         remove_tree(folder)
