@@ -19,6 +19,7 @@ from typing import Any
 
 from builder.errors import MachineError, RequestError
 from builder.untrusted import open_inside as open_inside
+from builder.untrusted import read_regular as read_regular
 from builder.untrusted import remove_tree as remove_tree
 
 
@@ -51,6 +52,12 @@ def expanded(path: str | Path) -> Path:
     """``path`` with ``~`` and ``~user`` at its start replaced; as it is where such a user has no home."""
     # Path.expanduser raises there.
     return Path(os.path.expanduser(path))
+
+
+def real(path: Path) -> Path:
+    """``path`` without links, as far as it exists; a link that leads to itself stays as it is."""
+    # Path.resolve raises RuntimeError there before Python 3.13.
+    return Path(os.path.realpath(path))
 
 
 def user_cache(env: Mapping[str, str]) -> Path | None:
