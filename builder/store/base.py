@@ -10,7 +10,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ from builder.workspace import fsync_folder
 STALE_AFTER = 24 * 3600
 #: Bytes that are read and hashed at once.
 CHUNK = 8 << 20
+#: Bytes of what is read as a whole: a manifest of a thousand targets has 2 MB.
+LARGEST_READ = 64 << 20
 #: Characters of one part of a name; with the prefix of an upload it stays below the 255 of file systems.
 LONGEST_PART = 200
 
@@ -218,13 +220,21 @@ class Store(ABC):
 
     @patient
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where there is none."""
+        """The content of a small file; None where there is none. Raises RequestError for one that is not small."""
         check_name(name)
-        with self._asking(f"to read {name}"):
-            try:
-                return b"".join(self._chunks(name))
-            except FileNotFoundError:
-                return None
+        data = b""
+        with self._asking(f"to read {name}"), suppress(FileNotFoundError):
+            for chunk in self._chunks(name):
+                data += chunk
+                if len(data) > LARGEST_READ:
+                    break
+            else:
+                return data
+            raise RequestError(
+                f"{name} in {self.url} has more than {LARGEST_READ >> 20} MiB, so it is not what a builder wrote",
+                hint="look at it, and remove it",
+            )
+        return None
 
     @patient
     def size(self, name: str) -> int | None:

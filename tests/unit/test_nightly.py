@@ -990,10 +990,22 @@ def test_what_failed_is_noted_beside_the_manifest(world: World) -> None:
     assert [hole.fingerprint for hole in world.manifest("2026-11-20").holes] == [failed]
     world.engine.failing.clear()
     # Whatever stands there instead is passed over: the target is tried again.
-    for damaged in ("[1]", "{", json.dumps({"schema": 1, "failures": {C: {"kind": "compile"}}}), '{"schema": 9}'):
+    for damaged in (
+        "[1]",
+        "{",
+        "[" * 100_000,
+        json.dumps({"schema": 1, "failures": {C: {"kind": "compile"}}}),
+        '{"schema": 9}',
+    ):
         place.write_text(damaged)
         assert world.night(FRIDAY, dry_run=True) == 0
         assert "it would be the night 2026-11-20" in world.text
+    for name in (place, next(place.parent.glob("*.whl.json"))):
+        kept = name.read_bytes()
+        with name.open("wb") as stream:
+            stream.truncate(3 << 30)
+        assert world.night(FRIDAY, dry_run=True) == 0
+        name.write_bytes(kept)
     noted["failures"][C]["kind"] = "no such kind"
     place.write_text(json.dumps(noted))
     assert world.night(FRIDAY) == 0

@@ -184,6 +184,17 @@ def test_get_brings_whole_files_only(store: Store, local: Any, tmp_path: Path) -
         assert list((tmp_path / "wrong").iterdir()) == []
 
 
+def test_what_is_read_as_a_whole_has_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.store.base.LARGEST_READ", 5)
+    store.write("small", b"12345")
+    store.write("large", b"123456")
+    assert store.read("small") == b"12345"
+    assert store.read("none") is None
+    with pytest.raises(RequestError, match="large in .* has more than .* MiB") as caught:
+        store.read("large")
+    assert caught.value.hint
+
+
 def test_small_files_are_replaced_and_read(store: Store) -> None:
     assert store.read("n/latest.json") is None
     assert store.size("n/latest.json") is None
