@@ -190,7 +190,7 @@ def test_what_is_read_as_a_whole_has_a_limit(store: Store, monkeypatch: pytest.M
     store.write("large", b"123456")
     assert store.read("small") == b"12345"
     assert store.read("none") is None
-    with pytest.raises(RequestError, match="large in .* has more than .* MiB") as caught:
+    with pytest.raises(RequestError, match=r"large in .* has more than .* MiB") as caught:
         store.read("large")
     assert caught.value.hint
 
