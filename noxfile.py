@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -63,8 +64,11 @@ def tests(session: nox.Session) -> None:
 def hostile(session: nox.Session) -> None:
     """Run the attacks of tests/hostile and write what came of them to docs/security-tests.md."""
     _install(session, *_development())
-    table = {"BUILDER_SECURITY_TABLE": str(Path("docs", "security-tests.md").absolute())}
-    session.run("pytest", "tests/hostile", *session.posargs, env=table)
+    env = {
+        "BUILDER_SECURITY_TABLE": str(Path("docs", "security-tests.md").absolute()),
+        "BUILDER_FUZZ_INPUTS": os.environ.get("BUILDER_FUZZ_INPUTS", "400"),
+    }
+    session.run("pytest", "tests/hostile", *session.posargs, env=env)
 
 
 @nox.session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -26,6 +27,9 @@ from builder.errors import (
 from builder.exiting import leave
 from builder.starting import begin, clean_environment, is_on, take_signals
 
+#: Characters of a path that are shown; one that is too long has thousands.
+LONGEST_SHOWN = 300
+
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     """Other requests to end a run end it as tidily as Ctrl-C does."""
@@ -41,6 +45,10 @@ def _reader_went_away() -> int:
         os.close(nowhere)
     sys.stderr.close()
     return EXIT_OK
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= LONGEST_SHOWN else f"{path[:LONGEST_SHOWN]}..."
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -78,9 +86,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if debug:
             traceback.print_exc()
-        place = f"{error.filename}: " if error.filename else ""
-        reporter.error(BuilderError(f"{place}{error.strerror or error}", hint="--debug shows where this happened"))
-        return EXIT_MACHINE_LACKS if error.errno in OF_THE_MACHINE else EXIT_TARGET_FAILED
+        place = f"{_shortened(str(error.filename))}: " if error.filename else ""
+        long = error.errno == errno.ENAMETOOLONG
+        hint = "give a path that the file system takes" if long else "--debug shows where this happened"
+        reporter.error(BuilderError(f"{place}{error.strerror or error}", hint=hint))
+        return EXIT_BAD_REQUEST if long else EXIT_MACHINE_LACKS if error.errno in OF_THE_MACHINE else EXIT_TARGET_FAILED
     except Exception as error:
         if debug:
             traceback.print_exc()

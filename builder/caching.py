@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -98,6 +99,8 @@ def clear_caches(workspace: Workspace, lines: Sequence[str], reporter: Reporter)
     What is kept of a release line's code generation goes with the line. An earlier builder's caches go with all.
     Raises RequestError for what names no cache, MachineError while a build uses one of them; then nothing is removed.
     """
+    if os.path.lexists(workspace.cache) and not workspace.cache.is_dir():
+        raise MachineError(f"{workspace.cache} is no folder", hint="remove it: the next build makes a new one")
     stores = _relative(workspace, cache.stores(workspace.cache)) | set(witness.stores(workspace))
     generated = _relative(workspace, codegen.stores(workspace.cache))
     known = stores | generated

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,7 +35,7 @@ from builder.matrix.model import Target
 from builder.options import BuildOptions
 from builder.recipe import Recipe
 from builder.results import Run
-from builder.untrusted import open_inside, remove_tree
+from builder.untrusted import open_inside, read_regular, remove_tree
 from builder.workspace import Workspace, atomic_write
 
 #: Sources of each group that are compared unless the user says otherwise.
@@ -46,6 +46,8 @@ FOLDER = "verify"
 ALONE = "-"
 #: Characters of a line of the comparison that are read; those of a real one are under a thousand.
 _LONGEST = 1 << 20
+#: Bytes of what was compared that are read.
+_LARGEST = 256 << 20
 
 
 class Line(BaseModel):
@@ -233,7 +235,9 @@ class Verification:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self._build.target.id}.{'cached' if self._scope.cached else 'headers'}.jsonl"
         first = json.dumps({"inputs": inputs, "launcher": _launcher()}) + "\n"
-        lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = read_regular(path, _LARGEST).decode(errors="replace").splitlines(keepends=True)
         # What differed is compared again: that is why somebody asks again. So is what the cache did not have.
         kept = [text for text in lines[1:] if text.endswith("\n") and _settled(text)] if lines[:1] == [first] else []
         self._known = sum(_line(text).file is not None for text in kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,7 @@ class BuildOptions:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> BuildOptions:
-        """The options that ``to_json`` wrote; unknown names are passed over."""
-        chosen: dict[str, Any] = {}
-        for field in fields(cls):
-            value = values.get(field.name, field.default)
-            if isinstance(value, list):
-                value = tuple(Path(item) for item in value)
-            elif field.name in {"custom_ops", "cann_home"} and value is not None:
-                value = Path(value)
-            chosen[field.name] = value
-        return cls(**chosen)
+        """The options that ``to_json`` wrote; unknown names are passed over. Raises ValueError for other types."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_python(values)

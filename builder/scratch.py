@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from builder.sources.checkout import PreparedTree
 from builder.sources.manifest import tree_size
 from builder.sources.upstream import BuildScript, SetupScript, read_build_script, read_setup_script
 from builder.sources.version import add_suffix, suffix_of
-from builder.untrusted import UntrustedFolder, remove_tree
+from builder.untrusted import UntrustedFolder, read_regular, remove_tree
 from builder.workspace import Workspace, atomic_json, free_bytes
 
 #: Bytes that must be free before a compile starts, and how many times its sources a build takes.
@@ -86,10 +87,21 @@ class Scratch:
             ) from error
 
     def options_of_last_build(self) -> BuildOptions | None:
-        """The options of the build that left this copy; None where there is no copy."""
-        if not self.path.exists() or not self._options.exists():
+        """The options of the build that left this copy; None where there is no copy.
+
+        Raises TargetError (SOURCE) where they cannot be read.
+        """
+        if not self.path.exists() or not os.path.lexists(self._options):
             return None
-        return BuildOptions.from_json(json.loads(self._options.read_text()))
+        try:
+            return BuildOptions.from_json(json.loads(read_regular(self._options, LARGEST_SCRIPT)))
+        except (OSError, ValueError, RecursionError) as error:
+            why = str(error.strerror if isinstance(error, OSError) else error).splitlines()[0]
+            raise TargetError(
+                f"{self._options}, the options of the last build, cannot be read: {why}",
+                kind=FailureKind.SOURCE,
+                hint=f"'build' makes a fresh copy; to look at this one without them, remove {self._options}",
+            ) from error
 
     def remove(self) -> None:
         """Remove the copy and its options."""

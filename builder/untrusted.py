@@ -284,9 +284,33 @@ def open_inside(root: Path, name: str) -> BinaryIO:
         return folder.open(name)
 
 
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a file that a person named or may have changed: links are followed, nothing is waited for.
+
+    Raises OSError for anything but a regular file, and for one of more than ``most`` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with open(descriptor, "rb") as stream:
+        data = stream.read(most + 1) if state.st_size <= most else b""
+    if max(state.st_size, len(data)) > most:
+        raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))
+    return data
+
+
 def remove_tree(path: Path) -> None:
     """Remove a file, link or folder with all that is below it (see ``UntrustedFolder.remove``). Missing is fine."""
-    with suppress(FileNotFoundError, NotADirectoryError), UntrustedFolder(path.parent.resolve()) as folder:
+    try:
+        # Path.resolve raises RuntimeError for a link to itself before Python 3.13.
+        parent = UntrustedFolder(Path(os.path.realpath(path.parent)))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return
+        raise
+    with suppress(FileNotFoundError, NotADirectoryError), parent as folder:
         folder.remove(path.name)
 
 

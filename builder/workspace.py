@@ -52,6 +52,12 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def real(path: Path) -> Path:
+    """``path`` without links, as far as it exists; a link that leads to itself stays as it is."""
+    # Path.resolve raises RuntimeError there before Python 3.13.
+    return Path(os.path.realpath(path))
+
+
 def user_cache(env: Mapping[str, str]) -> Path | None:
     """Where this user's builders keep what all their workspaces share, made or not; None for a user without a home.
 

@@ -79,6 +79,9 @@ def version_of(path: Path) -> int:
     size = path.stat().st_size if path.is_file() else None
     if size == 0 or not path.exists():
         return 0
+    if size is None and not path.is_dir():
+        # SQLite waits for whoever writes into a pipe.
+        raise damaged(path, "it is no regular file")
     if size is not None and size < _HEADER:
         # SQLite would take it for an empty one and write over it.
         raise damaged(path, f"it has {size} bytes")

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Annotated
 
-from builder.untrusted import remove_tree
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from builder.untrusted import read_regular, remove_tree
 from builder.wheels.standing import Standing, records
 from builder.workspace import Workspace, atomic_json
 
 SCHEMA = 1
+#: Bytes of the largest note.
+_LARGEST = 16 << 20
 #: A night that was begun longer ago is not gone on with: the next one is due. Its finished wheels still count.
 GOES_ON = timedelta(hours=20)
 
 
-@dataclass(frozen=True)
-class Unfinished:
+class Unfinished(BaseModel):
     """A night that was begun: its name, when, the store it is for, its commits by branch and repository."""
 
-    name: str
-    began: str
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(\.[0-9]+)?$")
+    began: AwareDatetime
     store: str
-    commits: Mapping[str, Mapping[str, str]]
+    commits: dict[str, dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")]]]
 
     def goes_on(self, store: str, wanted: date | None) -> bool:
         """True where the same command means this night; ``wanted`` is the night that was asked for by its date."""
@@ -32,7 +37,7 @@ class Unfinished:
             return False
         if wanted is not None:
             return self.name.partition(".")[0] == wanted.isoformat()
-        return datetime.now(timezone.utc) - datetime.fromisoformat(self.began) < GOES_ON
+        return abs(datetime.now(timezone.utc) - self.began) < GOES_ON
 
 
 class Bench:
@@ -63,19 +68,18 @@ class Bench:
     def unfinished(self) -> Unfinished | None:
         """The night that was begun and not published; None where there is none, or its note cannot be read."""
         try:
-            note = json.loads(self._file.read_text(encoding="utf-8"))
-            if note.pop("schema") != SCHEMA:
+            note = json.loads(read_regular(self._file, _LARGEST))
+            if not isinstance(note, dict) or note.pop("schema", None) != SCHEMA:
                 return None
-            found = Unfinished(**note)
-            datetime.fromisoformat(found.began)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return Unfinished.model_validate(note)
+        except (OSError, ValueError, RecursionError):
             return None
-        return found
 
     def begin(self, name: str, store: str, commits: Mapping[str, Mapping[str, str]]) -> None:
         """Note which night begins."""
-        began = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        atomic_json(self._file, {"schema": SCHEMA, **asdict(Unfinished(name, began, store, commits))})
+        began = datetime.now(timezone.utc).replace(microsecond=0)
+        note = Unfinished(name=name, began=began, store=store, commits={key: dict(commits[key]) for key in commits})
+        atomic_json(self._file, {"schema": SCHEMA, **note.model_dump(mode="json")})
 
     def finished(self) -> Standing:
         """Finished wheels with their records, by target."""

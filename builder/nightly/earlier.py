@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from builder.errors import FailureKind, TargetError
+from builder.errors import FailureKind, RequestError, TargetError
 from builder.fingerprint import fingerprint
 from builder.inputs import VERSION_SUFFIX
 from builder.releases import Manifest, latest, releases
@@ -113,7 +113,7 @@ class Earlier:
         if key not in self._records:
             name = f"{entry.wheel}.json"
             found = None
-            with suppress(RecordError):
+            with suppress(RecordError, RequestError):
                 found = WheelRecord.from_json(self._store.read(f"{self._channel}/{night}/{name}") or b"", name)
             whole = found is not None and (found.target, found.sha256) == (entry.target, entry.sha256)
             self._records[key] = found if whole else None
@@ -122,7 +122,9 @@ class Earlier:
     def _read_failures(self) -> dict[str, Failure]:
         if self.newest is None:
             return {}
-        content = _object(self._store.read(f"{self._channel}/{self.newest.release}/{FAILURES}"))
+        content: dict[str, Any] = {}
+        with suppress(RequestError):
+            content = _object(self._store.read(f"{self._channel}/{self.newest.release}/{FAILURES}"))
         names = [field.name for field in fields(Failure)]
         noted = content.get("failures") if content.get("schema") == SCHEMA else None
         return {
@@ -142,6 +144,6 @@ def _object(data: bytes | None) -> dict[str, Any]:
     """A JSON object; an empty one for whatever else stands there."""
     try:
         found = json.loads(data or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

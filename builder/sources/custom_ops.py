@@ -12,13 +12,16 @@ from builder.console import Reporter
 from builder.errors import FailureKind, RequestError, TargetError
 from builder.sources import declarations as yaml_text
 from builder.sources.declarations import BadDeclaration, Declaration, Section
-from builder.workspace import atomic_write, expanded
+from builder.untrusted import read_regular
+from builder.workspace import atomic_write, expanded, real
 
 FUNCTIONS = "op_plugin_functions.yaml"
 CONFIG = f"op_plugin/config/{FUNCTIONS}"
 SOURCES = "op_plugin/ops/opapi"
 #: What op-plugin's code generation needs to know where an operator is implemented: in op_api, for all versions.
 DEFAULT_FIELD = ("op_api", "all_version")
+#: Bytes that are read of the declarations and of a source.
+_LARGEST_TEXT, _LARGEST_SOURCE = 4 << 20, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,16 @@ class CustomOps:
                 hint="--custom-ops takes a folder with that file and the operators' *.cpp",
             )
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_regular(path, _LARGEST_TEXT).decode()
         except UnicodeDecodeError as error:
-            raise RequestError(f"{path} is not UTF-8 text: {error}") from error
+            raise RequestError(f"{path} is not UTF-8 text: {error}", hint="save it as UTF-8") from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
         declared = _unique(path, _custom(path, text))
         found = sorted(entry for entry in folder.iterdir() if entry.suffix in {".cpp", ".h"} and entry.is_file())
         if not any(entry.suffix == ".cpp" for entry in found):
             raise RequestError(f"{folder} has no *.cpp that implements {', '.join(d.name for d in declared)}")
-        return cls(folder, declared, tuple((entry.name, entry.read_bytes()) for entry in found), text)
+        return cls(folder, declared, tuple((entry.name, _source(entry)) for entry in found), text)
 
     @property
     def operators(self) -> tuple[str, ...]:
@@ -142,10 +147,21 @@ def check(custom_ops: CustomOps, op_plugin_tree: Path) -> tuple[str, Section, li
     return text, section, wanted
 
 
+def _source(path: Path) -> bytes:
+    try:
+        return read_regular(path, _LARGEST_SOURCE)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> RequestError:
+    return RequestError(f"{path} cannot be read: {error.strerror}", hint="put sources of operators into the folder")
+
+
 def _refuse_links(folder: Path) -> None:
-    real = folder.resolve()
+    top = real(folder)
     for entry in sorted(folder.rglob("*")):
-        if entry.is_symlink() and not entry.resolve().is_relative_to(real):
+        if entry.is_symlink() and not real(entry).is_relative_to(top):
             raise RequestError(
                 f"the symlink {entry} leads out of the folder of custom operators",
                 hint="put a copy of the file into the folder",

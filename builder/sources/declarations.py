@@ -9,11 +9,15 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 _SIGNATURE = re.compile(
     r"(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)\s*\((?P<arguments>.*)\)\s*->\s*(?P<returns>.+)", re.S
 )
+
+#: Nodes of a file with its aliases written out; op-plugin's own has some 20,000.
+_MOST_NODES = 1_000_000
 
 
 class BadDeclaration(Exception):  # noqa: N818 - internal; callers add the file
@@ -66,13 +70,31 @@ def compose(text: str) -> Any:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        return YAML(typ="rt", pure=True).compose(io.StringIO(text))
+        node = YAML(typ="rt", pure=True).compose(io.StringIO(text))
+        if _size(node, {}) > _MOST_NODES:
+            raise BadDeclaration("its aliases make it endless", 1)
+        return node
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = str(error.problem or error.context or error)
         raise BadDeclaration(problem, mark.line + 1 if mark else 1, mark.column + 1 if mark else None) from error
     except YAMLError as error:
         raise BadDeclaration(str(error).splitlines()[0], 1) from error
+    except RecursionError as error:
+        raise BadDeclaration("it is nested too deeply", 1) from error
+    except (ValueError, OverflowError) as error:  # an escape sequence that names no character
+        raise BadDeclaration(str(error).splitlines()[0], 1) from error
+
+
+def _size(node: Any, known: dict[int, float]) -> float:
+    """How many nodes ``node`` stands for once aliases are written out."""
+    if not _is_sequence(node) and not _is_mapping(node):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = inf  # for a node inside itself
+        parts = node.value if _is_sequence(node) else [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def sections(node: Any) -> dict[str, Section]:

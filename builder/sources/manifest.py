@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -33,23 +34,36 @@ class Change:
 def walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
     """Every file, symlink and empty folder below ``root`` but its repository: relative path, entry.
 
-    The entry of an empty folder is None. Folders reached through symlinks are not entered.
+    The entry of an empty folder is None. Folders reached through symlinks are not entered. Raises TargetError of kind
+    SOURCE where folders are so deep that they have no path.
     """
+    pending = [_listed(str(root), "")]
+    while pending:
+        for path, entry in pending[-1]:
+            if entry is not None and entry.is_dir(follow_symlinks=False):
+                pending.append(_listed(entry.path, f"{path}/"))
+                break
+            yield path, entry
+        else:
+            pending.pop()
 
-    def visit(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
+
+def _listed(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
+    """What is directly in ``folder``, with paths that begin with ``prefix``; an empty one stands for itself."""
+    try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
-        if prefix and not entries:
-            yield prefix.rstrip("/"), None
-        for entry in entries:
-            if not prefix and entry.name == REPOSITORY:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from visit(entry.path, f"{prefix}{entry.name}/")
-            else:
-                yield f"{prefix}{entry.name}", entry
-
-    yield from visit(str(root), "")
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise TargetError(
+            f"{folder[:100]}... is nested too deeply", kind=FailureKind.SOURCE, hint="remove that folder"
+        ) from error
+    if prefix and not entries:
+        yield prefix.rstrip("/"), None
+    for entry in entries:
+        if prefix or entry.name != REPOSITORY:
+            yield f"{prefix}{entry.name}", entry
 
 
 def take(root: Path) -> Manifest:

@@ -17,10 +17,12 @@ from builder.sources import manifest as manifests
 from builder.sources import worktree
 from builder.sources.export import escapes
 from builder.sources.mirrors import Mirror
-from builder.untrusted import remove_tree
-from builder.workspace import expanded
+from builder.untrusted import read_regular, remove_tree
+from builder.workspace import expanded, real
 
 SCRIPT = "ci/build.sh"
+#: Bytes that are read of it.
+_LARGEST_SCRIPT = 1 << 20
 
 _COPY = re.compile(
     r"^\s*cp\s+(?:-\w+\s+)*[\"']?\$\{?CODE_ROOT_PATH\}?[\"']?/(?P<entry>[^\s\"';&|]+)[\"']?"
@@ -66,7 +68,11 @@ class OverlaySource:
                 f"{folder} is not an op-plugin checkout: it has no {SCRIPT}",
                 hint="--op-plugin takes 'branch', 'pinned', a branch or commit, or the folder of a checkout",
             )
-        recipe = read_recipe(script.read_text(encoding="utf-8", errors="replace"), str(script))
+        try:
+            text = read_regular(script, _LARGEST_SCRIPT).decode(errors="replace")
+        except OSError as error:
+            raise RequestError(f"{script} cannot be read: {error.strerror}", hint="restore the checkout") from error
+        recipe = read_recipe(text, str(script))
         # Only a repository of its own: a plain folder inside another checkout has no commit.
         found = worktree.compare(folder)
         note = found.describe() if found is not None else ""
@@ -187,9 +193,7 @@ def lay(source: Path, destination: Path, recipe: Sequence[str]) -> tuple[str, ..
         elif path.is_file():
             manifests.copy_entry(path.resolve(), target)
         else:
-            raise TargetError(
-                f"the overlay entry {entry} is neither file, folder nor symlink", kind=FailureKind.OVERLAY
-            )
+            raise _no_entry(entry)
     return entries
 
 
@@ -199,24 +203,28 @@ def copy_sources(folder: Path, destination: Path, recipe: Sequence[str]) -> None
     Raises TargetError of kind OVERLAY for a symlink that leads out, a socket, pipe or device in what ``recipe``
     lays. Elsewhere in the folder these do no harm and are left out.
     """
-    real = folder.resolve()
+    top = real(folder)
     laid = set(expand(names_in(folder), recipe))
 
     def skip(path: str) -> bool:
-        entry = real / path
+        entry = top / path
         if path in _NOT_SOURCES or path.rsplit("/", 1)[-1] == ".git":
             return True
         if any(path == top or path.startswith(f"{top}/") for top in laid):
             return False
         if entry.is_symlink():
-            return escapes(entry, real)
+            return escapes(entry, top)
         return not entry.is_dir() and not entry.is_file()
 
     manifests.copy_folder(folder, destination, what=f"op-plugin in {folder}", kind=FailureKind.OVERLAY, skip=skip)
 
 
+def _no_entry(entry: str) -> TargetError:
+    return TargetError(f"the overlay entry {entry} is neither file, folder nor symlink", kind=FailureKind.OVERLAY)
+
+
 def _inside(path: Path, root: Path) -> bool:
-    return path.resolve().is_relative_to(root.resolve())
+    return real(path).is_relative_to(real(root))
 
 
 def _digest(folder: Path, recipe: Sequence[str]) -> str:
@@ -224,6 +232,8 @@ def _digest(folder: Path, recipe: Sequence[str]) -> str:
     lines = []
     for entry in expand(names_in(folder), recipe):
         path = folder / entry
+        if not path.is_dir() and not path.is_file():
+            raise _no_entry(entry)
         listed = manifests.take(path) if path.is_dir() else {"": ("file", manifests.digest_of(path.read_bytes()))}
         lines.append(manifests.serialize({f"{entry}/{name}": value for name, value in listed.items()}))
     return manifests.digest_of(b"".join(lines))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +16,17 @@ from pathlib import Path
 
 from builder.errors import FailureKind, RequestError, TargetError
 from builder.sources import gitcli as git
+from builder.starting import has_control
+from builder.untrusted import read_regular
+from builder.workspace import real
 
 REPOSITORIES = ("torch_npu", "op-plugin")
 SERIES = "series"
 #: Options of a build under which a series may have a patch taken: ``name.patch [with pch]``.
 OPTIONS = frozenset({"pch"})
 WHERE_IT_APPLIES = "where it applies"
+#: Bytes that are read of a series and of a patch.
+_LARGEST_SERIES, _LARGEST_PATCH = 1 << 20, 64 << 20
 
 _HUNK = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _NAMED = re.compile(rb"(?:---|\+\+\+) (.*)|(?:rename|copy) (?:from|to) (.*)|diff --git (.*)")
@@ -118,6 +124,8 @@ def find_series(
             for inner in sorted(line.iterdir()):
                 if inner.is_dir() and inner.name not in REPOSITORIES:
                     raise RequestError(f"{inner}: patches are for {' or '.join(REPOSITORIES)}, not for {inner.name!r}")
+                if inner.name in REPOSITORIES and not inner.is_dir():
+                    raise RequestError(f"{inner} is no folder", hint=f"put a folder with a file {SERIES!r} there")
             found += _read_series(line / repository, repository, options)
     return tuple(found)
 
@@ -141,24 +149,35 @@ def _read_series(folder: Path, repository: str, options: Collection[str]) -> Ite
     series = folder / SERIES
     if not folder.is_dir():
         return
-    if not series.is_file():
+    if not os.path.lexists(series):
         if any(folder.glob("*.patch")):
             raise RequestError(f"{folder} holds patches but no file named {SERIES!r} that gives their order")
         return
-    for number, text in enumerate(series.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    try:
+        lines = read_regular(series, _LARGEST_SERIES).decode(errors="replace").splitlines()
+    except OSError as error:
+        raise RequestError(
+            f"{series} cannot be read: {error.strerror}", hint="it is a text file that names a patch in each line"
+        ) from error
+    for number, text in enumerate(lines, 1):
         entry = _ENTRY.fullmatch(re.sub(r"(^|\s)#.*", "", text).strip())
         if entry is None or not entry["name"]:
             continue
         name = entry["name"]
         where = f"{series}, line {number}"
         where_it_applies, option = _conditions(entry["conditions"], where)
+        if has_control(name):
+            raise RequestError(f"{where}: {name!r} holds a control character", hint="name a patch file of this folder")
         path = folder / name
-        if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        if Path(name).is_absolute() or not real(path).is_relative_to(real(folder)):
             raise RequestError(f"{where}: {name!r} is outside of {folder}", hint="put the patch beside its series")
         try:
-            data = path.read_bytes()
+            data = read_regular(path, _LARGEST_PATCH)
         except OSError as error:
-            raise RequestError(f"{where}: the patch {name!r} cannot be read: {error.strerror}") from error
+            raise RequestError(
+                f"{where}: the patch {name[:200]!r} cannot be read: {error.strerror}",
+                hint="name a patch file of this folder",
+            ) from error
         patch = Patch(
             path, repository, hashlib.sha256(data).hexdigest(), data,
             where_it_applies=where_it_applies, option=option, wanted=option is None or option in options,

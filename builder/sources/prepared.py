@@ -21,12 +21,12 @@ from builder.errors import FailureKind, TargetError
 from builder.sources import foreign
 from builder.sources import gitcli as git
 from builder.sources import manifest as manifests
+from builder.sources import prepared_record as records
 from builder.sources import signature as signatures
 from builder.sources.manifest import Change
 from builder.untrusted import UntrustedFolder, remove_tree
 from builder.workspace import atomic_json, atomic_write, fsync_folder
 
-SCHEMA = 1
 RECORD = "torch-npu-builder.json"
 MANIFEST = "torch-npu-builder.manifest"
 #: What the file system said of the tree when it was last found unchanged.
@@ -123,7 +123,7 @@ def save(tree: Path, record: dict[str, Any]) -> PreparedTree:
     """Record the content of ``tree`` in its repository: ``record``, completed by the manifest's digest."""
     manifest = manifests.take(tree)
     data = manifests.serialize(manifest)
-    record = {"schema": SCHEMA, **record, "manifest": manifests.digest_of(data), "files": len(manifest)}
+    record = {"schema": records.SCHEMA, **record, "manifest": manifests.digest_of(data), "files": len(manifest)}
     atomic_write(tree / manifests.REPOSITORY / MANIFEST, data)
     atomic_json(tree / manifests.REPOSITORY / RECORD, record)
     return PreparedTree(tree, record, manifest)
@@ -145,20 +145,14 @@ def load_prepared(destination: Path) -> PreparedTree | None:
         with UntrustedFolder(destination) as folder:
             record = json.loads(folder.read(f"{manifests.REPOSITORY}/{RECORD}", LARGEST).decode())
             data = folder.read(f"{manifests.REPOSITORY}/{MANIFEST}", LARGEST)
-        if record["schema"] != SCHEMA:
-            raise ValueError(f"schema {record['schema']} instead of {SCHEMA}")
+        records.check(record)
         if manifests.digest_of(data) != record["manifest"]:
             raise ValueError(f"{MANIFEST} does not have the recorded digest")
-        for key in ("target", "branch", "head", "commit_time", "origin"):
-            record[key]
-        record["commits"]["torch_npu"]
         return PreparedTree(destination, record, manifests.parse(data))
     except FileNotFoundError as error:
         reason = f"it has no {Path(error.filename).name}"
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        reason = (
-            f"its record is damaged: {error!r}" if isinstance(error, KeyError) else f"its record is damaged: {error}"
-        )
+    except (ValueError, OSError, RecursionError) as error:
+        reason = f"its record is damaged: {error}"
     raise TargetError(
         f"{destination} is not a tree that the builder prepared: {reason}",
         kind=FailureKind.CHANGED_TREE,

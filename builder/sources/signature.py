@@ -21,10 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.sources.manifest import walk
+from builder.untrusted import read_regular
 from builder.workspace import atomic_write
 
 #: Nanoseconds that files must have been at rest. Linux writes memory maps out after half of that.
 REST = 60_000_000_000
+#: Bytes of the largest note.
+_LARGEST = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ def _clock(folder: Path) -> int:
 def matches(file: Path, signature: Signature | None, content: str) -> bool:
     """True where ``remember`` has written to ``file`` that ``content`` had this signature."""
     try:
-        written = json.loads(file.read_text(encoding="utf-8"))
+        written = json.loads(read_regular(file, _LARGEST))
         return signature is not None and written == {"signature": signature.digest, "content": content}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

@@ -27,6 +27,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 
 from builder.errors import TargetError
+from builder.untrusted import read_regular
 from builder.wheels.indexclient import CHUNK, IndexClient, NoRanges, broken, go_on, without_login
 from builder.wheels.inspect import TEXT_LIMIT, Wheel
 from builder.workspace import atomic_json
@@ -45,6 +46,8 @@ _PLATFORM = re.compile(r"(manylinux_\d+_\d+|manylinux1|manylinux2010|manylinux20
 # PEP 600 makes the older names aliases of these.
 _PEP_600 = {"manylinux1": "manylinux_2_5", "manylinux2010": "manylinux_2_12", "manylinux2014": "manylinux_2_17"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+#: Bytes of what is kept of a wheel.
+_LARGEST_KEPT = 16 << 20
 _GCC = re.compile(r"GCC: \([^)]*\) (\d+(?:\.\d+)+)")
 # Functions of torch itself. Others prove nothing: Red Hat's toolsets link parts of the newer libstdc++
 # statically, so that a library of the old ABI refers to members of std::__cxx11, too.
@@ -281,7 +284,7 @@ class ReleasedIndex:
         if file.sha256 is None:
             return None
         try:
-            kept = TypeAdapter(_Kept).validate_json((self._cache / f"{file.sha256}.json").read_bytes())
+            kept = TypeAdapter(_Kept).validate_json(read_regular(self._cache / f"{file.sha256}.json", _LARGEST_KEPT))
         except (OSError, ValueError):
             return None
         return kept.facts if (kept.filename, kept.sha256) == (file.filename, file.sha256) else None

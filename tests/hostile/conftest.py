@@ -21,8 +21,9 @@ HEAD = """\
 # Attacks that were tried
 
 Written by `nox -s hostile`, which builds a miniature upstream whose `ci/build.sh` attacks whoever builds it
-(tests/hostile/). Each line was run; a build that got anywhere would fail its test. What is promised, and what is not,
-is in [SECURITY.md](../SECURITY.md).
+(tests/hostile/), and gives commands damaged inputs. Each line was run; a build that got anywhere, and a command that
+hung or ended without a word for what was wrong, would fail its test. What is promised, and what is not, is in
+[SECURITY.md](../SECURITY.md).
 
 | where | attack | what happened |
 |---|---|---|

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -331,3 +333,51 @@ def test_every_shipped_patch_is_in_its_series_and_may_be_passed_over_in_a_glob()
             assert {path.name for path in folder.glob("*.patch")} <= set(listed)
             if folder.parent.name == "*":
                 assert [name for name, patch in listed.items() if not patch.where_it_applies] == []
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.truncate(3 << 30)
+
+
+def _with_nul(path: Path) -> None:
+    path.write_bytes(b"a\0b.patch\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("series", _pipe, "series cannot be read: not a regular file"),
+        ("series", _folder, "series cannot be read: not a regular file"),
+        ("series", _huge, "series cannot be read: more than"),
+        ("series", _with_nul, "'a\\x00b.patch' holds a control character"),
+        ("a.patch", _pipe, "'a.patch' cannot be read: not a regular file"),
+        ("a.patch", _huge, "'a.patch' cannot be read: more than"),
+    ],
+)
+def test_what_is_no_file_of_a_series_is_told(
+    tmp_path: Path, name: str, change: Callable[[Path], None], said: str
+) -> None:
+    folder = series(tmp_path, a=edit(5, "x"))
+    change(folder / "v1" / "torch_npu" / name)
+    with pytest.raises(RequestError) as caught:
+        found(folder)
+    assert said in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_file_in_place_of_a_repositorys_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "patches" / "v1").mkdir(parents=True)
+    (tmp_path / "patches" / "v1" / "torch_npu").write_text("a.patch\n")
+    with pytest.raises(RequestError, match="is no folder"):
+        found(tmp_path / "patches")

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,8 +18,10 @@ from builder.engines.local import exit_code
 from builder.errors import FailureKind, MachineError, RequestError, TargetError
 from builder.fingerprint import fingerprint
 from builder.guards import deadline, machine_errors
+from builder.matrix.loader import load_matrix
 from builder.options import BuildOptions
 from builder.results import Run, TargetResult
+from builder.scratch import Scratch
 from builder.untrusted import open_inside, remove_tree
 from builder.workspace import Workspace, atomic_write, publish
 
@@ -130,6 +133,28 @@ def test_options_survive_json(tmp_path: Path) -> None:
     )
     assert BuildOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
     assert BuildOptions.from_json({"of a later version": 1}) == BuildOptions()
+
+
+@pytest.mark.parametrize("values", [[], None, "x", {"jobs": "many"}, {"find_links": 3}, {"trust": None}])
+def test_options_of_other_types_are_none(values: Any) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        BuildOptions.from_json(values)
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "[]", '{"jobs": "many"}', "\0"])
+def test_options_of_the_last_build_that_cannot_be_read_are_told(tmp_path: Path, text: str) -> None:
+    scratch = Scratch(Workspace(root=tmp_path, output=tmp_path), load_matrix().targets()[0])
+    scratch.path.mkdir(parents=True)
+    place = tmp_path / "compile" / f".{scratch.target.id}.options.json"
+    assert scratch.options_of_last_build() is None
+    place.write_text(text)
+    with pytest.raises(TargetError, match="the options of the last build, cannot be read") as caught:
+        scratch.options_of_last_build()
+    assert "\n" not in caught.value.message
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(TargetError, match="not a regular file"):
+        scratch.options_of_last_build()
 
 
 def test_what_op_plugin_may_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -696,3 +696,17 @@ def test_a_failed_rehearsal_is_told_from_a_failed_build(
         ledger.record("r", result)
     show_history(workspace)
     assert "rehearse: compile in configure: no such name" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("what", ["pipe", "link"])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_what_is_no_file_is_no_ledger(tmp_path: Path, what: str, read_only: bool) -> None:
+    place = tmp_path / "ledger.sqlite"
+    if what == "link":
+        os.mkfifo(tmp_path / "pipe")
+        place.symlink_to("pipe")
+    else:
+        os.mkfifo(place)
+    with pytest.raises(MachineError, match="it is no regular file") as caught:
+        Ledger.open(place, read_only=read_only)
+    assert caught.value.hint

@@ -43,7 +43,7 @@ from builder.matrix.documents import read_document
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.miniature import Miniature
-from builder.nightly.bench import Bench
+from builder.nightly.bench import Bench, Unfinished
 from builder.nightly.decisions import suffix_for
 from builder.nightly.earlier import FAILURES, Earlier
 from builder.nightly.publish import from_bench, from_night
@@ -485,10 +485,49 @@ def test_a_night_goes_on_over_midnight(world: World, monkeypatch: pytest.MonkeyP
     assert world.nights == ["2026-11-20"]
 
 
-@pytest.mark.parametrize("note", ["{", "[]", "{}", '{"schema": 2}', '{"schema": 1, "name": "2026-11-20"}'])
-def test_a_note_that_cannot_be_read_is_no_note(world: World, note: str) -> None:
+NOTE = {"schema": 1, "name": "2026-11-20", "began": "2026-11-20T00:00:00+00:00", "store": "x", "commits": {}}
+BAD_NOTES = [
+    *("{", "[]", "{}", "[" * 100_000, '{"schema": 2}', '{"schema": 1, "name": "2026-11-20"}'),
+    *(
+        json.dumps({**NOTE, **change})
+        for change in (
+            {"name": 5},
+            {"name": "../../2026-11-20"},
+            {"began": "2026-11-20T00:00:00"},
+            {"began": None},
+            {"commits": ["x"]},
+            {"commits": {"v2.5.1-7.1.0": {"torch_npu": "--upload-pack=x"}}},
+            {"commits": {"v2.5.1-7.1.0": None}},
+            {"more": 1},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("note", BAD_NOTES, ids=lambda note: note[:100])
+def test_a_note_that_cannot_be_read_is_no_note(tmp_path: Path, note: str) -> None:
+    bench = Bench(Workspace(root=tmp_path, output=tmp_path / "dist"), "night")
+    bench.begin("2026-11-20", "x", {})
+    assert bench.unfinished() is not None
+    (tmp_path / "nightly" / "night" / "night.json").write_text(note)
+    assert bench.unfinished() is None
+
+
+def test_a_note_that_is_no_file_is_no_note(tmp_path: Path) -> None:
+    bench = Bench(Workspace(root=tmp_path, output=tmp_path / "dist"), "night")
+    (tmp_path / "nightly" / "night").mkdir(parents=True)
+    os.mkfifo(tmp_path / "nightly" / "night" / "night.json")
+    assert bench.unfinished() is None
+
+
+def test_a_night_dated_to_come_is_not_gone_on_with() -> None:
+    later = datetime.now(timezone.utc) + timedelta(days=400)
+    assert not Unfinished(name="2026-11-20", began=later, store="x", commits={}).goes_on("x", None)
+
+
+def test_a_night_whose_note_is_lost_keeps_its_wheels(world: World) -> None:
     interrupt_after(world, A)
-    (world.workspace.root / "nightly" / "night" / "night.json").write_text(note)
+    (world.workspace.root / "nightly" / "night" / "night.json").write_text("{")
     assert world.night(FRIDAY) == 0
     assert world.engine.built == [B, C]
 
@@ -969,10 +1008,22 @@ def test_what_failed_is_noted_beside_the_manifest(world: World) -> None:
     assert [hole.fingerprint for hole in world.manifest("2026-11-20").holes] == [failed]
     world.engine.failing.clear()
     # Whatever stands there instead is passed over: the target is tried again.
-    for damaged in ("[1]", "{", json.dumps({"schema": 1, "failures": {C: {"kind": "compile"}}}), '{"schema": 9}'):
+    for damaged in (
+        "[1]",
+        "{",
+        "[" * 100_000,
+        json.dumps({"schema": 1, "failures": {C: {"kind": "compile"}}}),
+        '{"schema": 9}',
+    ):
         place.write_text(damaged)
         assert world.night(FRIDAY, dry_run=True) == 0
         assert "it would be the night 2026-11-20" in world.text
+    for name in (place, next(place.parent.glob("*.whl.json"))):
+        kept = name.read_bytes()
+        with name.open("wb") as stream:
+            stream.truncate(3 << 30)
+        assert world.night(FRIDAY, dry_run=True) == 0
+        name.write_bytes(kept)
     noted["failures"][C]["kind"] = "no such kind"
     place.write_text(json.dumps(noted))
     assert world.night(FRIDAY) == 0

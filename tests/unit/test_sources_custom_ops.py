@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -161,6 +164,13 @@ def test_an_upstream_file_without_the_section_is_the_targets_failure(tmp_path: P
         ("official:\n  - func: a(Tensor x) -> Tensor\n", "not under 'official'"),
         ("- func: npu_x(Tensor x) -> Tensor\n- func: npu_x(Tensor y) -> Tensor\n", "npu_x twice: line 1.*line 2"),
         ("- func: npu_x(Tensor x) -> Tensor\n  op_api: a\n  op_api: b\n", "line 3: 'op_api' appears a second time"),
+        ("- func: " + "[" * 100_000, "nested too deeply"),
+        ("- func: &a [*a]\n", "aliases make it endless"),
+        (
+            "a: &a [x, x]\n" + "".join(f"{k}: &{k} [{', '.join([f'*{j}'] * 90)}]\n" for j, k in pairwise("abcdef")),
+            "aliases make it endless",
+        ),
+        ('- func: "\\Uffffffff"\n', "line 1"),
     ],
 )
 def test_a_bad_file_is_an_error_with_its_line(tmp_path: Path, text: str, said: str) -> None:
@@ -189,3 +199,33 @@ def test_the_digest_follows_declarations_and_sources(tmp_path: Path) -> None:
     assert CustomOps.read(folder(tmp_path, name="other")).digest == first
     (place / "AddCustom.cpp").write_text("// other\n")
     assert CustomOps.read(place).digest != first
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.truncate(3 << 30)
+
+
+def _link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("name", ["op_plugin_functions.yaml", "AddCustom.cpp"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(_pipe, "has no"), (_link, "has no|leads out of"), (_huge, "cannot be read: more than")],
+    ids=["pipe", "link to itself", "3 GB"],
+)
+def test_what_is_no_file_of_operators_is_told(
+    tmp_path: Path, name: str, change: Callable[[Path], None], said: str
+) -> None:
+    place = folder(tmp_path)
+    change(place / name)
+    with pytest.raises(RequestError, match=said):
+        CustomOps.read(place)

@@ -99,3 +99,22 @@ def test_a_local_folder_is_described_by_its_content(op_plugin: Path) -> None:
 def test_a_folder_that_is_no_op_plugin_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="not an op-plugin checkout"):
         OverlaySource.local(tmp_path)
+
+
+def test_a_pipe_among_what_is_laid_is_told_before_it_is_read(op_plugin: Path) -> None:
+    os.mkfifo(op_plugin / "pipe.sh")
+    with pytest.raises(TargetError, match=r"pipe\.sh is neither file"):
+        OverlaySource.local(op_plugin)
+
+
+def test_a_link_to_itself_leads_nowhere(op_plugin: Path, tmp_path: Path) -> None:
+    (op_plugin / "loop.sh").symlink_to("loop.sh")
+    with pytest.raises(TargetError, match=r"loop\.sh is neither file"):
+        lay(op_plugin, tmp_path / "place", ("*.sh",))
+
+
+def test_a_script_that_is_nothing_but_a_length_is_told(op_plugin: Path) -> None:
+    with (op_plugin / "ci" / "build.sh").open("wb") as stream:
+        stream.truncate(3 << 30)
+    with pytest.raises(RequestError, match=r"build\.sh cannot be read: more than"):
+        OverlaySource.local(op_plugin)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sources_support import record_of_a_tree
 
 from builder.sources import manifest, prepared, signature
 from builder.sources.manifest import Change
@@ -33,11 +34,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PreparedTree:
     for command in (["init", "--quiet", "--initial-branch=line"], ["commit", "--quiet", "--allow-empty", "-m", "x"]):
         subprocess.run([*git, *command], cwd=place, check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], cwd=place, check=True, capture_output=True, text=True).stdout
-    record = {
-        "target": "target", "branch": "line", "head": "refs/heads/line", "commit_time": 0, "origin": {},
-        "commits": {"torch_npu": head.strip()},
-    }  # fmt: skip
-    saved = save(place, record)
+    saved = save(place, record_of_a_tree(head.strip()))
     time.sleep(0.1)
     return saved
 
@@ -170,7 +167,7 @@ def test_what_changes_during_the_reading_is_not_remembered(tree: PreparedTree, m
     assert tree.changes(at_a_glance=True) == [Change(FILES[0], "modified")]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"signature": 1}', "\0\0\0"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"signature": 1}', "\0\0\0", "[" * 60_000, " " * 100_000])
 def test_a_damaged_memory_is_none(tree: PreparedTree, readings: list[Path], content: str) -> None:
     (tree.path / ".git" / SEEN).write_text(content)
     assert tree.changes(at_a_glance=True) == []

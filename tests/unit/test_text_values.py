@@ -96,3 +96,16 @@ def test_debug_shows_where_and_changes_no_exit_code(
     assert ("Traceback" in said) is traceback
     assert "9.9.9" in said
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("arguments", [("ledger", "rebuild", "--output="), ("cache", "clear", "--workspace=")])
+def test_a_path_that_no_file_system_takes_is_the_users(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    *command, option_name = arguments
+    assert program.run([*command, f"{option_name}{'x' * 100_000}"]) == EXIT_BAD_REQUEST
+    said = capsys.readouterr().err
+    assert "File name too long" in said
+    assert "next step: give a path that the file system takes" in said
+    assert len(said) < 1000

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import as_builder
 
-from builder.untrusted import DEEPEST, TooDeepError, UntrustedFolder, open_inside, remove_tree
+from builder.untrusted import DEEPEST, TooDeepError, UntrustedFolder, open_inside, read_regular, remove_tree
 
 SECRET = "of the machine"
 
@@ -219,3 +219,26 @@ def test_folders_without_permissions_are_removed_by_their_owner() -> None:
 
         assert as_builder(work) == 0
         assert not root.exists()
+
+
+def test_a_named_file_is_read_through_links(root: Path) -> None:
+    (root / "link").symlink_to("a/b/file")
+    assert read_regular(root / "link", 100) == b"of the build"
+
+
+def test_a_named_file_has_a_limit(root: Path) -> None:
+    with pytest.raises(OSError, match="more than 5 bytes"):
+        read_regular(root / "a" / "b" / "file", 5)
+    (root / "grows").symlink_to("/proc/self/maps")  # of no size, says the system
+    with pytest.raises(OSError, match="more than 10 bytes"):
+        read_regular(root / "grows", 10)
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "pipe", "loop", "a"])
+def test_a_named_file_is_a_file(root: Path, place: str) -> None:
+    os.mkfifo(root / "pipe")
+    (root / "loop").symlink_to("loop")
+    opened = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match=r"not a regular file|symbolic links"):
+        read_regular(root / place, 100)
+    assert len(os.listdir("/proc/self/fd")) == opened

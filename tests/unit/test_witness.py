@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -525,6 +526,23 @@ def test_a_full_name_clears_the_compile_cache_alone(workspace: Workspace) -> Non
     assert caching.clear_caches(workspace, [STORE], Reporter(quiet=True)) == 0
     assert not (workspace.cache / STORE).exists()
     assert kept.exists()
+
+
+def test_a_cache_that_is_no_folder_is_told(workspace: Workspace) -> None:
+    workspace.root.mkdir()
+    workspace.cache.symlink_to(workspace.cache.name)
+    with pytest.raises(MachineError, match="is no folder") as caught:
+        caching.clear_caches(workspace, [], Reporter(quiet=True))
+    assert caught.value.hint == "remove it: the next build makes a new one"
+
+
+def test_witnesses_behind_a_link_to_itself_do_not_keep_caches_from_being_cleared(workspace: Workspace) -> None:
+    fill(workspace)
+    shutil.rmtree(workspace.witness)
+    workspace.witness.mkdir()
+    (workspace.witness / "release").symlink_to("release")
+    assert caching.clear_caches(workspace, [], Reporter(quiet=True)) == 0
+    assert not (workspace.cache / STORE).exists()
 
 
 def test_generated_code_in_use_is_not_cleared(workspace: Workspace) -> None:

@@ -33,7 +33,7 @@ from builder.errors import BuilderError, FailureKind, MachineError, RequestError
 from builder.exiting import leave
 from builder.gather import Gatherer, check_request
 from builder.ledger import BuildLedger, ledger_path
-from builder.lock import Lock
+from builder.lock import Lock, Locked
 from builder.matrix.loader import load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
@@ -142,7 +142,8 @@ class Errand:
         limit = options.memory if options.memory is not None else machine_memory() * 9 // 10
         self.jobs = max(1, (options.jobs or default_jobs(limit)) >> order.halvings)
         options = replace(options, jobs=self.jobs)
-        lock = None if order.locked is None else Lock(Path(order.lock or ""), {order.target: order.locked})
+        entry = None if order.locked is None else Locked.model_validate(order.locked)
+        lock = None if entry is None else Lock(Path(order.lock or ""), {order.target: entry})
         context = BuildContext(
             matrix=matrix,
             workspace=self.workspace,

@@ -169,6 +169,7 @@ class ClusterRun(LocalRun):
             self._ended.put((target, result))
             return
         lock = self._policy.locked
+        entry = None if lock is None else lock.targets.get(target.id)
         order = Order(
             run=self._context.run.id,
             target=target.id,
@@ -178,7 +179,7 @@ class ClusterRun(LocalRun):
             pins=commits_of(sent.origin),
             standing=self._standing_fingerprint(target),
             lock=None if lock is None else str(lock.path),
-            locked=None if lock is None else lock.targets.get(target.id),
+            locked=None if entry is None else entry.model_dump(),
             halvings=self._halvings.get(target.id, 0),
         )
         sent.packed = self._luggage.pack(order, target)
