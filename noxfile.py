@@ -87,7 +87,7 @@ def types(session: nox.Session) -> None:
     """Check types, strictly."""
     _install(session, *_development())
     session.run("mypy")
-    with session.chdir("builder/compilation/launcher"):
+    with session.chdir("builder/payload/launcher"):
         # They import each other by bare names, as they do inside an environment.
         scripts = sorted(path.name for path in Path().glob("*.py"))
         session.run("mypy", "--strict", "--config-file=", "--explicit-package-bases", *scripts, env={"MYPYPATH": "."})

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from plan import show
 
-from builder.console import Reporter
-from builder.miniature import DEFAULT_LINE, materialise
+from builder.cli.demo_upstream import DEFAULT_LINE, materialise
+from builder.core.untrusted import remove_tree
+from builder.core.workspace import Workspace
+from builder.progress.reporter import Reporter
 from builder.sources.checkout import TreeRequest, prepare
 from builder.sources.mirrors import Mirror, Mirrors, Repository
-from builder.sources.prepared import repository_at
-from builder.untrusted import remove_tree
-from builder.workspace import Workspace
+from builder.sources.prepared_tree import repository_at
 
 #: The target whose tree is measured; those before it stand.
 TENTH = 10

@@ -36,13 +36,13 @@ from compile_parts.sample import Sample
 from compile_parts.subject import NEW_DECLARATION, NEW_FUNCTION, Subject
 from compile_parts.upstream import Upstream, UpstreamTree
 
-from builder.environments.engine import engine
+from builder.cli.demo_upstream import DEFAULT_LINE, materialise
+from builder.core.errors import EXIT_INTERRUPTED, BuilderError, MachineError
+from builder.core.untrusted import remove_tree
+from builder.core.workspace import atomic_json, resource
+from builder.environments.docker_engine import engine
 from builder.environments.images import has_image
-from builder.errors import EXIT_INTERRUPTED, BuilderError, MachineError
-from builder.miniature import DEFAULT_LINE, materialise
-from builder.recipe import default_jobs, machine_memory
-from builder.untrusted import remove_tree
-from builder.workspace import atomic_json, resource
+from builder.target.compile_spec import default_jobs, machine_memory
 
 CASES = {
     "a": "cold first Python",

@@ -28,12 +28,12 @@ from pathlib import Path
 
 from plan import BUILDER, every_line, in_turns, planned, seconds, show
 
-from builder.environments.engine import NoEngine, find_engine
+from builder.core.workspace import Workspace
+from builder.environments.docker_engine import NoEngine, find_engine
 from builder.environments.interpreters import find_interpreter
 from builder.matrix.loader import load_matrix
 from builder.wheels.inspect import sha256
 from builder.wheels.record import SCHEMA, WheelRecord, record_path
-from builder.workspace import Workspace
 
 
 @contextmanager

@@ -32,9 +32,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from builder.cli.demo_upstream import DEFAULT_LINE, OP_PLUGIN_BRANCH, materialise
+from builder.core.workspace import resource
 from builder.matrix.loader import load_matrix
-from builder.miniature import DEFAULT_LINE, OP_PLUGIN_BRANCH, materialise
-from builder.workspace import resource
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILDER = [sys.executable, "-m", "builder"]

@@ -13,8 +13,7 @@ from types import FrameType
 
 import click
 
-from builder.console import Reporter
-from builder.errors import (
+from builder.core.errors import (
     EXIT_BAD_REQUEST,
     EXIT_INTERRUPTED,
     EXIT_MACHINE_LACKS,
@@ -24,8 +23,9 @@ from builder.errors import (
     BuilderError,
     FailureKind,
 )
-from builder.exiting import leave
-from builder.starting import begin, clean_environment, is_on, take_signals
+from builder.core.process_exit import leave
+from builder.core.process_start import begin, clean_environment, is_on, take_signals
+from builder.progress.reporter import Reporter
 
 #: Characters of a path that are shown; one that is too long has thousands.
 LONGEST_SHOWN = 300
@@ -53,7 +53,7 @@ def _shortened(path: str) -> str:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    from builder.cli import cli
+    from builder.cli.main import cli
 
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments) or is_on(os.environ.get("BUILDER_DEBUG"))
     reporter = Reporter()

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.audit.facts import Pin, Seen
-from builder.audit.released import Index
+from builder.audit.upstream_wheels import Index
 from builder.matrix.loader import Matrix, load_matrix
-from builder.sources.branch import BranchFacts, OverlayFacts
-from builder.wheels.released import ReleasedFile, ReleasedWheel, TorchWheel
+from builder.sources.branch_facts import BranchFacts, OverlayFacts
+from builder.wheels.upstream_wheels import ReleasedFile, ReleasedWheel, TorchWheel
 
 LINE = "v2.6.0-7.1.0"
 NIGHTLY = "v2.6.0"

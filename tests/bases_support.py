@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from support import bridge_address, unavailable
 
-from builder.environments.engine import DockerEngine
+from builder.environments.docker_engine import DockerEngine
 from builder.environments.images import has_image
 
 Release = Literal["7", "8"]

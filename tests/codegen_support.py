@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.compilation import codegen
-from builder.trust import Trust
+from builder.compilation import codegen_cache
+from builder.core.trust import Trust
 
 LINE = "v2.5.1-7.1.0"
 
@@ -123,7 +123,7 @@ class Place:
     @property
     def store(self) -> Path:
         """The folder of the entries that a build of ``trust`` leaves."""
-        return codegen.store(self.cache, self.trust, LINE)
+        return codegen_cache.store(self.cache, self.trust, LINE)
 
     @property
     def tools(self) -> Path:
@@ -142,7 +142,7 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         variables = {
-            "PATH": f"{codegen.INSIDE}:{self.tools}:{os.environ['PATH']}",
+            "PATH": f"{codegen_cache.INSIDE}:{self.tools}:{os.environ['PATH']}",
             "HOME": str(self.root),
             "LC_ALL": "C",
             "PYTHONHASHSEED": "0",
@@ -150,9 +150,9 @@ class Place:
             "RUNS": str(self.root / "runs"),
         }
         if self.cached:
-            shown = [str(folder) for folder in codegen.folders(self.cache, self.trust, LINE)]
+            shown = [str(folder) for folder in codegen_cache.folders(self.cache, self.trust, LINE)]
             variables.update(
-                codegen.environment(shown, str(self.out), order_is_fixed=self.order_is_fixed, check=self.check)
+                codegen_cache.environment(shown, str(self.out), order_is_fixed=self.order_is_fixed, check=self.check)
             )
         return {**variables, **self.variables}
 
@@ -171,14 +171,14 @@ class Place:
             ["env", *command], env=self.environment(), cwd=self.root, capture_output=True, text=True, check=False
         )
 
-    def build(self, *, status: int = 0) -> codegen.Outcome:
+    def build(self, *, status: int = 0) -> codegen_cache.Outcome:
         """One build whose compile ends well; what became of its code generation."""
         self.prepare()
         done = self.generate()
         assert done.returncode == status, done.stdout + done.stderr
         self.said = done.stdout + done.stderr
-        outcome = codegen.outcome(self.out)
+        outcome = codegen_cache.outcome(self.out)
         assert outcome is not None
         if status == 0:
-            self.warning = codegen.keep(self.out, self.store)
+            self.warning = codegen_cache.keep(self.out, self.store)
         return outcome

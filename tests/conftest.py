@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from support import MACHINE, CommandLine, base_image_for, unavailable
 
-from builder.environments.engine import DockerEngine, NoEngine, find_engine
-from builder.miniature import Miniature, materialise
+from builder.cli.demo_upstream import Miniature, materialise
+from builder.environments.docker_engine import DockerEngine, NoEngine, find_engine
 
 #: What stands in a file of which some test needs the engine.
 ENGINE = re.compile(r"mark\.engine\b|\bengine: DockerEngine\b|\bbase_image: str\b")

@@ -22,18 +22,18 @@ from small_matrix import write_matrix
 from support import MACHINE
 from wheel_support import make_target_wheel, write_record
 
-from builder import plan
-from builder.compilation import witness
-from builder.console import Reporter
-from builder.gather import Gatherer
+from builder.cli.demo_upstream import Miniature
+from builder.compilation import compile_manifest
+from builder.core.build_options import BuildOptions
+from builder.core.untrusted import remove_tree
+from builder.core.workspace import Workspace, resource
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import parse_target_id
-from builder.miniature import Miniature
-from builder.nightly.bench import Bench
-from builder.options import BuildOptions
+from builder.nightly.staging import Bench
+from builder.planning import planner
+from builder.progress.reporter import Reporter
 from builder.sources.version import suffix_of
-from builder.untrusted import remove_tree
-from builder.workspace import Workspace, resource
+from builder.target.resolve_sources import Gatherer
 
 LINE = "v2.5.1-7.1.0"
 TARGET, OTHER = f"{LINE}-py3.11-{MACHINE}", f"{LINE}-py3.10-{MACHINE}"
@@ -115,7 +115,7 @@ class Everything:
     def _nights(self, upstream: Miniature) -> None:
         """A night that has all, and one in which a target failed."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plan, "environment_identity", lambda *_, **__: {"environment": "none"})
+            patch.setattr(planner, "environment_identity", lambda *_, **__: {"environment": "none"})
             world = World(self.root, upstream, load_matrix(self.root / "matrix"), **_CHANNEL)
             (self.root / "matrix" / "nightly.yaml").write_bytes((self.root / "nightly.yaml").read_bytes())
             (self.root / "nightly.yaml").unlink()
@@ -174,10 +174,10 @@ class Everything:
     def _witness(self, content: dict[str, Any], run: str, target: str, minute: int) -> None:
         out = self.root / "out"
         out.mkdir(exist_ok=True)
-        (out / witness.WITNESS).write_bytes(gzip.compress(json.dumps(content).encode()))
+        (out / compile_manifest.WITNESS).write_bytes(gzip.compress(json.dumps(content).encode()))
         built = datetime(2026, 1, 1, 0, minute, tzinfo=timezone.utc)
-        folder = witness.folder_of(self.workspace, STORE)
-        assert witness.keep(out, folder, target=target, run=run, built=built, size=3000, limit=5 << 30)
+        folder = compile_manifest.folder_of(self.workspace, STORE)
+        assert compile_manifest.keep(out, folder, target=target, run=run, built=built, size=3000, limit=5 << 30)
         shutil.rmtree(out)
 
     @contextmanager

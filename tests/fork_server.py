@@ -22,21 +22,21 @@ import builder.__main__ as program
 
 #: What commands import when they run.
 _LATER = (
-    "builder.cli",
+    "builder.cli.main",
     "builder.audit.command",
-    "builder.caching",
-    "builder.cleaning",
-    "builder.doctor",
-    "builder.engines.local",
-    "builder.explain",
-    "builder.history",
-    "builder.listing",
-    "builder.lock",
+    "builder.cli.cache_command",
+    "builder.cli.clean_command",
+    "builder.cli.doctor_command",
+    "builder.executors.local",
+    "builder.cli.explain_command",
+    "builder.cli.history_command",
+    "builder.cli.list_command",
+    "builder.planning.lockfile",
     "builder.nightly.command",
-    "builder.objects",
+    "builder.cli.verify_objects_command",
     "builder.pipelines",
-    "builder.pull",
-    "builder.rehearse",
+    "builder.cli.pull_command",
+    "builder.target.rehearse",
     "builder.wheels.verify",
     "docker",
     "rich.markup",
@@ -107,7 +107,7 @@ def _verify(folder: Path) -> None:
 
     from wheel_support import EXPECTED
 
-    from builder.errors import BuilderError
+    from builder.core.errors import BuilderError
     from builder.wheels.verify import verify
 
     code = 0

@@ -14,7 +14,7 @@ from everything_support import LINE, TARGET, Everything
 from fork_support import Ended
 from mutation_support import WORDS, Deck, damage, replaced
 
-from builder.cli import cli
+from builder.cli.main import cli
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from support import CommandLine, Ran
 
-from builder.miniature import Miniature
+from builder.cli.demo_upstream import Miniature
 
 LINE = "v2.5.1-7.1.0"
 MACHINE = os.uname().machine

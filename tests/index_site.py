@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from builder.wheels.released import LIBRARY
+from builder.wheels.upstream_wheels import LIBRARY
 
 NAME = "torch_npu-2.5.1.post1-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
 COMMIT = "5f020c4e6bbe114ce7a38c985da561e399b9c1c4"

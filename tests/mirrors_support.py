@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from builder.console import Reporter
+from builder.progress.reporter import Reporter
 from builder.sources.mirrors import Mirror, Mirrors, Repository
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from builder.untrusted import remove_tree
+from builder.core.untrusted import remove_tree
 
 #: Bytes of a file that is nothing but a length.
 SPARSE = 3 << 30

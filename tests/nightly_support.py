@@ -19,24 +19,24 @@ from rich.console import Console
 from support import MACHINE, CommandLine, Ran
 from wheel_support import make_record, make_target_wheel
 
-from builder import plan
-from builder.console import Reporter
-from builder.engines.local import Policy, gatherer
-from builder.errors import BuilderError, FailureKind, TargetError
+from builder.cli.demo_upstream import Miniature, materialise
+from builder.core.build_options import BuildOptions
+from builder.core.errors import BuilderError, FailureKind, TargetError
+from builder.core.results import Run
+from builder.core.workspace import Workspace, resource
+from builder.executors.local import Policy, gatherer
 from builder.matrix.documents import read_document
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
-from builder.miniature import Miniature, materialise
 from builder.nightly import run_nightly
-from builder.options import BuildOptions
-from builder.plan import Planner
+from builder.planning import planner as planning
+from builder.planning.planner import Planner
+from builder.progress.reporter import Reporter
 from builder.releases import Manifest, latest, releases, verify
-from builder.results import Run
 from builder.sources.version import suffix_of
 from builder.store import open_store
 from builder.wheels.publication import publish_wheel
 from builder.wheels.record import WheelRecord
-from builder.workspace import Workspace, resource
 
 #: Two Pythons of one line, one of another.
 A, B, C = "v2.5.1-7.1.0-py3.10-x86_64", "v2.5.1-7.1.0-py3.11-x86_64", "v2.6.0-7.1.0-py3.11-x86_64"
@@ -87,7 +87,7 @@ def copy_of(made: Miniature, folder: Path) -> Miniature:
 
 def know_the_environment() -> None:
     """Plans need no engine: every environment is called the same."""
-    plan.environment_identity = lambda *_, **__: {"environment": "none"}  # type: ignore[attr-defined]
+    planning.environment_identity = lambda *_, **__: {"environment": "none"}  # type: ignore[attr-defined]
 
 
 @dataclass
@@ -242,7 +242,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from nightly_support import SATURDAY, World, know_the_environment
-from builder.miniature import materialise
+from builder.cli.demo_upstream import materialise
 
 folder, upstream, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 know_the_environment()
@@ -263,9 +263,9 @@ REAL = """
 import sys
 from pathlib import Path
 from nightly_support import FRIDAY, World
-from builder.engines.local import run_targets
-from builder.miniature import materialise
-from builder.options import BuildOptions
+from builder.executors.local import run_targets
+from builder.cli.demo_upstream import materialise
+from builder.core.build_options import BuildOptions
 
 folder, upstream, base = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 world = World(folder, materialise(upstream), targets={"target": sys.argv[4:]})

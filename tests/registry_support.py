@@ -18,7 +18,7 @@ from pathlib import Path
 
 from support import MACHINE, unavailable
 
-from builder.environments.engine import ENGINE_ARCHITECTURES, DockerEngine
+from builder.environments.docker_engine import ENGINE_ARCHITECTURES, DockerEngine
 
 _CONFIG = """\
 version: 0.1

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.environments.engine import DockerEngine
+from builder.core.workspace import resource
+from builder.environments.docker_engine import DockerEngine
 from builder.environments.images import has_image
-from builder.workspace import resource
 
 MACHINE = os.uname().machine
 

@@ -12,15 +12,15 @@ from collections import Counter, defaultdict, deque
 from pathlib import Path
 from typing import Any, Protocol
 
-from builder.build import BuildContext, TargetBuild
-from builder.compilation import cache, headers
-from builder.environments.base import Opened
-from builder.errors import FailureKind, TargetError
-from builder.gather import Gatherer
-from builder.recipe import Recipe
-from builder.results import Run
-from builder.untrusted import remove_tree
-from builder.workspace import Workspace
+from builder.compilation import ccache, pch_stats
+from builder.core.errors import FailureKind, TargetError
+from builder.core.results import Run
+from builder.core.untrusted import remove_tree
+from builder.core.workspace import Workspace
+from builder.environments.interface import Opened
+from builder.target.build import BuildContext, TargetBuild
+from builder.target.compile_spec import Recipe
+from builder.target.resolve_sources import Gatherer
 
 from .measured import Measured, Peak
 from .sample import Sample, compile_sample, configured
@@ -141,7 +141,7 @@ class SampleBuilder:
         build.fresh_copy(tree)
         with build.ready_to_compile(tree, build.environment(quiet=True), accept_mismatch=True) as (opened, plan):
             sources, folder = self._configure(build, opened, plan)
-            peak = Peak(build.out, headers.FOLDER)
+            peak = Peak(build.out, pch_stats.FOLDER)
             with peak.watching():
                 outcome, seconds = compile_sample(
                     opened,
@@ -153,8 +153,8 @@ class SampleBuilder:
                     plan.environment(opened.paths),
                     plan.limits,
                 )
-        counts = cache.read_counts(build.out)
-        found = headers.read_counts(build.out) if plan.pch else None
+        counts = ccache.read_counts(build.out)
+        found = pch_stats.read_counts(build.out) if plan.pch else None
         measured = Measured(
             cpu_seconds=outcome.cpu_seconds,
             seconds=outcome.seconds,
@@ -193,12 +193,12 @@ def shared_seconds(out: Path) -> float:
     A group's size is what the launcher planned with; its header's cost is what the launcher noted.
     """
     sizes: dict[str, int] = {}
-    for path in (out / headers.FOLDER).glob("plan-*.json"):
+    for path in (out / pch_stats.FOLDER).glob("plan-*.json"):
         groups = json.loads(path.read_text(encoding="utf-8"))["plan"]["groups"]
         sizes.update((group["key"], len(group["members"])) for group in groups)
     used: Counter[str] = Counter()
     cost: defaultdict[str, float] = defaultdict(float)
-    log = out / headers.HEADERS_LOG
+    log = out / pch_stats.HEADERS_LOG
     for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
         event, group, _, seconds, _ = line.split()
         if event == "used":

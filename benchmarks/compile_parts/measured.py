@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from builder.compilation.cache import stored_bytes
+from builder.compilation.ccache import stored_bytes
 
 #: Seconds between two looks at a folder's size.
 _LOOK = 0.2

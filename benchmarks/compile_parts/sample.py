@@ -10,9 +10,9 @@ from functools import cache as once
 from pathlib import Path
 from types import ModuleType
 
-from builder.compilation.cache import LAUNCHER
-from builder.environments.base import Limits, Opened, Outcome
-from builder.errors import FailureKind, TargetError
+from builder.compilation.ccache import LAUNCHER
+from builder.core.errors import FailureKind, TargetError
+from builder.environments.interface import Limits, Opened, Outcome
 
 _INSIDE = Path(__file__).with_name("inside.py")
 _WORD = "sample: "

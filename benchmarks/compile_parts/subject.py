@@ -7,11 +7,11 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.console import Reporter
-from builder.errors import MachineError, RequestError
+from builder.core.build_options import BuildOptions
+from builder.core.errors import MachineError, RequestError
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
-from builder.options import BuildOptions
+from builder.progress.reporter import Reporter
 
 #: Names of op-plugin's folders inside its repository.
 _OPERATORS = "op_plugin/ops/opapi/"

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from builder import recipe
-from builder.build import BuildContext, TargetBuild
-from builder.compilation.cache import stored_bytes
-from builder.environments.base import Folders, Limits, Opened, Outcome
+from builder.compilation.ccache import stored_bytes
+from builder.core.errors import FailureKind, TargetError
+from builder.core.results import Run
+from builder.core.untrusted import remove_tree
+from builder.core.workspace import Workspace
+from builder.environments.interface import Folders, Limits, Opened, Outcome
 from builder.environments.probe import probe
-from builder.errors import FailureKind, TargetError
-from builder.gather import Gatherer
-from builder.results import Run
-from builder.sources.upstream import read_build_script, read_setup_script
-from builder.untrusted import remove_tree
-from builder.workspace import Workspace
+from builder.sources.build_scripts import read_build_script, read_setup_script
+from builder.target import compile_spec
+from builder.target.build import BuildContext, TargetBuild
+from builder.target.resolve_sources import Gatherer
 
 from .measured import Measured
 from .sample import Sample, compile_sample, configured
@@ -184,16 +184,16 @@ class UpstreamTree:
         return self._script.arguments(self._build.target.python, self._build.options.components)
 
     def _limits(self) -> Limits:
-        return recipe.limits(self._build.options)
+        return compile_spec.limits(self._build.options)
 
     def _variables(self, opened: Opened) -> dict[str, str]:
         """What the script gets besides the container's own: as many compilers, and who repairs the wheel."""
         target = self._build.target
-        meets = recipe.meets_policy(target, probe(opened, target.python))
+        meets = compile_spec.meets_policy(target, probe(opened, target.python))
         variables = {
             **target.release.environment,
             "MAX_JOBS": str(self._subject.jobs),
-            "AUDITWHEEL_PLAT": recipe.repair_plan(target, self._setup, meets_policy=meets).variable,
+            "AUDITWHEEL_PLAT": compile_spec.repair_plan(target, self._setup, meets_policy=meets).variable,
         }
         if not self._ccache:
             # The image has one for the builder, and upstream's CMake takes what it finds: upstream's own has none.

@@ -12,16 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from builder.audit.facts import OP_PLUGIN, Pin, Seen
-from builder.console import Reporter
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
+from builder.core.workspace import Workspace
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine
+from builder.progress.reporter import Reporter
 from builder.sources import foreign
 from builder.sources import gitcli as git
-from builder.sources.branch import BranchFacts, distance, read_branch, read_overlay
+from builder.sources.branch_facts import BranchFacts, distance, read_branch, read_overlay
 from builder.sources.fetch import HostError, branches
 from builder.sources.mirrors import Mirror, Mirrors, Repository
-from builder.workspace import Workspace
 
 TORCH_NPU = "torch_npu"
 #: Files that every branch has that can be built. Without one of them, what it states would seem to be dropped.

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from builder.audit import facts, whole
-from builder.audit import released as wheels
+from builder.audit import facts, matrix_checks
+from builder.audit import upstream_wheels as wheels
 from builder.audit.branches import Upstream, open_mirrors, read_upstream
 from builder.audit.drift import Note, Outcome, counted
 from builder.audit.index import read_index
 from builder.audit.report import conclude, show, write_json
 from builder.audit.update import Change
 from builder.audit.update import update as write_corrections
-from builder.console import Reporter, standard_output
-from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, MachineError, RequestError, TargetError
+from builder.core.errors import EXIT_OK, EXIT_TARGET_FAILED, MachineError, RequestError, TargetError
+from builder.core.workspace import Workspace
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine
-from builder.workspace import Workspace
+from builder.progress.reporter import Reporter, standard_output
 
 #: The exit code that says: something differs, and nobody has accepted it.
 EXIT_DRIFT = EXIT_TARGET_FAILED
@@ -26,7 +26,7 @@ def audited_facts() -> dict[str, str]:
     """Every audited fact: its name and what is compared. decisions.yaml accepts drift by these names."""
     named = {
         fact.name: fact.about
-        for group in (whole.MATRIX_FACTS, facts.BRANCH_FACTS, wheels.WHEEL_FACTS)
+        for group in (matrix_checks.MATRIX_FACTS, facts.BRANCH_FACTS, wheels.WHEEL_FACTS)
         for fact in group.values()
     }
     return {**named, **wheels.INDEX_FACTS, "accepted": "Every drift that decisions.yaml accepts is still there."}
@@ -99,14 +99,14 @@ def _audit(
     torch_npu, op_plugin = open_mirrors(workspace, reporter, matrix, offline=offline)
     upstream = read_upstream(matrix, lines, torch_npu, op_plugin, reporter, offline=offline, refresh=refresh)
     outcome = Outcome(lines=len(lines))
-    whole.compare(whole.Whole(matrix, lines, upstream, complete), outcome)
+    matrix_checks.compare(matrix_checks.Whole(matrix, lines, upstream, complete), outcome)
     for seen in upstream.seen.values():
         facts.compare(matrix, seen, outcome)
     outcome.notes += _distances(upstream)
     if released_too:
         index = read_index(lines, upstream, torch_npu, workspace, reporter, complete=complete)
         wheels.compare(matrix, lines, index, outcome, complete=complete)
-    whole.settle(matrix, outcome, audited_facts(), complete=complete)
+    matrix_checks.settle(matrix, outcome, audited_facts(), complete=complete)
     return outcome
 
 

@@ -16,7 +16,7 @@ from builder.audit.drift import Correction, Difference, Drift, Fact, Facts, Outc
 from builder.matrix.base import python_key
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine
-from builder.sources.branch import INSTALLED_TORCH, BranchFacts, OverlayFacts
+from builder.sources.branch_facts import INSTALLED_TORCH, BranchFacts, OverlayFacts
 
 OP_PLUGIN = "op-plugin"
 

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from packaging.version import Version
 
 from builder.audit.branches import Upstream, contained
-from builder.audit.released import Index
-from builder.console import Reporter
+from builder.audit.upstream_wheels import Index
+from builder.core.workspace import Workspace
 from builder.environments.network import NetworkSettings
 from builder.matrix.base import python_key
 from builder.matrix.model import ReleaseLine
+from builder.progress.reporter import Reporter
 from builder.sources.mirrors import Mirror
-from builder.wheels.released import ReleasedFile, ReleasedIndex
-from builder.workspace import Workspace
+from builder.wheels.upstream_wheels import ReleasedFile, ReleasedIndex
 
 
 def read_index(

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from builder.audit.drift import Drift, Outcome, counted
 from builder.audit.update import Change
-from builder.console import print_table
+from builder.progress.reporter import print_table
 
 #: From this width on, every column gets its own place.
 WIDE = 120

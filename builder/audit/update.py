@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from builder.audit.drift import Correction, Drift, Keys, Value
-from builder.errors import MachineError, RequestError
+from builder.core.errors import MachineError, RequestError
+from builder.core.workspace import atomic_write
 from builder.matrix.documents import read_document
 from builder.matrix.loader import load_matrix
 from builder.matrix.model import ReleaseRow
-from builder.workspace import atomic_write
 
 if TYPE_CHECKING:
     from ruamel.yaml import YAML

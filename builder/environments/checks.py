@@ -8,8 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.environments.engine import ENGINE_ARCHITECTURES, DockerEngine, NoEngine, find_engine
-from builder.workspace import free_bytes
+from builder.core.workspace import free_bytes
+from builder.environments.docker_engine import ENGINE_ARCHITECTURES, DockerEngine, NoEngine, find_engine
 
 GIB = 1 << 30
 #: One PyTorch image, one tree and its build take about this much with the CPU build of PyTorch.

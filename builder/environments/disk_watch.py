@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from builder.untrusted import DEEPEST, TooDeepError, UntrustedFolder
+from builder.core.untrusted import DEEPEST, TooDeepError, UntrustedFolder
 
 #: Seconds between two looks at the free space. Looking costs microseconds; the folders are walked only where more space
 #: has gone meanwhile than is left of the limit.

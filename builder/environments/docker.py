@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Outcome, Ready
-from builder.environments.bases import standing_base
+from builder.core.cancellation import registered
+from builder.core.errors import FailureKind, TargetError
+from builder.environments.base_images import standing_base
 from builder.environments.disk_watch import DiskWatch
-from builder.environments.engine import (
+from builder.environments.docker_engine import (
     PLATFORMS,
     DockerEngine,
     ask_again,
@@ -32,19 +32,19 @@ from builder.environments.engine import (
     remove_container,
     streamed,
 )
+from builder.environments.image_inputs import Log, folders_of_wheels, pytorch_digest
 from builder.environments.images import Image, Maker, ensure_image, image_digests
-from builder.environments.leftovers import remove_leftovers as remove_leftovers
-from builder.environments.lines import LineSplitter
+from builder.environments.interface import EnvironmentRequest, Folders, Limits, Opened, Outcome, Ready
+from builder.environments.line_splitter import LineSplitter
 from builder.environments.network import NetworkSettings, configured_proxies
+from builder.environments.orphans import remove_leftovers as remove_leftovers
 from builder.environments.ownership import UNPRIVILEGED, make_and_give
 from builder.environments.pytorch import WRITTEN, ensure_pytorch
 from builder.environments.pytorch_store import PyTorch
-from builder.environments.recipe import Log, folders_of_wheels, pytorch_digest
 from builder.environments.temporary import temporary
 from builder.environments.toolkit import HOME, in_containers
 from builder.environments.variables import check_variables, merged
-from builder.errors import FailureKind, TargetError
-from builder.live import registered
+from builder.progress.reporter import Reporter
 
 #: Exit codes of a container whose command did not end by itself: killed, asked to end, cut off.
 _ENDED_FROM_OUTSIDE = (137, 143, 0)

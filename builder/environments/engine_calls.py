@@ -14,6 +14,8 @@ from concurrent.futures import TimeoutError as NotYetError
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from builder.core.cancellation import begin, patience, registered
+from builder.core.errors import FailureKind, MachineError, TargetError
 from builder.environments.engine_search import (
     DockerEngine,
     answers,
@@ -24,8 +26,6 @@ from builder.environments.engine_search import (
     went_away,
 )
 from builder.environments.ownership import LABEL
-from builder.errors import FailureKind, MachineError, TargetError
-from builder.live import begin, patience, registered
 
 T = TypeVar("T")
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.environments.engine import (
+from builder.core.errors import BuilderError, MachineError, TargetError
+from builder.environments.docker_engine import (
     LABEL,
     DockerEngine,
     engine_errors,
@@ -28,7 +29,6 @@ from builder.environments.engine import (
     streamed,
 )
 from builder.environments.temporary import temporary
-from builder.errors import BuilderError, MachineError, TargetError
 
 REPOSITORY = f"{LABEL}/doctor"
 #: Seconds for which the container is waited for: it runs a few lines of shell.

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import MachineError
-from builder.live import patience as waiting
+from builder.core.cancellation import patience as waiting
+from builder.core.errors import MachineError
 
 if TYPE_CHECKING:
     import docker

@@ -15,17 +15,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Ready
+from builder.core.cancellation import file_lock
+from builder.core.errors import FailureKind, MachineError, TargetError
+from builder.core.untrusted import remove_tree
+from builder.core.workspace import atomic_json, resource
 from builder.environments.host_maker import HostMaker
 from builder.environments.host_opened import Host, HostEnvironment, HostView
-from builder.environments.interpreters import Interpreter, need_interpreter
-from builder.environments.inventory import Inventory, additions, tools_needed, without_ccache
-from builder.environments.namespace import Namespaces, find_namespaces, user_name
-from builder.environments.network import NetworkSettings
-from builder.environments.process import run_process
-from builder.environments.pytorch import ensure_pytorch
-from builder.environments.recipe import (
+from builder.environments.image_inputs import (
     folders_of_wheels,
     inputs_digest,
     not_offered,
@@ -33,11 +29,15 @@ from builder.environments.recipe import (
     pytorch_digest,
     system_inputs,
 )
+from builder.environments.interface import EnvironmentRequest, Folders, Limits, Opened, Ready
+from builder.environments.interpreters import Interpreter, need_interpreter
+from builder.environments.inventory import Inventory, additions, tools_needed, without_ccache
+from builder.environments.namespace import Namespaces, find_namespaces, user_name
+from builder.environments.network import NetworkSettings
+from builder.environments.process import run_process
+from builder.environments.pytorch import ensure_pytorch
 from builder.environments.temporary import temporary
-from builder.errors import FailureKind, MachineError, TargetError
-from builder.live import file_lock
-from builder.untrusted import remove_tree
-from builder.workspace import atomic_json, resource
+from builder.progress.reporter import Reporter
 
 #: Programs that no package index has, by the packages that bring them (Debian's, Fedora's).
 PROGRAMS = {"gcc": ("gcc", "gcc"), "g++": ("g++", "gcc-c++"), "make": ("make", "make"), "git": ("git", "git")}

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from builder.environments.base import EnvironmentRequest, Limits
+from builder.environments.image_inputs import Log, script_failure, script_variables, stage_files
+from builder.environments.interface import EnvironmentRequest, Limits
 from builder.environments.interpreters import Interpreter
 from builder.environments.inventory import Inventory, tools_needed
 from builder.environments.network import NetworkSettings
 from builder.environments.process import run_process
-from builder.environments.recipe import Log, script_failure, script_variables, stage_files
 from builder.environments.temporary import temporary
 
 

@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.environments.base import Folders, Limits, Outcome, Paths
-from builder.environments.bases import interpreter_folder
+from builder.core.errors import MachineError
+from builder.core.untrusted import remove_tree
+from builder.environments.base_images import interpreter_folder
+from builder.environments.interface import Folders, Limits, Outcome, Paths
 from builder.environments.interpreters import Interpreter
 from builder.environments.namespace import Bind, Namespaces
 from builder.environments.ownership import make_and_give
@@ -26,8 +28,6 @@ from builder.environments.pytorch import WRITTEN
 from builder.environments.toolkit import on_hosts
 from builder.environments.variables import merged
 from builder.environments.visible import visible
-from builder.errors import MachineError
-from builder.untrusted import remove_tree
 
 #: HOME of commands in namespaces, below the /tmp of their own: not the user's, whose settings (of git, ccache, pip)
 #: must not reach a build.

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest
-from builder.environments.bases import Base, ensure_base, get_image, interpreter_folder
-from builder.environments.engine import (
+from builder.core.cancellation import abandonable, file_lock, registered
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.environments.base_images import Base, ensure_base, get_image, interpreter_folder
+from builder.environments.docker_engine import (
     LABEL,
     OWNER_LABEL,
     PLATFORMS,
@@ -34,10 +34,7 @@ from builder.environments.engine import (
     remove_container,
     streamed,
 )
-from builder.environments.inventory import additions, without_ccache
-from builder.environments.lines import LineSplitter
-from builder.environments.network import NetworkSettings
-from builder.environments.recipe import (
+from builder.environments.image_inputs import (
     Log,
     folders_of_wheels,
     inputs_digest,
@@ -48,10 +45,13 @@ from builder.environments.recipe import (
     stage_files,
     system_inputs,
 )
+from builder.environments.interface import EnvironmentRequest
+from builder.environments.inventory import additions, without_ccache
+from builder.environments.line_splitter import LineSplitter
+from builder.environments.network import NetworkSettings
 from builder.environments.temporary import lock_folder, temporary
 from builder.environments.variables import check_variables, holds_proxies
-from builder.errors import FailureKind, RequestError, TargetError
-from builder.live import abandonable, file_lock, registered
+from builder.progress.reporter import Reporter
 
 #: PATH of every build, after the target's interpreter. Set in the image and not in a shell's profile, which upstream's
 #: scripts would not read.

@@ -13,8 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import MachineError
-from builder.workspace import expanded
+from builder.core.errors import MachineError
+from builder.core.workspace import expanded
 
 _QUESTION = """
 import json, os, platform, sys, sysconfig

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from builder.environments.base import EnvironmentRequest
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
+from builder.environments.interface import EnvironmentRequest
 
 #: Programs without which upstream's scripts do not run, with their packages by package manager.
 NEEDED = {

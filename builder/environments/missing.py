@@ -6,19 +6,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest
-from builder.environments.bases import ensure_base, places, standing_base
-from builder.environments.engine import engine
+from builder.environments.base_images import ensure_base, places, standing_base
+from builder.environments.docker_engine import engine
 from builder.environments.host import absent_parts as absent_parts_here
 from builder.environments.host import environment_digest, look_around
 from builder.environments.host_opened import HostView
+from builder.environments.image_inputs import folders_of_wheels
 from builder.environments.images import absent_parts
+from builder.environments.interface import EnvironmentRequest
 from builder.environments.interpreters import need_interpreter
 from builder.environments.namespace import find_namespaces
 from builder.environments.network import NetworkSettings
 from builder.environments.pytorch import absent
-from builder.environments.recipe import folders_of_wheels
+from builder.progress.reporter import Reporter
 
 
 def missing_docker(

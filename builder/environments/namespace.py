@@ -1,7 +1,7 @@
 """Namespaces for builds on this host: fixed paths without a container, and as much of its walls as the kernel lets us.
 
-What a command sees is composed by compose.sh; it then runs without capabilities, with no way to gain any, and, where
-the builder is root, as the user that containers run as. Which of these this machine allows is found out by trying.
+What a command sees is composed by compose_namespace.sh; it then runs without capabilities, with no way to gain any,
+and, where the builder is root, as the user that containers run as. What this machine allows is found out by trying.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from builder.environments.ownership import UNPRIVILEGED
 from builder.environments.visible import Line, visible
 
-_SCRIPT = Path(__file__).with_name("compose.sh")
+_SCRIPT = Path(__file__).resolve().parents[1] / "payload" / "compose_namespace.sh"
 #: Options of unshare in order of preference; the last ones work where less is allowed. A builder that
 #: runs as root needs no user namespace, and without one files keep their owners.
 _AS_ROOT = (

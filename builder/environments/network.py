@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from builder.errors import RequestError
-from builder.workspace import expanded
+from builder.core.errors import RequestError
+from builder.core.workspace import expanded
 
 #: Variables that name a CA bundle, the builder's own first.
 CA_VARIABLES = ("BUILDER_CA_BUNDLE", "PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")

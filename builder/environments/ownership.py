@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from builder.untrusted import UntrustedFolder
+from builder.core.untrusted import UntrustedFolder
 
 #: On every image and container that the builder makes.
 LABEL = "torch-npu-builder"

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from builder.environments.base import Limits, Opened
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
+from builder.environments.interface import Limits, Opened
 
 #: Seconds; importing PyTorch under emulation takes most of a minute.
 TIMEOUT = 600.0
@@ -24,7 +24,7 @@ def probe(opened: Opened, python: str) -> dict[str, Any]:
     be imported. ``python`` is the target's (``3.11``).
     Raises TargetError (TOOLCHAIN) when the interpreter itself does not run.
     """
-    script = Path(__file__).with_name("probe_inside.py").read_text(encoding="utf-8")
+    script = (Path(__file__).resolve().parents[1] / "payload" / "probe.py").read_text(encoding="utf-8")
     lines = deque[str](maxlen=1000)
     outcome = opened.run(
         [f"python{python}", "-c", script],

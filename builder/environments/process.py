@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from builder.environments.base import Limits, Outcome
+from builder.core.cancellation import registered
 from builder.environments.disk_watch import DiskWatch
-from builder.environments.lines import LineSplitter
-from builder.environments.live import registered
+from builder.environments.interface import Limits, Outcome
+from builder.environments.line_splitter import LineSplitter
 
 #: Seconds between TERM and KILL: Ctrl-C must end within two.
 PATIENCE = 1.0

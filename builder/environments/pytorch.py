@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest
+from builder.core.errors import FailureKind, MachineError, TargetError
+from builder.core.workspace import expanded, user_cache
+from builder.environments.image_inputs import inputs_digest, offered_torch, pytorch_digest
+from builder.environments.interface import EnvironmentRequest
 from builder.environments.pytorch_store import VARIABLE, PyTorch, PyTorchStore
-from builder.environments.recipe import inputs_digest, offered_torch, pytorch_digest
-from builder.errors import FailureKind, MachineError, TargetError
-from builder.workspace import expanded, user_cache
+from builder.progress.reporter import Reporter
 
 #: What upstream's code generation writes into; each build gets a copy of its own.
 WRITTEN = "torchgen"

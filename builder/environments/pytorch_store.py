@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest
-from builder.environments.engine import owner, owner_lives
-from builder.environments.recipe import PYTORCH_FILES, files_digest, inputs_digest, sha256_of
+from builder.core.cancellation import file_lock
+from builder.core.errors import FailureKind, MachineError, TargetError
+from builder.core.untrusted import remove_tree
+from builder.core.workspace import atomic_json
+from builder.environments.docker_engine import owner, owner_lives
+from builder.environments.image_inputs import PYTORCH_FILES, files_digest, inputs_digest, sha256_of
+from builder.environments.interface import EnvironmentRequest
 from builder.environments.unpacked import MANIFEST, SITE, damage, manifest_of
-from builder.errors import FailureKind, MachineError, TargetError
-from builder.live import file_lock
-from builder.untrusted import remove_tree
-from builder.workspace import atomic_json
+from builder.progress.reporter import Reporter
 
 VARIABLE = "BUILDER_PACKAGES"
 #: Locked while it is used.

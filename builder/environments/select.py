@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest, Ready
-from builder.environments.engine import NoEngine, find_engine
+from builder.core.errors import FailureKind, MachineError, TargetError
+from builder.environments.docker_engine import NoEngine, find_engine
+from builder.environments.interface import EnvironmentRequest, Ready
 from builder.environments.interpreters import Answers, asked_once
 from builder.environments.network import NetworkSettings
-from builder.errors import FailureKind, MachineError, TargetError
+from builder.progress.reporter import Reporter
 
 #: PyTorch's own index of CPU builds; upstream's Dockerfiles install torch for x86_64 from it.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -121,7 +121,7 @@ def base_image_digest(kind: str, request: EnvironmentRequest) -> str | None:
     found = find_engine()
     if kind == "host" or isinstance(found, NoEngine):
         return None
-    from builder.environments.bases import registry_digest
+    from builder.environments.base_images import registry_digest
 
     return registry_digest(found, request)
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from builder.environments.engine import owner, owner_lives
-from builder.untrusted import remove_tree
-from builder.workspace import user_cache
+from builder.core.untrusted import remove_tree
+from builder.core.workspace import user_cache
+from builder.environments.docker_engine import owner, owner_lives
 
 PREFIX = "torch-npu-builder"
 #: Between the parts of a name: in no host's name, and no separator of PATH or of mounts.

@@ -9,8 +9,8 @@ import signal
 import sys
 from typing import Any
 
-from builder.environments.engine import DockerEngine, close_attached, hang_up, patiently, watched
-from builder.errors import MachineError
+from builder.core.errors import MachineError
+from builder.environments.docker_engine import DockerEngine, close_attached, hang_up, patiently, watched
 
 
 def attach(engine: DockerEngine, container: Any) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from builder.environments.base import Paths
+from builder.environments.interface import Paths
 from builder.environments.namespace import Bind
 from builder.environments.visible import Visible
 

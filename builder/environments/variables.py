@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from builder.core.errors import FailureKind, TargetError
 from builder.environments.network import PROXY_VARIABLES
-from builder.errors import FailureKind, TargetError
 
 #: What podman gives each container besides (specgen's defaults); its values say nothing of this machine.
 _ENGINES_OWN = frozenset({"PATH", "HOME", "HOSTNAME", "TERM", "container"})

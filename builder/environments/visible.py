@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-#: A line of arguments of compose.sh: kind, source, place.
+#: A line of arguments of compose_namespace.sh: kind, source, place.
 Line = tuple[str, str, str]
 
 #: Folders of every system, which stay visible whatever is called a home or a workspace.
@@ -57,9 +57,10 @@ class Visible:
         return any(place in path.parents for place in (*self.hidden, *self.temporary))
 
     def lines(self, temporary: Sequence[Path], needed: Iterable[Path], places: Iterable[str]) -> list[Line]:
-        """Arguments of compose.sh: folders ``temporary`` stand for those of the machine, ``needed`` stay visible.
+        """Arguments of compose_namespace.sh: folders ``temporary`` stand for those of the machine.
 
-        ``places`` are the fixed paths of the build. One that leads through a link into what is hidden does not show it.
+        ``needed`` stay visible. ``places`` are the fixed paths of the build: one that
+        leads through a link into what is hidden does not show it.
         """
         parents = sorted({parent for place in places for parent in Path(place).parents})
         leading = [link for link in parents if link.is_symlink() and self.hides(_real(link) / "below")]

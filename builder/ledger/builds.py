@@ -8,12 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from builder.console import Reporter
-from builder.errors import BuilderError
+from builder.core.errors import BuilderError
+from builder.core.results import TargetResult
 from builder.ledger.entries import Entry, RunEntry
 from builder.ledger.estimates import Estimates
 from builder.ledger.ledger import Ledger
-from builder.results import TargetResult
+from builder.progress.reporter import Reporter
 
 _T = TypeVar("_T")
 

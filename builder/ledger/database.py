@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.errors import MachineError
-from builder.holders import holder
+from builder.core.errors import MachineError
+from builder.core.lock_holders import holder
 
 #: Seconds to wait for another process that writes; each write takes milliseconds.
 BUSY_SECONDS = 15.0

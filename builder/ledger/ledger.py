@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from builder.errors import MachineError
+from builder.core.errors import MachineError
+from builder.core.results import TargetResult
+from builder.core.workspace import Workspace
 from builder.ledger.database import (
     MIGRATIONS,
     connect,
@@ -25,8 +27,6 @@ from builder.ledger.database import (
 )
 from builder.ledger.entries import Entry, RunEntry, clean, stamp
 from builder.ledger.estimates import SAMPLES, Estimates, Sample
-from builder.results import TargetResult
-from builder.workspace import Workspace
 
 _INSERT_TARGET = """
     INSERT INTO targets (

@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from builder.console import Reporter
-from builder.errors import BuilderError, RequestError
+from builder.core.errors import BuilderError, RequestError
+from builder.core.untrusted import remove_tree
+from builder.core.workspace import fsync_folder
 from builder.ledger.database import explained, first_error, lock
 from builder.ledger.entries import Count, Entry, Moment, PhaseEntry, Text
 from builder.ledger.ledger import Ledger
-from builder.untrusted import remove_tree
-from builder.workspace import fsync_folder
+from builder.progress.reporter import Reporter
 
 #: The reason of restored entries: what the ledger said before is not known.
 RESTORED = "restored from the wheel's record"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictInt, WithJsonSchema, field_validator, model_validator
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
 from builder.matrix import patterns
 from builder.matrix.base import Frozen, Name, Ref, wrong
 from builder.matrix.documents import Document

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
 from builder.matrix import patterns
 
 #: No matrix file comes near these; a file that does is not one.

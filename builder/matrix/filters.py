@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from builder.errors import MachineError, RequestError
+from builder.core.errors import MachineError, RequestError
 from builder.matrix.base import ARCHITECTURES, Arch, python_key
 from builder.matrix.lifecycle import STATUSES
 from builder.matrix.loader import Matrix

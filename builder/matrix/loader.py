@@ -13,7 +13,8 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
+from builder.core.workspace import resource
 from builder.matrix.base import python_key
 from builder.matrix.decisions import DecisionFile
 from builder.matrix.documents import Document, read_document
@@ -21,7 +22,6 @@ from builder.matrix.lifecycle import LifecycleFile, phase_on
 from builder.matrix.model import ReleaseFile, ReleaseLine, ReleaseRow, Target
 from builder.matrix.repositories import SourceTable
 from builder.matrix.toolchains import Compiler, Toolchain, ToolchainFile, TorchBuild, TorchFile, gcc_minor
-from builder.workspace import resource
 
 _RELEASES = re.compile(r"pytorch-([0-9]+\.[0-9]+)\.ya?ml")
 #: Files beside the release lines, by the name of what they hold.

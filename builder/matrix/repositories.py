@@ -10,9 +10,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
+from builder.core.workspace import expanded
 from builder.matrix import patterns
-from builder.workspace import expanded
 
 Registry = Annotated[str, Field(pattern=patterns.REGISTRY, max_length=200)]
 ImagePlace = Annotated[str, Field(pattern=patterns.IMAGE_PLACE, max_length=200)]

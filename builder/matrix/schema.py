@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from builder.core.workspace import atomic_write, resource
 from builder.matrix.channels import ChannelFile
 from builder.matrix.decisions import DecisionFile
 from builder.matrix.lifecycle import LifecycleFile
 from builder.matrix.model import ReleaseFile
 from builder.matrix.repositories import SourceTable
 from builder.matrix.toolchains import ToolchainFile, TorchFile
-from builder.workspace import atomic_write, resource
 
 #: File name in ``matrices/schema`` -> the model of the files that it describes, and their title.
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
 from builder.matrix.filters import (
     Filter,
     arch_filter,

@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timezone
 
-from builder.console import Reporter
-from builder.engines.local import Policy, run_targets
-from builder.errors import EXIT_OK, EXIT_TARGET_FAILED, BuilderError, RequestError
-from builder.gather import check_request
+from builder.core.build_options import BuildOptions
+from builder.core.errors import EXIT_OK, EXIT_TARGET_FAILED, BuilderError, RequestError
+from builder.core.results import Run
+from builder.core.workspace import Workspace
+from builder.executors.local import Policy, run_targets
 from builder.matrix.channels import ChosenChannel, choose_channels
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
-from builder.nightly.heads import HeadFinder
+from builder.nightly.head_commits import HeadFinder
 from builder.nightly.night import Night, Wishes
 from builder.nightly.rehearsals import rehearse_others
-from builder.options import BuildOptions
-from builder.results import Run
+from builder.progress.reporter import Reporter
 from builder.store import Store, open_store
-from builder.workspace import Workspace
+from builder.target.resolve_sources import check_request
 
 #: What builds the targets of a night: ``run_targets``, or something else that takes and gives the same.
 Engine = Callable[[Sequence[Target], Matrix, Workspace, BuildOptions, Reporter, Policy], Run]

@@ -8,15 +8,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from builder.errors import BuilderError, FailureKind, RequestError, TargetError
-from builder.fingerprint import fingerprint
-from builder.gather import check_request
+from builder.core.build_options import BuildOptions
+from builder.core.errors import BuilderError, FailureKind, RequestError, TargetError
 from builder.matrix.channels import ChosenChannel
 from builder.matrix.model import Target
-from builder.nightly.earlier import Earlier, Failure, Wheel, without_suffix
-from builder.options import BuildOptions
-from builder.plan import Planned, Planner
+from builder.nightly.previous import Earlier, Failure, Wheel, without_suffix
+from builder.planning.planner import Planned, Planner
 from builder.releases import Manifest
+from builder.target.fingerprint import fingerprint
+from builder.target.resolve_sources import check_request
 from builder.wheels.record import WheelRecord
 from builder.wheels.standing import fault_of
 

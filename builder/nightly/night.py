@@ -7,27 +7,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 
-from builder.console import Reporter
-from builder.engines.local import Policy, gatherer
-from builder.errors import EXIT_MACHINE_LACKS, EXIT_OK, BuilderError, FailureKind, TargetError
+from builder.core.build_options import BuildOptions
+from builder.core.errors import EXIT_MACHINE_LACKS, EXIT_OK, BuilderError, FailureKind, TargetError
+from builder.core.results import Run, TargetResult
+from builder.core.trust import Trust
+from builder.core.workspace import Workspace
+from builder.executors.local import Policy, gatherer
 from builder.matrix.channels import ChosenChannel
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.nightly import decisions as deciding
-from builder.nightly.bench import Bench
 from builder.nightly.decisions import Decider, Decision
-from builder.nightly.earlier import LASTING, Earlier, Failure
-from builder.nightly.heads import Commits, HeadFinder, Heads
+from builder.nightly.head_commits import Commits, HeadFinder, Heads
+from builder.nightly.previous import LASTING, Earlier, Failure
 from builder.nightly.publish import Hole, Ready, from_bench, from_night, publish
 from builder.nightly.report import Report, exit_code, show, show_plan, show_unpublished, write_report
-from builder.options import BuildOptions
-from builder.plan import Planner
+from builder.nightly.staging import Bench
+from builder.planning.planner import Planner
+from builder.progress.reporter import Reporter
 from builder.releases import Manifest, Release, next_name, prune
-from builder.results import Run, TargetResult
 from builder.store import Store
-from builder.trust import Trust
 from builder.wheels.record import WheelRecord, read_record
-from builder.workspace import Workspace
 
 
 @dataclass(frozen=True)

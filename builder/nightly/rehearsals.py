@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builder.console import Reporter
-from builder.engines.local import Policy, exit_code, run_targets
-from builder.errors import EXIT_OK, EXIT_TARGET_FAILED
+from builder.core.build_options import BuildOptions
+from builder.core.errors import EXIT_OK, EXIT_TARGET_FAILED
+from builder.core.workspace import Workspace
+from builder.executors.local import Policy, exit_code, run_targets
 from builder.matrix.channels import ChosenChannel
 from builder.matrix.loader import Matrix
-from builder.options import BuildOptions
-from builder.rehearse import rehearsal
-from builder.workspace import Workspace
+from builder.progress.reporter import Reporter
+from builder.target.rehearse import rehearsal
 
 
 def rehearse_others(

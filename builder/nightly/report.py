@@ -11,13 +11,13 @@ from datetime import datetime
 from rich.markup import escape
 from rich.table import Table
 
-from builder.console import Reporter, print_table, standard_output
-from builder.errors import EXIT_OK, EXIT_TARGET_FAILED
+from builder.core.errors import EXIT_OK, EXIT_TARGET_FAILED
+from builder.core.results import Run, TargetResult
+from builder.core.workspace import atomic_json
+from builder.executors.reports import write_summaries
 from builder.nightly.decisions import Action, Decision
+from builder.progress.reporter import Reporter, print_table, standard_output
 from builder.releases import Manifest
-from builder.reports import write_summaries
-from builder.results import Run, TargetResult
-from builder.workspace import atomic_json
 
 #: What the manifest's words mean for a night.
 _WORDS = {"skipped": "carried over"}
@@ -46,7 +46,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Titled:
-    """A run under the night's name, as ``builder.reports`` takes it."""
+    """A run under the night's name, as ``builder.executors.reports`` takes it."""
 
     id: str
     started: datetime

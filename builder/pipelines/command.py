@@ -6,20 +6,20 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from builder.console import Reporter
-from builder.engines.local import plan_targets
-from builder.engines.summary import show_plan, show_plan_errors
-from builder.errors import RequestError
+from builder.core.build_options import BuildOptions
+from builder.core.errors import RequestError
+from builder.core.workspace import Workspace
+from builder.executors.local import plan_targets
+from builder.executors.summary import show_plan, show_plan_errors
 from builder.ledger import BuildLedger, Estimates, ledger_path
-from builder.lock import Lock
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
-from builder.options import BuildOptions
 from builder.pipelines.github import check_jobs, github_matrix
 from builder.pipelines.gitlab import gitlab_pipeline
 from builder.pipelines.groups import parse_runners
-from builder.plan import Planned
-from builder.workspace import Workspace
+from builder.planning.lockfile import Lock
+from builder.planning.planner import Planned
+from builder.progress.reporter import Reporter
 
 Writer = Callable[[Sequence[Planned], Estimates, int, Mapping[str, str]], str]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
 from builder.ledger import Estimates
 from builder.matrix.base import Arch
 from builder.pipelines.groups import group, labels
-from builder.plan import Planned
+from builder.planning.planner import Planned
 
 #: GitHub's own machines: a native one for each architecture.
 RUNNERS: Mapping[Arch, str] = {"x86_64": "ubuntu-24.04", "aarch64": "ubuntu-24.04-arm"}

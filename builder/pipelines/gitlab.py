@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
 from builder.ledger import Estimates
 from builder.matrix.base import Arch
 from builder.pipelines.groups import Job, group, labels
-from builder.plan import Planned
+from builder.planning.planner import Planned
 
 #: The tags of GitLab.com's own machines that have the memory for a build.
 TAGS: Mapping[Arch, str] = {"x86_64": "saas-linux-medium-amd64", "aarch64": "saas-linux-medium-arm64"}

@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from builder.engines.schedule import UNKNOWN_SECONDS, warms
-from builder.errors import RequestError
+from builder.core.errors import RequestError
+from builder.executors.schedule import UNKNOWN_SECONDS, warms
 from builder.ledger import Estimate, Estimates
 from builder.matrix.base import ARCHITECTURES, Arch
 from builder.matrix.model import Target
-from builder.plan import Planned
+from builder.planning.planner import Planned
 
 #: What taking targets of one line apart must save of the time of the longest job: each part compiles on its own.
 WORTH = 0.1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pydantic import Field
 
-from builder.errors import FailureKind, MachineError, RequestError, TargetError
+from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
 from builder.releases.manifest import (
     LATEST,
     MANIFEST,

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
 from builder.store import Store, check_part
 
 #: Version of manifest, journal and latest.json.

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-from builder.errors import FailureKind, MachineError, RequestError, TargetError
+from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
 from builder.releases.channel import ROUNDS, move_latest, read_pointer
 from builder.releases.manifest import (
     JOURNAL,

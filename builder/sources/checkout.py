@@ -9,20 +9,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from builder.console import Reporter
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.untrusted import remove_tree
+from builder.progress.reporter import Reporter
 from builder.sources import custom_ops as custom
-from builder.sources import forecast
 from builder.sources import gitcli as git
 from builder.sources import overlay as overlays
+from builder.sources import patch_forecast
 from builder.sources import patches as series
 from builder.sources.custom_ops import CustomOps
 from builder.sources.export import check_links, disk_or_source
 from builder.sources.mirrors import Mirror
 from builder.sources.overlay import OverlaySource
 from builder.sources.patches import Applied, Patch
-from builder.sources.prepared import PreparedTree, load_prepared, replacing, repository_at, save
-from builder.untrusted import remove_tree
+from builder.sources.prepared_tree import PreparedTree, load_prepared, replacing, repository_at, save
 
 __all__ = [
     "OverlaySource", "PreparedTree", "SubmoduleSource", "TreeRequest", "check_operators", "check_overlay", "describe",
@@ -85,17 +85,17 @@ def describe(request: TreeRequest) -> dict[str, Any]:
 
 def _foreseen(request: TreeRequest) -> Applied:
     """Which patches the tree will take."""
-    found = forecast.at_commit(request.torch_npu_patches, request.torch_npu.path, request.commit)
+    found = patch_forecast.at_commit(request.torch_npu_patches, request.torch_npu.path, request.commit)
     patches = request.op_plugin_patches
     if not patches:
         return found
     overlay, submodule = request.overlay, dict(_flat(request.submodules)).get(request.overlay_path)
     if overlay is not None and overlay.folder is not None:
-        return found + forecast.in_folder(patches, overlay.folder)
+        return found + patch_forecast.in_folder(patches, overlay.folder)
     if overlay is not None and overlay.mirror is not None:
-        return found + forecast.at_commit(patches, overlay.mirror.path, overlay.commit)
+        return found + patch_forecast.at_commit(patches, overlay.mirror.path, overlay.commit)
     if submodule is not None:
-        return found + forecast.at_commit(patches, submodule.mirror.path, submodule.commit)
+        return found + patch_forecast.at_commit(patches, submodule.mirror.path, submodule.commit)
     return found + _without_op_plugin(request)
 
 
@@ -106,7 +106,7 @@ def check_overlay(request: TreeRequest) -> None:
     """
     overlay = request.overlay
     if overlay is not None and overlay.mirror is not None:
-        forecast.overlay_at_commit(request.op_plugin_patches, overlay.mirror.path, overlay.commit)
+        patch_forecast.overlay_at_commit(request.op_plugin_patches, overlay.mirror.path, overlay.commit)
 
 
 def check_operators(request: TreeRequest) -> None:
@@ -118,16 +118,16 @@ def check_operators(request: TreeRequest) -> None:
     if operators is None or overlay is None:
         return
     if overlay.mirror is not None:
-        forecast.operators_at_commit(operators, patches, overlay.mirror.path, overlay.commit)
+        patch_forecast.operators_at_commit(operators, patches, overlay.mirror.path, overlay.commit)
     elif overlay.folder is not None:
-        forecast.operators_in_folder(operators, patches, overlay.folder)
+        patch_forecast.operators_in_folder(operators, patches, overlay.folder)
 
 
 def _without_op_plugin(request: TreeRequest) -> Applied:
     """What becomes of patches for op-plugin in a line without it; RequestError where one of them must be taken."""
     if any(patch.wanted and not patch.where_it_applies for patch in request.op_plugin_patches):
         raise _no_op_plugin(request, "patches for op-plugin")
-    return forecast.nowhere(request.op_plugin_patches, f"{request.branch} is built without op-plugin")
+    return patch_forecast.nowhere(request.op_plugin_patches, f"{request.branch} is built without op-plugin")
 
 
 def prepare(request: TreeRequest, destination: Path, reporter: Reporter) -> PreparedTree:

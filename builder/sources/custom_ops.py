@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.console import Reporter
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.untrusted import read_regular
+from builder.core.workspace import atomic_write, expanded, real
+from builder.progress.reporter import Reporter
 from builder.sources import declarations as yaml_text
 from builder.sources.declarations import BadDeclaration, Declaration, Section
-from builder.untrusted import read_regular
-from builder.workspace import atomic_write, expanded, real
 
 FUNCTIONS = "op_plugin_functions.yaml"
 CONFIG = f"op_plugin/config/{FUNCTIONS}"

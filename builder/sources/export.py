@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.untrusted import remove_tree
 from builder.sources import gitcli as git
-from builder.untrusted import remove_tree
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from builder.console import Reporter, Task
-from builder.errors import FULL, FailureKind, TargetError
+from builder.core.errors import FULL, FailureKind, TargetError
+from builder.progress.reporter import Reporter, Task
 from builder.sources import foreign
 from builder.sources import gitcli as git
 

@@ -22,8 +22,8 @@ from functools import cache
 from pathlib import Path
 from threading import Event
 
-from builder.errors import MachineError, RequestError
-from builder.live import patience, registered
+from builder.core.cancellation import patience, registered
+from builder.core.errors import MachineError, RequestError
 
 #: Variables that reach hosts. Everything else of git's own (``GIT_DIR``, ``GIT_CONFIG_*``) stays outside.
 _PASSED = (
@@ -269,7 +269,7 @@ def run(
 def _ended_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Whatever ends the block early ends git and the helpers it started.
 
-    Raises KeyboardInterrupt when another thread ended them (see ``builder.live``).
+    Raises KeyboardInterrupt when another thread ended them (see ``builder.core.cancellation``).
     """
     ended = Event()
 
@@ -335,7 +335,7 @@ def stream(
     git redraws its progress with carriage returns: these end a line too. While nothing comes, ``on_silence`` is called
     each second with the seconds that it has lasted. Whatever ends the call early (Ctrl-C too, and what a callback
     raises) ends git and the helpers it started. Raises GitFailed for a status other than 0, and
-    KeyboardInterrupt when another thread ended it (see ``builder.live``).
+    KeyboardInterrupt when another thread ended it (see ``builder.core.cancellation``).
     """
     process = subprocess.Popen(
         [executable(), f"--git-dir={git_dir}", *argv],

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import FULL, FailureKind, TargetError
+from builder.core.errors import FULL, FailureKind, TargetError
 from builder.sources.export import escapes
 
 #: The repository of a tree is judged by its HEAD, not file by file.

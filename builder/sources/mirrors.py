@@ -17,15 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.console import Reporter
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.untrusted import remove_tree
+from builder.core.workspace import fsync_folder
+from builder.progress.reporter import Reporter
 from builder.sources import gitcli as git
 from builder.sources.export import TreeExport
 from builder.sources.fetch import HostFailure, Unreached, fetch
 from builder.sources.refs import KEPT, ORIGIN, Refs
 from builder.sources.submodules import Submodule, read_submodules
-from builder.untrusted import remove_tree
-from builder.workspace import fsync_folder
 
 __all__ = ["Mirror", "Mirrors", "Repository", "Submodule"]
 

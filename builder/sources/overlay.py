@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.untrusted import read_regular, remove_tree
+from builder.core.workspace import expanded, real
 from builder.sources import manifest as manifests
 from builder.sources import worktree
 from builder.sources.export import escapes
 from builder.sources.mirrors import Mirror
-from builder.untrusted import read_regular, remove_tree
-from builder.workspace import expanded, real
 
 SCRIPT = "ci/build.sh"
 #: Bytes that are read of it.

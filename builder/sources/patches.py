@@ -14,11 +14,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.process_start import has_control
+from builder.core.untrusted import read_regular
+from builder.core.workspace import real
 from builder.sources import gitcli as git
-from builder.starting import has_control
-from builder.untrusted import read_regular
-from builder.workspace import real
 
 REPOSITORIES = ("torch_npu", "op-plugin")
 SERIES = "series"

@@ -20,9 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.core.untrusted import read_regular
+from builder.core.workspace import atomic_write
 from builder.sources.manifest import walk
-from builder.untrusted import read_regular
-from builder.workspace import atomic_write
 
 #: Nanoseconds that files must have been at rest. Linux writes memory maps out after half of that.
 REST = 60_000_000_000

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
 from builder.sources import gitcli as git
 
 _GITMODULES = ".gitmodules"

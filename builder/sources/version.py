@@ -13,9 +13,9 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from builder.errors import FailureKind, TargetError
-from builder.untrusted import open_inside
-from builder.workspace import atomic_write
+from builder.core.errors import FailureKind, TargetError
+from builder.core.untrusted import open_inside
+from builder.core.workspace import atomic_write
 
 #: Stands in a suffix for the commits of the tree.
 COMMITS = "{commits}"

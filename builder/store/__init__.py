@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from builder.errors import RequestError
-from builder.store.base import Entry, Store, check_name, check_part, sha256_of
+from builder.core.errors import RequestError
 from builder.store.folder import FolderStore
+from builder.store.interface import Entry, Store, check_name, check_part, sha256_of
 
 __all__ = ["Entry", "Store", "check_name", "check_part", "open_store", "sha256_of"]
 

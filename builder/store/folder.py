@@ -14,11 +14,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from builder.errors import MachineError, RequestError
-from builder.holders import holder, noted
-from builder.store.base import CHUNK, Entry, Store
-from builder.untrusted import open_inside
-from builder.workspace import expanded, fsync_folder
+from builder.core.errors import MachineError, RequestError
+from builder.core.lock_holders import holder, noted
+from builder.core.untrusted import open_inside
+from builder.core.workspace import expanded, fsync_folder
+from builder.store.interface import CHUNK, Entry, Store
 
 #: Seconds to wait for another builder that writes a manifest.
 LOCK_WAIT = 600.0

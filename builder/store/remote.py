@@ -8,9 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from builder.errors import RequestError
-from builder.store.base import CHUNK, Entry, Store
-from builder.store.trouble import explain, lacks_package
+from builder.core.errors import RequestError
+from builder.store.errors import explain, lacks_package
+from builder.store.interface import CHUNK, Entry, Store
 
 # Here folders are only parts of names. Asking for one could make a bucket, and a misspelt bucket is an error.
 _WITHOUT_FOLDERS = {

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from builder import __version__
-from builder.errors import FailureKind, MachineError, RequestError, TargetError
+from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage

@@ -30,8 +30,8 @@ from packaging.tags import Tag, parse_tag
 from packaging.utils import InvalidWheelFilename, NormalizedName, parse_wheel_filename
 from packaging.version import Version
 
-from builder.errors import OF_THE_MACHINE, FailureKind, TargetError
-from builder.untrusted import open_inside
+from builder.core.errors import OF_THE_MACHINE, FailureKind, TargetError
+from builder.core.untrusted import open_inside
 
 # Released wheels, 134 of them from 2.1.0rc1 to 2.14.0: at most 2,882 members, 156 MB unpacked, a member of 126 MB.
 #: Members of a wheel, folders counted.

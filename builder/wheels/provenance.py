@@ -10,9 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from builder.errors import TargetError
-from builder.live import Attempt
-from builder.untrusted import UntrustedFolder
+from builder.core.cancellation import Attempt
+from builder.core.errors import TargetError
+from builder.core.untrusted import UntrustedFolder
 from builder.wheels.record import read_record, record_path
 
 #: A gzipped tar archive, as tar and Python see by its first bytes. Not ``.tar.gz``: for pip before 24 a file that ends

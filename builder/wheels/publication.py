@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from builder.live import Attempt
+from builder.core.cancellation import Attempt
+from builder.core.workspace import fsync_folder
 from builder.wheels.provenance import debug_path, old_debug_path
 from builder.wheels.record import WheelRecord, record_path
-from builder.workspace import fsync_folder
 
 #: A record whose wheel and debug symbols wait for their names, as it does itself: ``.<wheel>.json.<token>.whole``.
 _NOTE = re.compile(r"\.(?P<wheel>[^/]+\.whl)\.json\.(?P<token>[0-9a-f]{8})\.whole")

@@ -25,8 +25,8 @@ from pydantic import (
     ValidationError,
 )
 
-from builder.errors import FailureKind, TargetError
-from builder.untrusted import open_inside
+from builder.core.errors import FailureKind, TargetError
+from builder.core.untrusted import open_inside
 from builder.wheels.inspect import shown
 
 #: Version of the record's format.

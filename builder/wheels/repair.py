@@ -14,8 +14,8 @@ from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
 
-from builder.errors import FailureKind, TargetError
-from builder.untrusted import UntrustedFolder
+from builder.core.errors import FailureKind, TargetError
+from builder.core.untrusted import UntrustedFolder
 from builder.wheels.inspect import parsing, shown
 
 #: Bytes of a wheel. Released wheels have up to 50 MB; one with all debug symbols has some hundred.

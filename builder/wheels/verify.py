@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
 from builder.wheels.contents import archive_faults, metadata_faults
 from builder.wheels.inspect import Wheel, parsing, shown
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support import CommandLine, Ran
 
-from builder.miniature import Miniature
-from builder.workspace import resource
+from builder.cli.demo_upstream import Miniature
+from builder.core.workspace import resource
 
 Options = Callable[..., list[str]]
 LINE = "--pytorch=v2.5.1-7.1.0"

@@ -14,8 +14,8 @@ import pytest
 from cluster_support import Machines
 from support import MACHINE, CommandLine, Ran
 
+from builder.cli.demo_upstream import Miniature
 from builder.ledger import Ledger
-from builder.miniature import Miniature
 
 Options = Callable[..., list[str]]
 Arguments = Callable[..., list[str]]

@@ -15,8 +15,8 @@ import yaml
 from nightly_support import copy_of
 from support import CommandLine, Ran
 
+from builder.cli.demo_upstream import Miniature
 from builder.matrix.loader import load_matrix
-from builder.miniature import Miniature
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hostile_support import Row, Scene, Told, Victim
 
-from builder.miniature import Miniature
-from builder.untrusted import remove_tree
+from builder.cli.demo_upstream import Miniature
+from builder.core.untrusted import remove_tree
 
 #: Where the table goes, for ``nox -s hostile``.
 TABLE = "BUILDER_SECURITY_TABLE"

@@ -23,14 +23,20 @@ MOMENTS: dict[str, dict[str, tuple[str, str]]] = {
     "environment": dict.fromkeys(("kill", "full"), ("builder.environments.host_maker:HostMaker._script", "venv")),
     "pytorch": {"kill": ("builder.environments.host_maker:HostMaker._script", "pytorch.sh")},
     "compile": {
-        **dict.fromkeys(("kill", "full"), ("builder.build_log:BuildLog.line", "Building CXX object")),
-        "foreign": ("builder.build:TargetBuild._compile", ""),
+        **dict.fromkeys(("kill", "full"), ("builder.target.build_log:BuildLog.line", "Building CXX object")),
+        "foreign": ("builder.target.build:TargetBuild._compile", ""),
     },
     # Before auditwheel runs, and when it has.
-    "repair": {"full": ("builder.finish:auditwheel_command", ""), "kill": ("builder.finish:take_wheel", "")},
-    "verify": dict.fromkeys(("kill", "full"), ("builder.finish:verify", "")),
+    "repair": {
+        "full": ("builder.target.repair_and_publish:auditwheel_command", ""),
+        "kill": ("builder.target.repair_and_publish:take_wheel", ""),
+    },
+    "verify": dict.fromkeys(("kill", "full"), ("builder.target.repair_and_publish:verify", "")),
     # Before the first file is copied, and between the names of the wheel and of its record.
-    "publish": {"full": ("builder.finish:publish_wheel", ""), "kill": ("builder.wheels.publication:_remove", "")},
+    "publish": {
+        "full": ("builder.target.repair_and_publish:publish_wheel", ""),
+        "kill": ("builder.wheels.publication:_remove", ""),
+    },
 }
 
 

@@ -21,7 +21,7 @@ import pytest
 from hostile_support import TARGET, unharmed
 from support import Ran
 
-from builder.untrusted import remove_tree
+from builder.core.untrusted import remove_tree
 from builder.wheels.record import WheelRecord
 from builder.wheels.standing import fault_of, records
 

@@ -14,8 +14,8 @@ import pytest
 from nightly_support import FIRST, Nights, write_channel
 from support import CommandLine, Ran, settle
 
-from builder.nightly.earlier import FAILURES
-from builder.untrusted import remove_tree
+from builder.core.untrusted import remove_tree
+from builder.nightly.previous import FAILURES
 
 pytestmark = [
     pytest.mark.slow,

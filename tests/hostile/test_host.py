@@ -22,13 +22,13 @@ import pytest
 from support import as_builder
 
 import builder
-from builder.environments.base import Folders, Limits
+from builder.core.untrusted import remove_tree
 from builder.environments.host import exposure
 from builder.environments.host_opened import Host, HostEnvironment, HostView
+from builder.environments.interface import Folders, Limits
 from builder.environments.interpreters import Interpreter
 from builder.environments.namespace import Namespaces, find_namespaces
 from builder.environments.ownership import UNPRIVILEGED
-from builder.untrusted import remove_tree
 
 #: A user whom this machine does not have, and who builds.
 USER = 61001

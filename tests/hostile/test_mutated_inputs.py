@@ -13,7 +13,7 @@ from fork_support import Server
 from fuzz_support import KINDS, Kind, Tally, try_files, try_options, try_variables
 from hostile_support import Told
 
-from builder.miniature import Miniature
+from builder.cli.demo_upstream import Miniature
 
 #: How many inputs are tried over all kinds, and the seed; read now, as the tests run without these variables. Where no
 #: number is asked for, an input goes to one of the commands that read it, else to all.

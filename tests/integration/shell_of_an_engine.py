@@ -7,7 +7,7 @@ from pathlib import Path
 
 from test_engines import opened_on
 
-from builder.environments.engine import engine
+from builder.environments.docker_engine import engine
 
 found = engine()
 with opened_on(found, sys.argv[1], Path(sys.argv[2])) as opened:

@@ -41,11 +41,11 @@ from rich.console import Console
 
 from builder.audit.command import run_audit
 from builder.audit.facts import BRANCH_FACTS
-from builder.console import Reporter
-from builder.errors import MachineError, RequestError
+from builder.core.errors import MachineError, RequestError
+from builder.core.workspace import Workspace
 from builder.matrix.loader import load_matrix
-from builder.wheels.released import LIBRARY
-from builder.workspace import Workspace
+from builder.progress.reporter import Reporter
+from builder.wheels.upstream_wheels import LIBRARY
 
 ROWS = "pytorch-2.6.yaml"
 

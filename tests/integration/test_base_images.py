@@ -12,14 +12,14 @@ import pytest
 from registry_support import answering, registry, small_base
 from support import MACHINE
 
-from builder.console import Reporter
-from builder.environments import bases
-from builder.environments.base import EnvironmentRequest
-from builder.environments.bases import Base, ensure_base
-from builder.environments.engine import DockerEngine
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
+from builder.core.workspace import resource
+from builder.environments import base_images
+from builder.environments.base_images import Base, ensure_base
+from builder.environments.docker_engine import DockerEngine
+from builder.environments.interface import EnvironmentRequest
 from builder.matrix.repositories import SourceTable
-from builder.workspace import resource
+from builder.progress.reporter import Reporter
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -43,7 +43,7 @@ def harbor(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, engine: DockerEngine) -> Iterator[None]:
-    monkeypatch.setattr(bases, "FIRST_WAIT", 0.2)
+    monkeypatch.setattr(base_images, "FIRST_WAIT", 0.2)
     yield
     for image in engine.client.images.list():
         names = (*image.tags, *(image.attrs.get("RepoDigests") or ()))
@@ -130,7 +130,7 @@ def test_a_registry_that_throttles_is_asked_again_and_then_advised_about(
     assert raised.value.kind.passing
     assert "docker login" in str(raised.value.hint)
     assert "--image-mirror" in str(raised.value.hint)
-    assert capsys.readouterr().err.count("trying again in") == bases.ATTEMPTS - 1
+    assert capsys.readouterr().err.count("trying again in") == base_images.ATTEMPTS - 1
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
@@ -139,22 +139,22 @@ def test_a_registry_that_fails_may_do_better_later(engine: DockerEngine, status:
     with failing as (host, asked), pytest.raises(TargetError) as raised:
         ensure(engine, replace(REQUEST, base_image=f"{host}/pypa/manylinux_2_28_test:1"))
     assert raised.value.kind is FailureKind.NETWORK
-    assert len([path for path in asked if "/manifests/" in path]) >= bases.ATTEMPTS
+    assert len([path for path in asked if "/manifests/" in path]) >= base_images.ATTEMPTS
 
 
 def test_a_registry_that_is_back_in_time_gives_it(
     engine: DockerEngine, harbor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = []
-    once = bases._pull_once
+    once = base_images._pull_once
 
     def failing_first(engine: DockerEngine, place: str, request: EnvironmentRequest, task: object) -> None:
         tries.append(place)
         if len(tries) == 1:
-            raise bases._refused(place, request, "dial tcp 127.0.0.1:1: connect: connection refused")
+            raise base_images._refused(place, request, "dial tcp 127.0.0.1:1: connect: connection refused")
         once(engine, place, request, task)
 
-    monkeypatch.setattr(bases, "_pull_once", failing_first)
+    monkeypatch.setattr(base_images, "_pull_once", failing_first)
     assert ensure(engine, mirrored(f"{harbor}/quay")).place.startswith(harbor)
     assert len(tries) == 2
 
@@ -169,7 +169,7 @@ def test_nobody_listening_is_a_matter_of_the_network(engine: DockerEngine) -> No
 def test_a_credential_helper_that_is_missing_matters_to_pulls_alone(
     harbor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder.environments.engine import engine as fresh_engine
+    from builder.environments.docker_engine import engine as fresh_engine
 
     (tmp_path / "config.json").write_text(json.dumps({"credsStore": "desktop"}))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))

@@ -24,17 +24,17 @@ from bases_support import (
     with_repository,
 )
 
-from builder.environments.base import is_release
-from builder.environments.engine import DockerEngine
+from builder.core.build_options import BuildOptions
+from builder.environments.docker_engine import DockerEngine
 from builder.environments.images import has_image
-from builder.inputs import environment_request
+from builder.environments.interface import is_release
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import parse_target_id
-from builder.options import BuildOptions
+from builder.target.inputs import environment_request
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-PROBE = Path(__file__).resolve().parents[2] / "builder" / "environments" / "probe_inside.py"
+PROBE = Path(__file__).resolve().parents[2] / "builder" / "payload" / "probe.py"
 LOAD = Path(__file__).resolve().parents[2] / "docker" / "bases" / "load.sh"
 RELEASES: tuple[Release, ...] = ("7", "8")
 VARIANTS: tuple[Variant, ...] = ("full", "bare", "nothing")

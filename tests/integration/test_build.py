@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from support import CommandLine, Ran, containers_of, typed
 
-from builder.environments.engine import DockerEngine
-from builder.miniature import Miniature
+from builder.cli.demo_upstream import Miniature
+from builder.environments.docker_engine import DockerEngine
 
 pytestmark = pytest.mark.engine
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from codegen_support import LINE, Place, state
 
+from builder.core.workspace import resource
 from builder.environments.interpreters import find_interpreter
 from builder.sources.ordering import order_is_fixed
 from builder.sources.patches import apply, find_series
-from builder.workspace import resource
 
 #: Those that the miniature's lines have.
 PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")

@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 from support import ccache_program, settle, unavailable
 
-from builder.compilation import cache, witness
-from builder.compilation.cache import CompileCounts
-from builder.compilation.defines import find_version_define
-from builder.compilation.witness import Witness
-from builder.compilation.witness_compare import Miss, groups_of, misses_of
-from builder.untrusted import remove_tree
+from builder.compilation import ccache, compile_manifest
+from builder.compilation.cache_misses import Miss, groups_of, misses_of
+from builder.compilation.ccache import CompileCounts
+from builder.compilation.compile_manifest import Witness
+from builder.compilation.version_define import find_version_define
+from builder.core.untrusted import remove_tree
 
 CMAKE = """\
 cmake_minimum_required(VERSION 3.18)
@@ -95,14 +95,14 @@ class Project:
     def variables(self, *, read_only: bool = False) -> dict[str, str]:
         """The variables of a build, as Recipe puts them together."""
         found = dict(
-            cache.environment(
+            ccache.environment(
                 cache=str(self.root / self.store),
-                launcher=str(cache.LAUNCHER),
+                launcher=str(ccache.LAUNCHER),
                 compile_log=str(self.out / "compile.log"),
                 slots=0,
                 slot_folder=str(self.out),
                 temporary=str(self.out / "ccache"),
-                inputs=str(self.out / witness.INPUTS),
+                inputs=str(self.out / compile_manifest.INPUTS),
                 read_only=read_only,
             )
         )
@@ -110,8 +110,8 @@ class Project:
             "PATH": self.path,
             "BUILDER_CCACHE": ccache_program() if self.cached else "",
             "BUILDER_PYTHON_INCLUDE": str(self.root / f"python{self.python}"),
-            "BUILDER_PYTHON_INCLUDE_AS": str(self.out / witness.PYTHON_INCLUDE),
-            "BUILDER_VERSION_DEFINE": str(self.out / witness.VERSION_DEFINE),
+            "BUILDER_PYTHON_INCLUDE_AS": str(self.out / compile_manifest.PYTHON_INCLUDE),
+            "BUILDER_VERSION_DEFINE": str(self.out / compile_manifest.VERSION_DEFINE),
             # Else a Python that starts compilers would set another locale for them (PEP 538).
             "LC_ALL": "C.UTF-8",
             "SOURCE_DATE_EPOCH": str(self.epoch),
@@ -127,15 +127,15 @@ class Project:
         (self.out / "ccache").mkdir()
         define = find_version_define(self.tree)
         assert define is not None
-        (self.out / witness.VERSION_DEFINE).write_text(define.text(str(self.tree)))
+        (self.out / compile_manifest.VERSION_DEFINE).write_text(define.text(str(self.tree)))
         folder = str(self.root / self.store) if self.cached else None
         places = {"tree": str(self.tree), "out": str(self.out)}
-        first = witness.before_command(
-            sys.executable, str(cache.LAUNCHER), torch=str(self.root / "torch"), cache=folder, **places
+        first = compile_manifest.before_command(
+            sys.executable, str(ccache.LAUNCHER), torch=str(self.root / "torch"), cache=folder, **places
         )
         env = self.variables()
         done = self._run(first, env)
-        state = witness.parse_before(done.splitlines())
+        state = compile_manifest.parse_before(done.splitlines())
         assert state is not None, done
         if state[0] == "read-only":
             env = self.variables(read_only=True)
@@ -148,23 +148,25 @@ class Project:
         ]  # fmt: skip
         output = done + self._run(configure, env)
         output += self._run(["cmake", "--build", str(self.tree / "build"), "-j2"], env)
-        last = witness.after_command(sys.executable, str(cache.LAUNCHER), log=str(self.out / "compile.log"), **places)
+        last = compile_manifest.after_command(
+            sys.executable, str(ccache.LAUNCHER), log=str(self.out / "compile.log"), **places
+        )
         output += self._run(last, env)
         objects = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.tree / "build").rglob("*.cpp.o")
         }
         number = len(list((self.root / "kept").glob("*"))) if (self.root / "kept").exists() else 0
-        kept = witness.keep(
+        kept = compile_manifest.keep(
             self.out,
             self.root / "kept",
             target=f"v1-py{self.python}-x86_64",
             run=f"{number:03}",
             built=datetime.now(timezone.utc),
             size=0,
-            limit=cache.DEFAULT_LIMIT,
+            limit=ccache.DEFAULT_LIMIT,
         )
         assert kept is not None
-        return Built(cache.read_counts(self.out), objects, kept.read(), output)
+        return Built(ccache.read_counts(self.out), objects, kept.read(), output)
 
     def plain(self) -> dict[str, str]:
         """The objects of a build without any cache, of the sources as they are now."""
@@ -252,11 +254,11 @@ def test_what_a_rehearsal_compiles_the_build_finds(project: Project, generator: 
     for made in (project.tree / "build").rglob("*.cpp.o*"):
         made.unlink()
     (project.out / "compile.log").unlink()
-    script = [sys.executable, "-S", "-E", str(cache.LAUNCHER / "rehearse.py"), str(project.tree / "build")]
+    script = [sys.executable, "-S", "-E", str(ccache.LAUNCHER / "compile_sample.py"), str(project.tree / "build")]
     told = project._run([*script, "--files=3", f"--since={2**40}"], project.variables()).splitlines()
     assert json.loads(told[0]) == {"sources": 3, "of": 5}
     assert [json.loads(line)["status"] for line in told[1:-1]] == [0, 0, 0]
-    assert cache.read_counts(project.out).misses == 3
+    assert ccache.read_counts(project.out).misses == 3
     settle()
     built = project.build(generator=generator)
     assert (built.counts.direct, built.counts.misses) == (3, 2)

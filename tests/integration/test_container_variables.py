@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from support import base_image_for
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest
-from builder.environments.bases import ensure_base
-from builder.environments.engine import DockerEngine, labels
+from builder.core.errors import FailureKind, TargetError
+from builder.environments.base_images import ensure_base
+from builder.environments.docker_engine import DockerEngine, labels
+from builder.environments.image_inputs import Log
 from builder.environments.images import Maker, _standing
+from builder.environments.interface import EnvironmentRequest
 from builder.environments.network import NetworkSettings, configured_proxies
-from builder.environments.recipe import Log
 from builder.environments.variables import check_variables
-from builder.errors import FailureKind, TargetError
+from builder.progress.reporter import Reporter
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -20,15 +20,15 @@ from bases_support import PACKAGES, enterprise_base, package_server, with_reposi
 from registry_support import registry
 from support import CommandLine
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest, Limits, Ready, Toolset
+from builder.core.errors import FailureKind, TargetError
+from builder.core.workspace import resource
 from builder.environments.docker import ready_docker
-from builder.environments.engine import DockerEngine
+from builder.environments.docker_engine import DockerEngine
+from builder.environments.interface import EnvironmentRequest, Limits, Ready, Toolset
 from builder.environments.network import NetworkSettings
-from builder.errors import FailureKind, TargetError
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import parse_target_id
-from builder.workspace import resource
+from builder.progress.reporter import Reporter
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -141,7 +141,7 @@ def ready(tmp_path: Path) -> Callable[..., Ready]:
 
 
 def has(ready: Ready, tmp_path: Path, *programs: str) -> list[str]:
-    from builder.environments.base import Folders
+    from builder.environments.interface import Folders
 
     folders = {name: tmp_path / "in" / name for name in ("tree", "mirrors", "cache", "out", "launcher", "codegen")}
     for folder in folders.values():

@@ -25,12 +25,12 @@ from engine_support import Standin, newer_engine
 from index_site import torch_wheel
 from support import MACHINE, CommandLine, Ran, typed
 
-from builder.console import Reporter
+from builder.core.errors import FailureKind, TargetError
+from builder.core.workspace import resource
 from builder.environments import engine_calls, engine_client, engine_search
-from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Ready
-from builder.environments.bases import Base, standing_base
+from builder.environments.base_images import Base, standing_base
 from builder.environments.docker import Container, build_user, ready_docker
-from builder.environments.engine import (
+from builder.environments.docker_engine import (
     LABEL,
     OWNER_LABEL,
     DockerEngine,
@@ -42,12 +42,12 @@ from builder.environments.engine import (
 )
 from builder.environments.engine_proof import archive_of, prove
 from builder.environments.images import Image, image_digests
+from builder.environments.interface import EnvironmentRequest, Folders, Limits, Opened, Ready
 from builder.environments.inventory import Inventory
-from builder.environments.leftovers import remove_leftovers
 from builder.environments.network import NetworkSettings
+from builder.environments.orphans import remove_leftovers
 from builder.environments.pytorch_store import PyTorch, remove_unused
-from builder.errors import FailureKind, TargetError
-from builder.workspace import resource
+from builder.progress.reporter import Reporter
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 from support import base_image_for
 
-from builder.console import Reporter
-from builder.environments import bases
-from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Ready
+from builder.core.cancellation import stop_all
+from builder.core.errors import FailureKind, TargetError
+from builder.environments import base_images
 from builder.environments.docker import ready_docker, remove_leftovers
-from builder.environments.engine import LABEL, OWNER_LABEL, DockerEngine, labels, owner
+from builder.environments.docker_engine import LABEL, OWNER_LABEL, DockerEngine, labels, owner
 from builder.environments.images import has_image
+from builder.environments.interface import EnvironmentRequest, Folders, Limits, Opened, Ready
 from builder.environments.network import NetworkSettings
 from builder.environments.probe import probe
 from builder.environments.pytorch import packages_folder
-from builder.errors import FailureKind, TargetError
-from builder.guards import deadline
-from builder.live import stop_all
+from builder.progress.reporter import Reporter
+from builder.target.deadlines import deadline
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -328,7 +328,7 @@ def test_a_base_without_the_python_names_what_it_has(
 def test_a_base_that_cannot_be_had_names_the_script(
     request_: EnvironmentRequest, settings: NetworkSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bases, "FIRST_WAIT", 0.1)
+    monkeypatch.setattr(base_images, "FIRST_WAIT", 0.1)
     made_by = "'debian.sh --suite x' makes one"
     request = replace(request_, base_image="registry.invalid/none/such:1", base_made_by=made_by)
     with pytest.raises(TargetError) as raised:

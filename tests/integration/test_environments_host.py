@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest, Folders, Limits, Opened, Ready
+from builder.core.errors import MachineError
 from builder.environments.host import MARKER, exposure, ready_host
+from builder.environments.interface import EnvironmentRequest, Folders, Limits, Opened, Ready
 from builder.environments.interpreters import find_interpreter
 from builder.environments.namespace import find_namespaces
 from builder.environments.network import NetworkSettings
 from builder.environments.probe import probe
 from builder.environments.pytorch import packages_folder
-from builder.errors import MachineError
+from builder.progress.reporter import Reporter
 
 PYTHON = "{}.{}".format(*sys.version_info[:2])
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
@@ -206,7 +206,7 @@ def test_an_environment_is_made_once_and_again_when_half_made(
 
 
 def test_an_environment_that_cannot_be_made_leaves_nothing(place: Path, request_: EnvironmentRequest) -> None:
-    from builder.errors import FailureKind, TargetError
+    from builder.core.errors import FailureKind, TargetError
 
     before = {path.name for path in (place / "environments").iterdir() if path.is_dir()}
     for wrong in (replace(request_, torch="9.9.8"), replace(request_, requirements=("nowhere==9.9.8",))):

@@ -18,10 +18,10 @@ import pytest
 from shells import oldest_python
 from support import ccache_program, settle
 
-from builder.compilation import cache
-from builder.compilation.headers import HeaderCounts, read_counts
+from builder.compilation import ccache as compile_cache
+from builder.compilation.pch_stats import HeaderCounts, read_counts
 
-LAUNCHER = cache.LAUNCHER
+LAUNCHER = compile_cache.LAUNCHER
 #: More than the least that a group must bring in, and parsed in a fifth of a second.
 INCLUDES = "#include <map>\n#include <string>\n#include <vector>\n"
 
@@ -85,7 +85,7 @@ class Project:
             "PATH": "/usr/bin:/bin",
             "LC_ALL": "C",
             "BUILDER_CCACHE": "",
-            "BUILDER_COMPILE_LOG": str(self.out / cache.COMPILE_LOG),
+            "BUILDER_COMPILE_LOG": str(self.out / compile_cache.COMPILE_LOG),
             "BUILDER_PYTHON": self.python,
             "BUILDER_HEADERS": str(self.out / "headers"),
             "BUILDER_HEADERS_KNOWN": str(self.known),
@@ -521,7 +521,7 @@ def test_a_disk_that_fills_up(project: Project, mounts: Callable[[Path, str], No
     mounts(project.out, "size=8m")
     launcher = project.root / "launcher"
     shutil.copytree(LAUNCHER, launcher)
-    stored = launcher / "stored.py"
+    stored = launcher / "pch_store.py"
     stored.write_text(stored.read_text().replace("EXPECTED = 400 << 20", "EXPECTED = 1 << 20"))
     project.launcher = launcher
     project.group(5)
@@ -620,7 +620,7 @@ def test_a_request_to_end_reaches_the_compiler(project: Project) -> None:
     project.configure()
     project.env["PATH"] = f"{slow}:/usr/bin:/bin"
     process = subprocess.Popen(
-        [project.python, "-S", "-E", str(LAUNCHER / "headers.py"), *project.command(names[0])],
+        [project.python, "-S", "-E", str(LAUNCHER / "pch_compile.py"), *project.command(names[0])],
         cwd=project.build,
         env={**project.variables(), "BUILDER_HEADERS": str(project.out / "headers")},
     )
@@ -651,7 +651,7 @@ def test_the_cache_does_not_know_of_headers(project: Project, depend: str) -> No
         project.new_run()
         project.env["BUILDER_HEADERS"] = headers
         assert project.compile() == first
-        found = cache.read_counts(project.out)
+        found = compile_cache.read_counts(project.out)
         assert (found.hits, found.misses) == (7, 0)
         # A hit asks nobody about headers.
         assert project.counts() == HeaderCounts()
@@ -664,7 +664,7 @@ def test_the_cache_does_not_know_of_headers(project: Project, depend: str) -> No
     project.new_run()
     project.env["BUILDER_HEADERS"] = str(project.out / "headers")
     project.compile(*names)
-    assert cache.read_counts(project.out).hits == 6
+    assert compile_cache.read_counts(project.out).hits == 6
 
 
 def test_pythons_share_what_does_not_include_python(project: Project) -> None:
@@ -685,7 +685,7 @@ def test_pythons_share_what_does_not_include_python(project: Project) -> None:
         shutil.rmtree(project.out, ignore_errors=True)
         project.configure()
         assert project.compile() == [(0, "")] * 8
-        hits.append((cache.read_counts(project.out).hits, project.counts().made))
+        hits.append((compile_cache.read_counts(project.out).hits, project.counts().made))
         for name in project.sources:
             # The plain compile reads the same headers under their own name.
             assert (project.build / f"{name}.o").read_bytes() == project.plain(name)[2]
@@ -710,7 +710,7 @@ def verify(project: Project, *arguments: str) -> subprocess.CompletedProcess[str
             project.python,
             "-S",
             "-E",
-            LAUNCHER / "verify.py",
+            LAUNCHER / "verify_objects.py",
             project.build,
             "--folder",
             project.root / "out",
@@ -806,7 +806,7 @@ def test_verify_what_the_cache_answers(project: Project) -> None:
     }
     assert {line["group"] == "-" for line in files if "/a" in line["file"].removeprefix(str(project.tree))} == {False}
     # Nothing was compiled into the cache by asking.
-    assert "new.cpp" not in (project.out / cache.COMPILE_LOG).read_text()
+    assert "new.cpp" not in (project.out / compile_cache.COMPILE_LOG).read_text()
 
     (project.root / "secret").write_text("-DSECRET=2")
     done = verify(project, "--cached")

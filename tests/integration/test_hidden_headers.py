@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import ccache_program, settle
 
-from builder.compilation import cache, witness
+from builder.compilation import ccache, compile_manifest
 
 FIRST, SECOND = "-Itree/first", "-Itree/second"
 #: What the source sees of a header is a number, so that objects differ.
@@ -128,21 +128,21 @@ class Compiles:
         env = {
             "PATH": "/usr/bin:/bin",
             "BUILDER_CCACHE": ccache_program(),
-            **cache.environment(
+            **ccache.environment(
                 cache=str(self.root / f"cache-{inputs}"),
-                launcher=str(cache.LAUNCHER),
+                launcher=str(ccache.LAUNCHER),
                 compile_log=str(out / "compile.log"),
                 slots=0,
                 slot_folder=str(out),
                 temporary=str(out / "ccache"),
-                inputs=str(out / witness.INPUTS) if inputs else None,
+                inputs=str(out / compile_manifest.INPUTS) if inputs else None,
             ),
         }
         places = {"tree": str(self.root / "tree"), "torch": str(self.root / "torch"), "out": str(out)}
-        before = witness.before_command(sys.executable, str(cache.LAUNCHER), cache=None, **places)
+        before = compile_manifest.before_command(sys.executable, str(ccache.LAUNCHER), cache=None, **places)
         subprocess.run(before, env=env, cwd=self.root, check=True, stdout=subprocess.DEVNULL)
         (out / "compile.log").unlink(missing_ok=True)
-        command = [str(cache.LAUNCHER / "ccache"), *self._command("a.o"), "-MD", "-MT", "a.o", "-MF", "a.o.d"]
+        command = [str(ccache.LAUNCHER / "ccache"), *self._command("a.o"), "-MD", "-MT", "a.o", "-MF", "a.o.d"]
         subprocess.run(command, env=env, cwd=self.root, check=True)
         result, _, _ = (out / "compile.log").read_text().partition(" ")
         return result, (self.root / "a.o").read_bytes()

@@ -21,15 +21,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from builder.console import Reporter
-from builder.errors import MachineError
-from builder.history import rebuild_ledger, show_history
+from builder.cli.history_command import rebuild_ledger, show_history
+from builder.core.errors import MachineError
+from builder.core.results import Phase, TargetResult
+from builder.core.workspace import Workspace
 from builder.ledger import Entry, Ledger, ledger_path
 from builder.ledger.records import RESTORED
-from builder.results import Phase, TargetResult
+from builder.progress.reporter import Reporter
 from builder.wheels.publication import publish_wheel
 from builder.wheels.record import WheelRecord
-from builder.workspace import Workspace
 
 ROWS = 200
 #: Notes targets, one after the other, and says so after each. Its arguments: ledger, run, how many.
@@ -38,7 +38,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from builder.ledger import Ledger
-from builder.results import Phase, TargetResult
+from builder.core.results import Phase, TargetResult
 
 path, run, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 with Ledger.open(path) as ledger:
@@ -181,8 +181,8 @@ def test_a_user_who_may_only_read(open_folder: Path) -> None:
         lines = [
             # What pathlib imports late could be in a folder that only root may read.
             "import io, os, sys, urllib.parse; from pathlib import Path; from rich.console import Console",
-            "from builder.console import Reporter; from builder.ledger import BuildLedger, Ledger",
-            "from builder.results import TargetResult",
+            "from builder.progress.reporter import Reporter; from builder.ledger import BuildLedger, Ledger",
+            "from builder.core.results import TargetResult",
             "path = Path(sys.argv[1]); os.setgid(65534); os.setuid(65534)",
             code,
         ]
@@ -208,7 +208,7 @@ def test_a_user_who_may_only_read(open_folder: Path) -> None:
             shutil.copy(open_folder / name, open_folder / "killed" / name)
     path = open_folder / "killed" / "ledger.sqlite"
     refused = f"try:\n    {read}\nexcept MachineError as error: print(error.message)"
-    assert "ledger.sqlite cannot be used: " in as_nobody(f"from builder.errors import MachineError\n{refused}")
+    assert "ledger.sqlite cannot be used: " in as_nobody(f"from builder.core.errors import MachineError\n{refused}")
 
 
 def test_what_rebuild_restores_is_what_was_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,9 +285,9 @@ def test_a_rebuild_that_is_killed_loses_neither_ledger(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from builder.console import Reporter
-from builder.history import rebuild_ledger
-from builder.workspace import Workspace
+from builder.progress.reporter import Reporter
+from builder.cli.history_command import rebuild_ledger
+from builder.core.workspace import Workspace
 
 print("ready", flush=True)
 while True:

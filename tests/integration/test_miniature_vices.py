@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.miniature import DEFAULT_LINE, Miniature, materialise
+from builder.cli.demo_upstream import DEFAULT_LINE, Miniature, materialise
 
 pytestmark = pytest.mark.slow
 

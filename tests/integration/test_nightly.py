@@ -21,12 +21,12 @@ from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 from support import MACHINE, containers_of
 
-from builder.engines.local import run_targets
-from builder.environments.engine import DockerEngine
-from builder.errors import TargetError
+from builder.cli.demo_upstream import materialise
+from builder.core.build_options import BuildOptions
+from builder.core.errors import TargetError
+from builder.environments.docker_engine import DockerEngine
+from builder.executors.local import run_targets
 from builder.matrix.loader import load_matrix
-from builder.miniature import materialise
-from builder.options import BuildOptions
 from builder.releases import latest, releases, verify
 from builder.store import Store, open_store
 from builder.wheels.inspect import Wheel

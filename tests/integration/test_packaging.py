@@ -44,7 +44,7 @@ def run(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProc
 
 
 def test_matrix_and_examples_come_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    where = run(installed, tmp_path, "-c", "import builder, builder.workspace as w; print(w.resource('examples'))")
+    where = run(installed, tmp_path, "-c", "import builder, builder.core.workspace as w; print(w.resource('examples'))")
     assert where.stdout.strip() == str(installed / "builder" / "_data" / "examples"), where.stderr
     listed = run(installed, tmp_path, "-m", "builder", "list", "--json")
     assert {target["branch"] for target in json.loads(listed.stdout)} >= {
@@ -56,7 +56,7 @@ def test_matrix_and_examples_come_from_the_wheel(installed: Path, tmp_path: Path
 
 def test_the_miniature_from_the_wheel_has_the_commits_of_the_checkout(installed: Path, tmp_path: Path) -> None:
     program = (
-        "import sys, pathlib, subprocess; from builder.miniature import materialise; "
+        "import sys, pathlib, subprocess; from builder.cli.demo_upstream import materialise; "
         "made = materialise(pathlib.Path(sys.argv[1])); "
         "print(subprocess.check_output(['git', '-C', made.torch_npu, 'rev-parse', 'v2.5.1-7.1.0'], text=True).strip())"
     )

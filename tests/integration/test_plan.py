@@ -19,24 +19,25 @@ import pytest
 from nightly_support import copy_of
 from wheel_support import make_target_wheel, write_record
 
-from builder import gather, plan
-from builder.console import Reporter
-from builder.engines.local import Policy, plan_targets, run_targets
-from builder.errors import FailureKind, RequestError, TargetError
-from builder.gather import Gatherer
-from builder.guards import deadline
+from builder.cli.demo_upstream import OP_PLUGIN_BRANCH, Miniature
+from builder.core.build_options import BuildOptions
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.workspace import Workspace
+from builder.executors.local import Policy, plan_targets, run_targets
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
-from builder.miniature import OP_PLUGIN_BRANCH, Miniature
-from builder.options import BuildOptions
-from builder.plan import Planned, Planner
+from builder.planning import planner as planning
+from builder.planning.planner import Planned, Planner
+from builder.progress.reporter import Reporter
 from builder.sources import fetch, mirrors
 from builder.sources.overlay import OverlaySource
-from builder.sources.prepared import PreparedTree
+from builder.sources.prepared_tree import PreparedTree
+from builder.target import resolve_sources
+from builder.target.deadlines import deadline
+from builder.target.resolve_sources import Gatherer
 from builder.wheels.provenance import debug_path, old_debug_path
 from builder.wheels.record import record_path
-from builder.workspace import Workspace
 
 LINES = ("v2.1.0-7.1.0", "v2.5.1-7.1.0", "v2.6.0-7.1.0")
 
@@ -85,7 +86,7 @@ class World:
 
 @pytest.fixture
 def world(upstream: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(plan, "environment_identity", lambda *_, **__: {"environment": "none"})
+    monkeypatch.setattr(planning, "environment_identity", lambda *_, **__: {"environment": "none"})
     monkeypatch.setattr(fetch, "FIRST_WAIT", 0.01)
     copied = copy_of(upstream, tmp_path / "upstream")
     matrix = load_matrix()
@@ -214,9 +215,9 @@ def test_a_folder_of_the_user_is_read_once_for_a_plan_and_again_for_a_build(
         read.append(folder)
         return plain(cls, folder)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(gather.OverlaySource, "local", classmethod(counted))
+    monkeypatch.setattr(resolve_sources.OverlaySource, "local", classmethod(counted))
     options = BuildOptions(op_plugin=str(world.upstream.op_plugin))
-    gather.check_request(world.targets, options)
+    resolve_sources.check_request(world.targets, options)
     assert len(read) == 1
     sources = world.gatherer(options)
     planner = Planner(sources, world.workspace, options, Reporter(quiet=True))
@@ -396,8 +397,8 @@ def test_a_plan_that_is_interrupted_reads_no_further_wheel(world: World, monkeyp
             raise KeyboardInterrupt
         return compared(self, target)
 
-    monkeypatch.setattr(plan, "fault_of", slow)
-    monkeypatch.setattr(plan, "_READERS", 1)
+    monkeypatch.setattr(planning, "fault_of", slow)
+    monkeypatch.setattr(planning, "_READERS", 1)
     monkeypatch.setattr(Planner, "_compared", interrupted)
     with pytest.raises(KeyboardInterrupt):
         world.plan()
@@ -409,14 +410,14 @@ def test_a_plan_that_is_interrupted_reads_no_further_wheel(world: World, monkeyp
 
 def counted_git(monkeypatch: pytest.MonkeyPatch, word: str) -> list[Any]:
     calls: list[Any] = []
-    plain: Callable[..., bytes] = plan.gitcli.run
+    plain: Callable[..., bytes] = planning.gitcli.run
 
     def run(argv: Sequence[str], **rest: Any) -> bytes:
         if argv[0] == word:
             calls.append(argv)
         return plain(argv, **rest)
 
-    monkeypatch.setattr(plan.gitcli, "run", run)
+    monkeypatch.setattr(planning.gitcli, "run", run)
     return calls
 
 

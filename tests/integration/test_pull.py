@@ -15,8 +15,8 @@ import pytest
 import yaml
 from support import CommandLine, Ran
 
-from builder.environments.engine import DockerEngine
-from builder.miniature import Miniature
+from builder.cli.demo_upstream import Miniature
+from builder.environments.docker_engine import DockerEngine
 
 MACHINE = os.uname().machine
 LINE = "v2.5.1-7.1.0"

@@ -13,13 +13,13 @@ import pytest
 from index_site import Site, serving, torch_wheel
 from support import base_image_for, bridge_address
 
-from builder.console import Reporter
-from builder.environments.base import EnvironmentRequest, Ready
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.workspace import resource
 from builder.environments.docker import ready_docker
-from builder.environments.engine import DockerEngine
+from builder.environments.docker_engine import DockerEngine
+from builder.environments.interface import EnvironmentRequest, Ready
 from builder.environments.network import NetworkSettings
-from builder.errors import FailureKind, RequestError, TargetError
-from builder.workspace import resource
+from builder.progress.reporter import Reporter
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from support import CommandLine, settle
 
-from builder.environments.engine import DockerEngine
-from builder.miniature import Miniature
+from builder.cli.demo_upstream import Miniature
+from builder.environments.docker_engine import DockerEngine
 
 pytestmark = pytest.mark.engine
 

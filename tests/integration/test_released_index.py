@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from index_site import COMMIT, GCC, MOLD, NAME, NEW, OLD, STRAY, Site, library, serving, wheel
 
-from builder.errors import FailureKind, MachineError, TargetError
+from builder.core.errors import FailureKind, MachineError, TargetError
 from builder.wheels import indexclient
-from builder.wheels.released import LIBRARY, ReleasedFile, ReleasedIndex, ReleasedWheel
+from builder.wheels.upstream_wheels import LIBRARY, ReleasedFile, ReleasedIndex, ReleasedWheel
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 

@@ -17,18 +17,18 @@ import pytest
 from rich.table import Table
 from support import MACHINE, ccache_program, unavailable
 
-from builder.compilation.remote import VARIABLE, served
-from builder.compilation.remotes import PASSWORD_VARIABLE, USER_VARIABLE, RemoteError, open_remote
-from builder.console import Reporter
-from builder.engines.local import Policy, run_targets
+from builder.cli.demo_upstream import Miniature
+from builder.compilation.remote_cache_proxy import VARIABLE, served
+from builder.compilation.remote_cache_servers import PASSWORD_VARIABLE, USER_VARIABLE, RemoteError, open_remote
+from builder.core.build_options import BuildOptions
+from builder.core.results import TargetResult
+from builder.core.trust import Trust
+from builder.core.workspace import Workspace
+from builder.executors.local import Policy, run_targets
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import parse_target_id
-from builder.miniature import Miniature
-from builder.options import BuildOptions
+from builder.progress.reporter import Reporter
 from builder.progress.state import Event, State
-from builder.results import TargetResult
-from builder.trust import Trust
-from builder.workspace import Workspace
 
 KEY = "nightly-a7f1cdhr8d4b1k3rqou8228piokj1mnd2"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from builder.console import Reporter
-from builder.errors import BuilderError, FailureKind, RequestError, TargetError
-from builder.sources import forecast, manifest
+from builder.core.errors import BuilderError, FailureKind, RequestError, TargetError
+from builder.progress.reporter import Reporter
+from builder.sources import manifest, patch_forecast
 from builder.sources.checkout import (
     OverlaySource,
     SubmoduleSource,
@@ -327,7 +327,7 @@ def test_a_tree_that_takes_other_patches_than_were_foreseen_is_no_tree(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.patch("torch_npu", "setup.py", condition="[where it applies]")
-    monkeypatch.setattr(forecast, "at_commit", lambda *_: Applied())
+    monkeypatch.setattr(patch_forecast, "at_commit", lambda *_: Applied())
     with pytest.raises(
         TargetError, match=r"took other patches than its commits do: .*p\.patch instead of none"
     ) as caught:

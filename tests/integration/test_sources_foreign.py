@@ -12,11 +12,11 @@ import pytest
 from mirrors_support import Upstream, opened, said
 from rich.console import Console
 
-from builder.console import Reporter
-from builder.errors import TargetError
+from builder.core.errors import TargetError
+from builder.progress.reporter import Reporter
 from builder.sources.mirrors import Mirrors, Repository
 from builder.sources.overlay import OverlaySource
-from builder.sources.prepared import PreparedTree, repository_at, save
+from builder.sources.prepared_tree import PreparedTree, repository_at, save
 
 SCRIPT = "cp -rf ${CODE_ROOT_PATH}/op_plugin ${PYTORCH_THIRD_PATH}/\n"
 

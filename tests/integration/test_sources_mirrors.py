@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mirrors_support import Upstream, opened, said, served
 
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.core.errors import FailureKind, RequestError, TargetError
 from builder.sources import fetch, gitcli, submodules
 from builder.sources.mirrors import Submodule
 
@@ -200,7 +200,7 @@ def test_a_killed_fetch_leaves_no_ref_and_the_next_one_works(tmp_path: Path, ups
         return None
 
     script = (
-        "import sys; from pathlib import Path; from builder.console import Reporter\n"
+        "import sys; from pathlib import Path; from builder.progress.reporter import Reporter\n"
         "from builder.sources.mirrors import Mirrors, Repository\n"
         "Mirrors(Path(sys.argv[1]), Reporter()).open(Repository('x', (sys.argv[2],))).branch('main')\n"
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from mirrors_support import Upstream, opened, served
 
-from builder.console import Reporter
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
+from builder.progress.reporter import Reporter
 from builder.sources import fetch, gitcli, mirrors, refs
 from builder.sources.mirrors import Mirrors, Repository
 

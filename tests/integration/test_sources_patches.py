@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import FailureKind, RequestError, TargetError
-from builder.sources import forecast, manifest
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.workspace import resource
+from builder.sources import manifest, patch_forecast
 from builder.sources.patches import Applied, Patch, apply, find_series, offered
-from builder.workspace import resource
 
 LINES = [f"line {number}" for number in range(1, 41)]
 
@@ -302,9 +302,9 @@ def test_what_will_be_taken_is_known_before_the_tree_is_there(tmp_path: Path, tr
     for options in ((), ("pch",)):
         found = conditions(folder, *options)
         commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-        foreseen = [forecast.in_folder(found, tree)]
+        foreseen = [patch_forecast.in_folder(found, tree)]
         if root == tree:
-            foreseen.append(forecast.at_commit(found, root / ".git", commit))
+            foreseen.append(patch_forecast.at_commit(found, root / ".git", commit))
         real = apply(found, tree)
         assert names(real) == ["first", "needs", "new", "same", *(["option"] if options else []), "gone", "moved"]
         assert [names(one) for one in foreseen] == [names(real)] * len(foreseen)
@@ -317,7 +317,7 @@ def test_a_patch_that_must_apply_fails_in_the_forecast_as_it_would_in_the_tree(t
     with pytest.raises(TargetError) as real:
         apply(conditions(folder), tree)
     with pytest.raises(TargetError) as foreseen:
-        forecast.in_folder(conditions(folder), tree)
+        patch_forecast.in_folder(conditions(folder), tree)
     assert foreseen.value.message == real.value.message
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mirrors_support import Upstream, opened, said
 
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.core.errors import FailureKind, RequestError, TargetError
 from builder.sources import fetch, gitcli
 
 

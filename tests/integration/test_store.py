@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from store_support import S3, everything, serve_s3
 
-from builder.errors import BuilderError, FailureKind, RequestError, TargetError
+from builder.core.errors import BuilderError, FailureKind, RequestError, TargetError
 from builder.releases import Release, latest, prune, read_manifest, releases, verify
-from builder.store import Store, base, open_store, patience, sha256_of
+from builder.store import Store, interface, open_store, retry, sha256_of
 from builder.store.remote import RemoteStore
 
 KILLS = 10
@@ -209,7 +209,7 @@ def test_killed_at_any_moment_every_visible_file_is_whole(
     assert whole(store)() == []
     assert len(store.entries("n")) == len(wheels)
     # A day later.
-    monkeypatch.setattr(base, "STALE_AFTER", -1)
+    monkeypatch.setattr(interface, "STALE_AFTER", -1)
     assert store.sweep("n") >= 2
     assert everything(store) == sorted(f"n/{sha256_of(wheel)}.whl" for wheel in wheels)
 
@@ -413,7 +413,7 @@ def test_a_line_that_breaks_in_the_middle_of_uploads(
 ) -> None:
     import s3fs
 
-    monkeypatch.setattr(patience, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.05)
     # The packages below have patience of their own, which would take long here.
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -421,7 +421,7 @@ def test_a_line_that_breaks_in_the_middle_of_uploads(
     name = f"n/{digest}.whl"
     straight = open_store(f"{bucket}/store")
     straight.check()
-    for mended_after in (patience.ATTEMPTS - 1, patience.ATTEMPTS):
+    for mended_after in (retry.ATTEMPTS - 1, retry.ATTEMPTS):
         straight.remove(name)
         with BadLine(int(s3_server.url.rpartition(":")[2]), after=1_000_000) as line, Watcher(whole(straight)) as look:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{line.port}")
@@ -434,16 +434,16 @@ def test_a_line_that_breaks_in_the_middle_of_uploads(
                 line.bad = len(told) < mended_after
 
             store.warn = tell
-            if mended_after < patience.ATTEMPTS:
+            if mended_after < retry.ATTEMPTS:
                 assert store.put(wheel, name, digest)
             else:
                 with pytest.raises(TargetError, match="was not reached") as caught:
                     store.put(wheel, name, digest)
                 assert caught.value.kind is FailureKind.NETWORK
-            assert len(told) == patience.ATTEMPTS - 1
+            assert len(told) == retry.ATTEMPTS - 1
             assert line.broken >= len(told)
             there = [entry.name for entry in straight.entries("n")]
-        assert there == ([f"{digest}.whl"] if mended_after < patience.ATTEMPTS else [])
+        assert there == ([f"{digest}.whl"] if mended_after < retry.ATTEMPTS else [])
         assert look.problems == []
         assert look.looks > 1
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from support import MACHINE
 
-from builder.compilation import cache, witness
-from builder.compilation.launcher.witness import NAMED
+from builder.compilation import ccache, compile_manifest
+from builder.payload.launcher.compile_manifest import NAMED
 
 pytestmark = pytest.mark.engine
 
@@ -70,11 +70,11 @@ def test_what_builds_cannot_read_is_named(tmp_path: Path) -> None:
     for folder in ("out", "tree"):
         (tmp_path / folder).mkdir()
     (tmp_path / "out").chmod(0o777)
-    script = (cache.LAUNCHER / "witness.py").read_text()
+    script = (ccache.LAUNCHER / "compile_manifest.py").read_text()
     names = [str(tmp_path / name) for name in ("define", "closed", "absent", "open")]
-    (tmp_path / "witness.py").write_text(script)
-    (tmp_path / "witness.py").chmod(0o644)
-    command = witness.before_command(
+    (tmp_path / "compile_manifest.py").write_text(script)
+    (tmp_path / "compile_manifest.py").chmod(0o644)
+    command = compile_manifest.before_command(
         "/usr/bin/python3",
         str(tmp_path),
         tree=f"{tmp_path}/tree",
@@ -84,6 +84,6 @@ def test_what_builds_cannot_read_is_named(tmp_path: Path) -> None:
         read=names,
     )
     done = subprocess.run(command, capture_output=True, text=True, check=True, user=61000, group=61000, cwd="/")
-    found = witness.parse_unreadable(done.stdout.splitlines())
+    found = compile_manifest.parse_unreadable(done.stdout.splitlines())
     assert found[:3] == [names[0], names[1], f"{tmp_path}/open/closed00"]
     assert len(found) == NAMED

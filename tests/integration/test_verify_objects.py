@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support import CommandLine
 
-from builder.miniature import Miniature
+from builder.cli.demo_upstream import Miniature
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from audit_support import COMMIT, FACTS, LEGACY, LINE, NIGHTLY, PIN, UNKNOWN, seen, small_matrix, write_matrix
 
-from builder.audit import facts, whole
+from builder.audit import facts, matrix_checks
 from builder.audit.branches import Upstream
 from builder.audit.command import audited_facts
 from builder.audit.drift import Drift, Outcome, shown
 from builder.audit.facts import BRANCH_FACTS, Pin, Seen
-from builder.audit.released import INDEX_FACTS, WHEEL_FACTS
-from builder.audit.whole import MATRIX_FACTS, Whole
+from builder.audit.matrix_checks import MATRIX_FACTS, Whole
+from builder.audit.upstream_wheels import INDEX_FACTS, WHEEL_FACTS
 from builder.matrix.loader import Matrix, load_matrix
 
 ROWS, TOOLS, DECISIONS = "pytorch-2.6.yaml", "toolchains.yaml", "decisions.yaml"
@@ -219,10 +219,10 @@ def audit(matrix: Matrix, change: Callable[[Seen], Seen] | None = None, heads: d
     # One that is a submodule of another branch.
     read = {branch: replace(one, direct=one.direct | {"torch_npu"}) for branch, one in read.items()}
     outcome = Outcome()
-    whole.compare(Whole(matrix, matrix.releases, Upstream(heads, read), complete=True), outcome)
+    matrix_checks.compare(Whole(matrix, matrix.releases, Upstream(heads, read), complete=True), outcome)
     for one in read.values():
         facts.compare(matrix, one, outcome)
-    whole.settle(matrix, outcome, audited_facts(), complete=True)
+    matrix_checks.settle(matrix, outcome, audited_facts(), complete=True)
     return outcome
 
 
@@ -362,8 +362,8 @@ def test_an_audit_of_some_lines_does_not_judge_what_is_absent(tmp_path: Path) ->
     line = matrix.release(LINE)
     assert line is not None
     outcome = Outcome()
-    whole.compare(Whole(matrix, [line], Upstream(HEADS, {LINE: seen(matrix)}), complete=False), outcome)
-    whole.settle(matrix, outcome, audited_facts(), complete=False)
+    matrix_checks.compare(Whole(matrix, [line], Upstream(HEADS, {LINE: seen(matrix)}), complete=False), outcome)
+    matrix_checks.settle(matrix, outcome, audited_facts(), complete=False)
     assert outcome.drift == []
 
 

@@ -13,9 +13,9 @@ from audit_support import FILES, LINE, small_matrix, write_matrix
 
 from builder.audit.drift import Correction, Drift
 from builder.audit.update import Change, apply, update
-from builder.errors import MachineError
+from builder.core.errors import MachineError
+from builder.core.workspace import resource
 from builder.matrix.loader import load_matrix
-from builder.workspace import resource
 
 ROWS = "pytorch-2.6.yaml"
 MATRICES = sorted(resource("matrices").glob("*.yaml"))

@@ -21,7 +21,7 @@ from compile_parts.measured import Measured, Peak, Row, notes, show  # noqa: E40
 from compile_parts.sample import Sample, chosen, configured  # noqa: E402
 from compile_parts.subject import Sources  # noqa: E402
 
-from builder.errors import TargetError  # noqa: E402
+from builder.core.errors import TargetError  # noqa: E402
 
 INSIDE = BENCHMARKS / "compile_parts" / "inside.py"
 COUNTS = {"groups": 1, "made": 1, "refused": {}, "used": 3, "plain": 1, "plain_reasons": {}, "fallbacks": {"warned": 2}}

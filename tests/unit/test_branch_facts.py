@@ -10,10 +10,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from builder.console import Reporter
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
+from builder.progress.reporter import Reporter
 from builder.sources import gitcli
-from builder.sources.branch import BranchFacts, distance, read_branch, read_overlay
+from builder.sources.branch_facts import BranchFacts, distance, read_branch, read_overlay
 from builder.sources.mirrors import Mirror, Mirrors, Repository
 
 PIN, OTHER = "1" * 40, "2" * 40

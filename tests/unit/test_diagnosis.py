@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from builder.compilation.output import OutputReader
-from builder.diagnosis import compile_failure, sources_failure
-from builder.environments.base import Outcome
-from builder.errors import FailureKind, TargetError
+from builder.compilation.output_parser import OutputReader
+from builder.core.build_options import BuildOptions
+from builder.core.errors import FailureKind, TargetError
+from builder.environments.interface import Outcome
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import parse_target_id
-from builder.options import BuildOptions
-from builder.own_sources import tell_by_origin
-from builder.recipe import accepted_gcc
+from builder.target.compile_spec import accepted_gcc
+from builder.target.diagnosis import compile_failure, sources_failure
+from builder.target.error_origin import tell_by_origin
 
 #: As CMake 4.0 and 3.18 print it.
 TOO_NEW = """\

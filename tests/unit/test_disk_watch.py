@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from builder.compilation.output import OutputReader
-from builder.diagnosis import compile_failure
+from builder.compilation.output_parser import OutputReader
+from builder.core.errors import FailureKind
+from builder.core.untrusted import DEEPEST
 from builder.environments import disk_watch
-from builder.environments.base import Limits, Outcome
 from builder.environments.disk_watch import DiskWatch
+from builder.environments.interface import Limits, Outcome
 from builder.environments.process import run_process
-from builder.errors import FailureKind
-from builder.untrusted import DEEPEST
+from builder.target.diagnosis import compile_failure
 
 MIB = 1 << 20
 

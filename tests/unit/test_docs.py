@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from builder.cli import cli
+from builder.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

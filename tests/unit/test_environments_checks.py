@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from builder.core.errors import EXIT_MACHINE_LACKS, MachineError
 from builder.environments import checks
-from builder.environments.engine import NoEngine, engine, find_engine
+from builder.environments.docker_engine import NoEngine, engine, find_engine
 from builder.environments.interpreters import find_interpreter, need_interpreter, search
-from builder.errors import EXIT_MACHINE_LACKS, MachineError
 
 
 def test_a_missing_engine_is_named_with_the_next_step(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.environments.base import EnvironmentRequest, Toolset
+from builder.core.errors import FailureKind, TargetError
+from builder.environments.interface import EnvironmentRequest, Toolset
 from builder.environments.inventory import CCACHE, Inventory, additions, tools_needed
-from builder.errors import FailureKind, TargetError
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from builder.core.errors import RequestError
 from builder.environments.network import NetworkSettings, configured_proxies
-from builder.errors import RequestError
 
 
 def test_the_builders_own_ca_bundle_comes_before_those_of_other_programs(tmp_path: Path) -> None:

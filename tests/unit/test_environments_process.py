@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.environments.base import Limits, Outcome
-from builder.environments.live import stop_all
+from builder.core.cancellation import stop_all
+from builder.environments.interface import Limits, Outcome
 from builder.environments.process import run_process
 
 

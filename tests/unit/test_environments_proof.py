@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from builder.core.errors import FailureKind, MachineError, TargetError
 from builder.environments import checks, engine_proof
-from builder.environments.engine import DockerEngine
+from builder.environments.docker_engine import DockerEngine
 from builder.environments.engine_client import Place
 from builder.environments.engine_proof import Finding, archive_of, prove
-from builder.errors import FailureKind, MachineError, TargetError
 
 USER = (os.getuid(), os.getgid())
 Inside = Callable[[Any], list[str]]

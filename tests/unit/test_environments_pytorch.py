@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from builder.console import Reporter
-from builder.environments import engine, pytorch_store
-from builder.environments.base import EnvironmentRequest
+from builder.core.errors import FailureKind, MachineError, TargetError
+from builder.environments import docker_engine, pytorch_store
+from builder.environments.interface import EnvironmentRequest
 from builder.environments.pytorch import ensure_pytorch, packages_folder
 from builder.environments.pytorch_store import PyTorch, remove_unused
 from builder.environments.unpacked import damage
-from builder.errors import FailureKind, MachineError, TargetError
+from builder.progress.reporter import Reporter
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 REQUEST = EnvironmentRequest(
@@ -264,7 +264,7 @@ def test_nobody_begins_to_use_what_is_being_removed(root: Path, monkeypatch: pyt
 
 def test_what_killed_builders_left_goes_with_the_packages(root: Path) -> None:
     ensure(Place())
-    left, mine = (root / "making" / "+".join([*owner.split(":"), "ab"]) for owner in (DEAD, engine.owner()))
+    left, mine = (root / "making" / "+".join([*owner.split(":"), "ab"]) for owner in (DEAD, docker_engine.owner()))
     (left / "site").mkdir(parents=True)
     mine.mkdir()
     assert left in remove_unused(root)[0]

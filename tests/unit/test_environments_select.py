@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from builder.console import Reporter
+from builder.core.errors import EXIT_MACHINE_LACKS, FailureKind, MachineError, TargetError
 from builder.environments import docker, host, select
-from builder.environments.base import EnvironmentRequest
-from builder.environments.engine import DockerEngine, NoEngine
+from builder.environments.docker_engine import DockerEngine, NoEngine
+from builder.environments.interface import EnvironmentRequest
 from builder.environments.interpreters import Answers, asked_once, find_interpreter, search
 from builder.environments.select import Machine, environment_identity, ready_environment
-from builder.errors import EXIT_MACHINE_LACKS, FailureKind, MachineError, TargetError
+from builder.progress.reporter import Reporter
 
 
 class Programs:

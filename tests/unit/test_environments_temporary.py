@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.environments.engine import owner
+from builder.environments.docker_engine import owner
 from builder.environments.temporary import remove_left, temporary
 
 

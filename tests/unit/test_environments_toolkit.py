@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.environments.base import Paths
+from builder.environments.interface import Paths
 from builder.environments.namespace import Bind
 from builder.environments.toolkit import in_containers, on_hosts
 from builder.environments.visible import Visible

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from builder.console import Reporter
-from builder.engines.local import exit_code
-from builder.errors import FailureKind, MachineError, RequestError, TargetError
-from builder.fingerprint import fingerprint
-from builder.guards import deadline, machine_errors
+from builder.core.build_options import BuildOptions
+from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
+from builder.core.results import Run, TargetResult
+from builder.core.untrusted import open_inside, remove_tree
+from builder.core.workspace import Workspace, atomic_write, publish
+from builder.executors.local import exit_code
 from builder.matrix.loader import load_matrix
-from builder.options import BuildOptions
-from builder.results import Run, TargetResult
-from builder.scratch import Scratch
-from builder.untrusted import open_inside, remove_tree
-from builder.workspace import Workspace, atomic_write, publish
+from builder.progress.reporter import Reporter
+from builder.target.build_tree import Scratch
+from builder.target.deadlines import deadline, machine_errors
+from builder.target.fingerprint import fingerprint
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(

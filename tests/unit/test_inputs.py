@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from builder import cann
-from builder import inputs as inputs_module
-from builder.errors import MachineError
-from builder.fingerprint import fingerprint
-from builder.inputs import differences, environment_request, inputs_of
+from builder.core.build_options import BuildOptions
+from builder.core.errors import MachineError
 from builder.matrix.loader import load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
-from builder.options import BuildOptions
-from builder.plan import _Moves, _worded
+from builder.planning.planner import _Moves, _worded
+from builder.target import cann_toolkit
+from builder.target import inputs as inputs_module
+from builder.target.fingerprint import fingerprint
+from builder.target.inputs import differences, environment_request, inputs_of
 
 ORIGIN: dict[str, Any] = {
     "asked": {"components": "op-plugin", "op_plugin": "branch", "torch_npu": "branch", "host": "somewhere"},
@@ -123,7 +123,7 @@ def test_every_byte_of_the_toolkit_is_an_input(target: Target, tmp_path: Path) -
     assert found[0] == fingerprint(build(target, options=options))
     # As long as the one before; within a moment a file system gives both the same time.
     header.write_text("int b;")
-    cann._digest.cache_clear()
+    cann_toolkit._digest.cache_clear()
     found.append(fingerprint(build(target, options=options)))
     (tmp_path / "latest").unlink()
     (tmp_path / "latest").symlink_to("elsewhere")
@@ -137,7 +137,7 @@ def test_a_toolkit_that_cannot_be_read_is_told(target: Target, tmp_path: Path, m
 
     (tmp_path / "set_env.sh").touch()
     # Root, who may run the tests, reads everything.
-    monkeypatch.setattr(cann, "sha256_of", refused)
+    monkeypatch.setattr(cann_toolkit, "sha256_of", refused)
     with pytest.raises(MachineError, match=r"set_env\.sh cannot be read: Permission denied"):
         build(target, options=BuildOptions(cann_home=tmp_path))
 
@@ -189,7 +189,7 @@ def test_changes_in_words(target: Target, tmp_path: Path, name: str, words: str)
 def test_what_makes_a_base_here_can_be_called_from_where_the_user_is(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("builder.recipe.os.uname", lambda: SimpleNamespace(machine="x86_64"))
+    monkeypatch.setattr("builder.target.compile_spec.os.uname", lambda: SimpleNamespace(machine="x86_64"))
     monkeypatch.chdir(tmp_path)
     request = environment_request(target, BuildOptions())
     command = request.base_made_by.split("'")[1].split()

@@ -10,16 +10,16 @@ import pytest
 from shells import SHELLS, under
 from support import ccache_program, settle
 
-from builder.compilation import cache
+from builder.compilation import ccache as compile_cache
 
-LAUNCHER = cache.LAUNCHER / "ccache"
+LAUNCHER = compile_cache.LAUNCHER / "ccache"
 PATH = "/usr/bin:/bin"
 
 
 @pytest.fixture(params=SHELLS, autouse=True)
 def _shell(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test is run by each shell that may stand in an environment."""
-    launcher, path = under(request.param, cache.LAUNCHER, tmp_path / "shell")
+    launcher, path = under(request.param, compile_cache.LAUNCHER, tmp_path / "shell")
     monkeypatch.setitem(globals(), "LAUNCHER", launcher / "ccache")
     monkeypatch.setitem(globals(), "PATH", path)
 
@@ -36,7 +36,7 @@ def variables(folder: Path, *, ccache: str | None = None, slots: int = 0) -> dic
     return {
         "PATH": PATH,
         "BUILDER_CCACHE": ccache or "",
-        **cache.environment(
+        **compile_cache.environment(
             cache=str(folder / "cache"),
             launcher=str(LAUNCHER.parent),
             compile_log=str(folder / "compile.log"),
@@ -52,7 +52,7 @@ def test_counts_compiles_and_passes_the_exit_code_on(tmp_path: Path) -> None:
     for source, code in (("good.cpp", 0), ("bad.cpp", 1)):
         done = subprocess.run([LAUNCHER, script, "-c", source], env=env, cwd=tmp_path, check=False)
         assert done.returncode == code
-    counts = cache.read_counts(tmp_path)
+    counts = compile_cache.read_counts(tmp_path)
     assert (counts.files, counts.failed, counts.cached) == (2, 1, False)
 
 
@@ -63,7 +63,7 @@ def test_links_and_cmake_probes_are_not_counted(tmp_path: Path) -> None:
     env = variables(tmp_path)
     subprocess.run([LAUNCHER, script, "-o", "x", "a.o"], env=env, cwd=tmp_path, check=True)
     subprocess.run([LAUNCHER, script, "-c", "a.cpp"], env=env, cwd=probe, check=True)
-    assert cache.read_counts(tmp_path).files == 0
+    assert compile_cache.read_counts(tmp_path).files == 0
 
 
 def test_slots_hold_compilers_back(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_hits_and_misses_of_a_real_ccache(tmp_path: Path) -> None:
     env = variables(tmp_path, ccache=ccache_program())
     for _ in range(2):
         subprocess.run([LAUNCHER, "g++", "-c", "a.cpp", "-o", "a.o"], env=env, cwd=tmp_path, check=True)
-    counts = cache.read_counts(tmp_path)
+    counts = compile_cache.read_counts(tmp_path)
     assert (counts.files, counts.hits, counts.misses, counts.unknown) == (2, 1, 1, 0)
     assert not list(tmp_path.glob("compile.log.*"))
 
@@ -108,7 +108,7 @@ def test_a_build_ends_before_its_first_file(tmp_path: Path) -> None:
     assert "stopped before a.cpp" in done.stderr
     assert not (tmp_path / "compiled").exists()
     assert (tmp_path / "compile.log").read_text() == "stopped a.cpp\n"
-    assert cache.read_counts(tmp_path).files == 0
+    assert compile_cache.read_counts(tmp_path).files == 0
 
 
 def test_the_python_include_folder_has_one_name(tmp_path: Path) -> None:

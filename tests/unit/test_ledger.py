@@ -18,17 +18,17 @@ from pydantic import ValidationError
 from rich.console import Console
 from wheel_support import make_record
 
-from builder.cli import cli
-from builder.console import Reporter
-from builder.errors import FailureKind, MachineError, RequestError, TargetError
-from builder.history import duration, history_table, rebuild_ledger, show_history
+from builder.cli.history_command import duration, history_table, rebuild_ledger, show_history
+from builder.cli.main import cli
+from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
+from builder.core.results import Phase, TargetResult
+from builder.core.workspace import Workspace
 from builder.ledger import BuildLedger, Entry, Estimates, Ledger, ledger_path
 from builder.ledger import database as tables
 from builder.ledger.entries import Status
 from builder.ledger.estimates import Sample
+from builder.progress.reporter import Reporter
 from builder.progress.state import STYLES
-from builder.results import Phase, TargetResult
-from builder.workspace import Workspace
 
 START = datetime(2026, 11, 21, 8, 0, tzinfo=timezone.utc)
 TARGET = "v2.5.1-7.1.0-py3.11-x86_64"

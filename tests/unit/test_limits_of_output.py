@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from builder import build_log
-from builder.build_log import BuildLog
-from builder.compilation import cache, headers
-from builder.compilation.defines import find_version_define
-from builder.environments import lines
-from builder.environments.lines import LineSplitter
-from builder.untrusted import LONGEST_LINE, UntrustedFolder
+from builder.compilation import ccache, pch_stats
+from builder.compilation.version_define import find_version_define
+from builder.core.untrusted import LONGEST_LINE, UntrustedFolder
+from builder.environments import line_splitter
+from builder.environments.line_splitter import LineSplitter
+from builder.target import build_log
+from builder.target.build_log import BuildLog
 
 
 def sparse(path: Path, size: int = 3 << 30) -> None:
@@ -23,7 +23,7 @@ def sparse(path: Path, size: int = 3 << 30) -> None:
 
 
 def test_a_line_without_an_end_is_cut_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "LONGEST", 10)
+    monkeypatch.setattr(line_splitter, "LONGEST", 10)
     taken: list[str] = []
     splitter = LineSplitter(taken.append)
     for _ in range(1000):
@@ -51,7 +51,7 @@ def test_a_log_that_is_full_says_so_and_takes_no_more(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("content", ["sparse", "words", "pipe", "line"])
 def test_the_launcher_s_logs_are_read_within_bounds(tmp_path: Path, content: str) -> None:
-    for name in (cache.COMPILE_LOG, headers.HEADERS_LOG):
+    for name in (ccache.COMPILE_LOG, pch_stats.HEADERS_LOG):
         if content == "sparse":
             sparse(tmp_path / name)
         elif content == "pipe":
@@ -61,11 +61,11 @@ def test_the_launcher_s_logs_are_read_within_bounds(tmp_path: Path, content: str
         else:
             words = (f"word{number} group{number} 1 1.5 reason{number}\n" for number in range(200_000))
             (tmp_path / name).write_text("miss a\n" + "".join(words))
-    counts = cache.read_counts(tmp_path)
+    counts = ccache.read_counts(tmp_path)
     assert counts.misses == {"sparse": 0, "words": 1, "pipe": 0, "line": 2}[content]
     assert counts.unknown == (200_000 if content == "words" else 1 if content == "sparse" else 0)
-    assert not cache.stopped(tmp_path)
-    assert headers.read_counts(tmp_path).groups == 0
+    assert not ccache.stopped(tmp_path)
+    assert pch_stats.read_counts(tmp_path).groups == 0
 
 
 def test_lines_of_an_untrusted_file_end_where_they_must(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from builder.errors import RequestError
-from builder.fingerprint import fingerprint
-from builder.lock import read_lock
+from builder.core.errors import RequestError
+from builder.planning.lockfile import read_lock
+from builder.target.fingerprint import fingerprint
 
 TARGET = "v2.5.1-7.1.0-py3.11-x86_64"
 COMMIT = "a" * 40

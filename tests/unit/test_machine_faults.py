@@ -11,17 +11,17 @@ import pytest
 from nightly_support import FRIDAY, SATURDAY, World, copy_of
 from nightly_support import C as TARGET
 
-from builder.compilation.output import OutputReader
-from builder.diagnosis import check_generated, compile_failure, sources_failure
-from builder.engines.cluster.parcel import error_from_json, error_to_json
-from builder.environments.base import Outcome, Paths
+from builder.cli.demo_upstream import Miniature
+from builder.cluster.messages import error_from_json, error_to_json
+from builder.compilation.output_parser import OutputReader
+from builder.core.errors import EXIT_MACHINE_LACKS, FailureKind, TargetError
+from builder.environments.image_inputs import Log, script_failure
+from builder.environments.interface import Outcome, Paths
 from builder.environments.network import NetworkSettings
-from builder.environments.recipe import Log, script_failure
-from builder.errors import EXIT_MACHINE_LACKS, FailureKind, TargetError
-from builder.guards import machine_errors
 from builder.matrix.loader import load_matrix
-from builder.miniature import Miniature
-from builder.sources.upstream import SetupScript
+from builder.sources.build_scripts import SetupScript
+from builder.target.deadlines import machine_errors
+from builder.target.diagnosis import check_generated, compile_failure, sources_failure
 from builder.wheels.repair import take_wheel
 
 GENERATION = "Traceback (most recent call last):\n  File 'gen.py', line 1, in <module>\n"
@@ -159,7 +159,7 @@ def test_a_night_does_not_remember_a_machines_fault(tmp_path: Path, upstream: Mi
     (tmp_path / "world").mkdir()
     world = World(tmp_path / "world", copy_of(upstream, tmp_path / "upstream"), load_matrix())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builder.plan.environment_identity", lambda *_, **__: {"environment": "none"})
+        patch.setattr("builder.planning.planner.environment_identity", lambda *_, **__: {"environment": "none"})
         world.engine.failing[TARGET] = failure(text)
         assert world.night(FRIDAY) != 0
         world.engine.failing.clear()

@@ -17,13 +17,13 @@ import pytest
 import yaml
 from packaging.version import Version
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
+from builder.core.workspace import resource
 from builder.matrix.base import ARCHITECTURES, project_of
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import BUILD_REQUIREMENTS, ReleaseLine
 from builder.matrix.schema import SCHEMAS, schema_texts, write_schemas
 from builder.matrix.toolchains import Toolchain, gcc_minor
-from builder.workspace import resource
 
 MATRICES = resource("matrices")
 #: The day that statuses in this module are for.

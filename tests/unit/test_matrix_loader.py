@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
+from builder.core.workspace import resource
 from builder.matrix.loader import load_matrix
-from builder.workspace import resource
 
 Edit = Callable[..., None]
 ROWS = "pytorch-2.5.yaml"

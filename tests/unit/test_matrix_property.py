@@ -17,9 +17,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
+from builder.core.workspace import resource
 from builder.matrix.loader import load_matrix
-from builder.workspace import resource
 
 #: Legacy and unknown lines, development branches, lines with and without defaults; enough, and quick to load.
 FILES = (

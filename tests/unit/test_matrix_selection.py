@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_matrix import small_matrix, write_matrix
 
-from builder.errors import MachineError, RequestError
+from builder.core.errors import MachineError, RequestError
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import (

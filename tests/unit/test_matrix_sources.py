@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import RequestError
+from builder.core.errors import RequestError
 from builder.matrix.loader import load_matrix
 from builder.matrix.repositories import Repository, SourceTable
 

@@ -32,30 +32,30 @@ from packaging.version import Version
 from store_support import KINDS, everything, make_store
 from wheel_support import make_wheel, write_record
 
-from builder import options as options_module
-from builder.console import Reporter
-from builder.engines.local import Policy
-from builder.errors import FailureKind, MachineError, RequestError, TargetError
-from builder.inputs import inputs_of
-from builder.lock import Lock
+from builder.cli.demo_upstream import Miniature
+from builder.core import build_options as options_module
+from builder.core.build_options import BuildOptions
+from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
+from builder.core.results import Run
+from builder.core.workspace import Workspace
+from builder.executors.local import Policy
 from builder.matrix.channels import choose_channels
 from builder.matrix.documents import read_document
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
-from builder.miniature import Miniature
-from builder.nightly.bench import Bench, Unfinished
 from builder.nightly.decisions import suffix_for
-from builder.nightly.earlier import FAILURES, Earlier
+from builder.nightly.previous import FAILURES, Earlier
 from builder.nightly.publish import from_bench, from_night
-from builder.options import BuildOptions
+from builder.nightly.staging import Bench, Unfinished
+from builder.planning.lockfile import Lock
+from builder.progress.reporter import Reporter
 from builder.releases import Release, latest, releases
-from builder.results import Run
 from builder.sources.version import add_suffix, suffix_of, with_suffix
 from builder.store import open_store
 from builder.store.folder import FolderStore
+from builder.target.inputs import inputs_of
 from builder.wheels.provenance import debug_path, old_debug_path
 from builder.wheels.record import read_record, record_path
-from builder.workspace import Workspace
 
 Make = Callable[..., World]
 
@@ -68,7 +68,7 @@ def matrix() -> Matrix:
 @pytest.fixture
 def make(tmp_path: Path, matrix: Matrix, upstream: Miniature, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes a world with a channel ``night`` of these settings."""
-    monkeypatch.setattr("builder.plan.environment_identity", lambda *_, **__: {"environment": "none"})
+    monkeypatch.setattr("builder.planning.planner.environment_identity", lambda *_, **__: {"environment": "none"})
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
     def made(**channel: Any) -> World:
@@ -434,7 +434,7 @@ def test_a_wheel_that_only_a_worker_can_recognise_is_not_lost(world: World, monk
     """Without an engine here, only a worker can tell that the wheel of an interrupted night serves: it skips it."""
     interrupt_after(world, A)
     ((wheel, record),) = (one for name, one in Bench(world.workspace, "night").finished().items() if name == A)
-    monkeypatch.setattr("builder.plan.environment_identity", lambda *_, **__: None)
+    monkeypatch.setattr("builder.planning.planner.environment_identity", lambda *_, **__: None)
     world.engine.recognised[A] = record.fingerprint
     world.engine.failing.update(dict.fromkeys((B, C), compile_error()))
     assert world.night(FRIDAY) == 1
@@ -447,7 +447,7 @@ def test_a_wheel_of_other_inputs_is_not_taken_for_what_a_worker_recognised(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_after(world, A)
-    monkeypatch.setattr("builder.plan.environment_identity", lambda *_, **__: None)
+    monkeypatch.setattr("builder.planning.planner.environment_identity", lambda *_, **__: None)
     world.engine.recognised[A] = "0" * 64
     world.engine.failing.update(dict.fromkeys((B, C), compile_error()))
     assert world.night(FRIDAY) == 1

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from builder.core.build_options import BuildOptions
+from builder.core.errors import MachineError
+from builder.core.workspace import expanded
 from builder.environments.images import lock
 from builder.environments.interpreters import find_interpreter
 from builder.environments.pytorch import packages_folder
-from builder.errors import MachineError
 from builder.matrix.repositories import resolved
-from builder.options import BuildOptions
-from builder.workspace import expanded
 
 VARIABLES = {"PATH": "/nonexistent"}
 

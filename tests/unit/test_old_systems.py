@@ -16,9 +16,9 @@ import pytest
 from codegen_support import Place
 from shells import ROOT, SHELLS, oldest_python, programs, shell_scripts, under
 
-from builder.compilation import cache, codegen, witness
+from builder.compilation import ccache, codegen_cache, compile_manifest
 from builder.environments import namespace
-from builder.environments.base import Paths
+from builder.environments.interface import Paths
 from builder.environments.namespace import Bind, find_namespaces
 
 #: Old and new Pythons of release lines; those that this machine lacks are passed over.
@@ -29,11 +29,11 @@ def test_every_script_is_found() -> None:
     found = {str(path.relative_to(ROOT)) for path in shell_scripts()}
     assert {
         ".ci/bootstrap",
-        "builder/compilation/codegen_inside/bash",
-        "builder/compilation/launcher/ccache",
-        "builder/compilation/launcher/compile",
-        "builder/compilation/launcher/run_build.sh",
-        "builder/environments/compose.sh",
+        "builder/payload/codegen/bash",
+        "builder/payload/launcher/ccache",
+        "builder/payload/launcher/compile",
+        "builder/payload/launcher/run_build.sh",
+        "builder/payload/compose_namespace.sh",
         "docker/bases/debian.sh",
     } <= found
     # A script that says of itself that it is none of bash is named so, too.
@@ -59,7 +59,7 @@ def test_a_command_becomes_one_of_a_build(tmp_path: Path, shell: str) -> None:
         (tools / name).write_text(f"#!/bin/sh\n{text}\n")
         (tools / name).chmod(0o755)
     (tmp_path / "set_env.sh").write_text("export TOOLKIT=found\n")
-    script = str(cache.LAUNCHER / "run_build.sh")
+    script = str(ccache.LAUNCHER / "run_build.sh")
     show = 'echo "$TOOLKIT $BUILDER_CCACHE $(umask) $*"; odd-gcc -c "a b.cpp"; echo "${PATH%%:*}"; exit 7'
 
     def run(path: Path, *, cached: str) -> list[str]:
@@ -96,7 +96,7 @@ def test_a_command_becomes_one_of_a_build(tmp_path: Path, shell: str) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("python", ["/nonexistent", "broken", "oldest"])
 def test_a_compile_without_an_interpreter_is_the_compile(tmp_path: Path, shell: str, python: str) -> None:
-    launcher, path = under(shell, cache.LAUNCHER, tmp_path / "shell")
+    launcher, path = under(shell, ccache.LAUNCHER, tmp_path / "shell")
     if python == "broken":
         (tmp_path / "python").write_text("#!/nonexistent\n")
         (tmp_path / "python").chmod(0o755)
@@ -110,8 +110,8 @@ def test_a_compile_without_an_interpreter_is_the_compile(tmp_path: Path, shell: 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_code_generation_is_taken_from_the_cache(tmp_path: Path, shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    inside, path = under(shell, codegen.INSIDE, tmp_path / "shell")
-    monkeypatch.setattr(codegen, "INSIDE", inside)
+    inside, path = under(shell, codegen_cache.INSIDE, tmp_path / "shell")
+    monkeypatch.setattr(codegen_cache, "INSIDE", inside)
     (tmp_path / "place").mkdir()
     place = Place(tmp_path / "place")
     # The shell's own programs come before the machine's.
@@ -199,21 +199,21 @@ def test_a_build_is_witnessed_the_same(tmp_path: Path) -> None:
         (out / "compile.log").write_text(f"miss {tree}/a.cpp\n")
         places = {"tree": str(tree), "out": str(out)}
         env = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "1"}
-        before = witness.before_command(
-            python, str(cache.LAUNCHER), torch=str(tmp_path / "torch"), cache=str(tmp_path / "cache"), **places
+        before = compile_manifest.before_command(
+            python, str(ccache.LAUNCHER), torch=str(tmp_path / "torch"), cache=str(tmp_path / "cache"), **places
         )
         done = subprocess.run(before, env=env, capture_output=True, text=True, check=True)
-        assert witness.parse_before(done.stdout.splitlines()) == ("writable", "")
-        after = witness.after_command(python, str(cache.LAUNCHER), log=str(out / "compile.log"), **places)
+        assert compile_manifest.parse_before(done.stdout.splitlines()) == ("writable", "")
+        after = compile_manifest.after_command(python, str(ccache.LAUNCHER), log=str(out / "compile.log"), **places)
         subprocess.run(after, env=env, capture_output=True, check=True)
-        found.append(witness._unpacked(out, witness.WITNESS))
+        found.append(compile_manifest._unpacked(out, compile_manifest.WITNESS))
     assert found[0] == found[1]
     assert "include größe.h größe.h" in found[0]["inputs"]
     assert len(found[0]["objects"]) == 1
 
 
 def test_an_environment_is_asked_by_the_oldest_python() -> None:
-    script = (Path(namespace.__file__).parent / "probe_inside.py").read_text(encoding="utf-8")
+    script = (ROOT / "builder" / "payload" / "probe.py").read_text(encoding="utf-8")
     done = subprocess.run(
         [oldest_python(), "-c", script],
         env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
@@ -228,5 +228,5 @@ def test_an_environment_is_asked_by_the_oldest_python() -> None:
 
 
 def test_paths_inside_are_plain() -> None:
-    """compose.sh takes them for words without spaces."""
+    """compose_namespace.sh takes them for words without spaces."""
     assert all(" " not in value for value in vars(Paths()).values() if isinstance(value, str))

@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from builder import finish
-from builder import options as options_module
-from builder import plan as plan_module
-from builder.build import BuildContext, TargetBuild, build_target
-from builder.console import Reporter
-from builder.errors import FailureKind, MachineError
-from builder.gather import Gatherer
+from builder.core import build_options as options_module
+from builder.core.build_options import LIMITS, BuildOptions
+from builder.core.errors import FailureKind, MachineError
+from builder.core.results import Run, TargetResult
+from builder.core.workspace import Workspace
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import parse_target_id
-from builder.options import LIMITS, BuildOptions
-from builder.plan import Planned, Planner
-from builder.recipe import limits
-from builder.results import Run, TargetResult
+from builder.planning import planner as plan_module
+from builder.planning.planner import Planned, Planner
+from builder.progress.reporter import Reporter
+from builder.target import repair_and_publish
+from builder.target.build import BuildContext, TargetBuild, build_target
+from builder.target.compile_spec import limits
+from builder.target.resolve_sources import Gatherer
 from builder.wheels import provenance
-from builder.workspace import Workspace
 
 NAME = "v2.5.1-7.1.0-py3.9-x86_64"
 
@@ -87,11 +87,11 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Buil
         "_compile": lambda self, *_: outcome,
     }.items():
         monkeypatch.setattr(TargetBuild, name, value)
-    monkeypatch.setattr("builder.scratch.Scratch.scripts", lambda self: (None, None))
-    monkeypatch.setattr(finish.Finish, "repair", lambda self, *_: wheel)
-    monkeypatch.setattr(finish.Finish, "_record", lambda self, *_: {})
-    monkeypatch.setattr(finish.WheelRecord, "of", lambda values: values)
-    monkeypatch.setattr(finish, "verify", lambda *_: None)
+    monkeypatch.setattr("builder.target.build_tree.Scratch.scripts", lambda self: (None, None))
+    monkeypatch.setattr(repair_and_publish.Finish, "repair", lambda self, *_: wheel)
+    monkeypatch.setattr(repair_and_publish.Finish, "_record", lambda self, *_: {})
+    monkeypatch.setattr(repair_and_publish.WheelRecord, "of", lambda values: values)
+    monkeypatch.setattr(repair_and_publish, "verify", lambda *_: None)
     return lambda **options: Build(tmp_path, BuildOptions(**options))
 
 
@@ -99,10 +99,10 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Buil
 @pytest.mark.parametrize(
     ("phase", "module", "name", "waited"),
     [
-        ("verify", finish, "verify", "the reading of "),
+        ("verify", repair_and_publish, "verify", "the reading of "),
         ("publish", provenance, "archive_debug_symbols", "the packing of debug symbols"),
-        ("publish", finish, "sha256", "the reading of "),
-        ("publish", finish, "publish_wheel", "the disk of "),
+        ("publish", repair_and_publish, "sha256", "the reading of "),
+        ("publish", repair_and_publish, "publish_wheel", "the disk of "),
     ],
 )
 def test_a_disk_that_does_not_answer_ends_the_phase(
@@ -125,7 +125,7 @@ def test_a_disk_that_does_not_answer_ends_the_phase(
 
 
 def test_a_build_that_ends_in_time(build: Callable[..., Build], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finish, "publish_wheel", lambda wheel, *_: wheel)
+    monkeypatch.setattr(repair_and_publish, "publish_wheel", lambda wheel, *_: wheel)
     result = build().run()
     assert (result.status, result.error) == ("built", None)
 

@@ -13,8 +13,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.engines.schedule import UNKNOWN_SECONDS
-from builder.errors import RequestError
+from builder.core.errors import RequestError
+from builder.executors.schedule import UNKNOWN_SECONDS
 from builder.ledger import Estimates
 from builder.ledger.estimates import Sample
 from builder.matrix.loader import Matrix, load_matrix
@@ -22,7 +22,7 @@ from builder.matrix.model import Target
 from builder.matrix.selection import Query, parse_target_id, select_for_build
 from builder.pipelines import github, github_matrix, gitlab, gitlab_pipeline, groups, parse_runners
 from builder.pipelines.groups import Job, group
-from builder.plan import Planned
+from builder.planning.planner import Planned
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ci.md"
 NOTHING_KNOWN = Estimates()

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from builder.console import Reporter
-from builder.errors import RequestError
+from builder.core.build_options import BuildOptions
+from builder.core.errors import RequestError
+from builder.core.workspace import Workspace
 from builder.ledger import Estimates
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.selection import parse_target_id
-from builder.options import BuildOptions
 from builder.pipelines import Form, command, github_matrix, gitlab_pipeline, plan_form, run_plan
-from builder.plan import Planned
-from builder.workspace import Workspace
+from builder.planning.planner import Planned
+from builder.progress.reporter import Reporter
 
 NOTHING_KNOWN = Estimates()
 

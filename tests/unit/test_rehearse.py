@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from builder.compilation import cache
-from builder.environments.base import Limits, Outcome
-from builder.errors import FailureKind, TargetError
-from builder.rehearse import Sample, _judge
+from builder.compilation import ccache
+from builder.core.errors import FailureKind, TargetError
+from builder.environments.interface import Limits, Outcome
+from builder.target.rehearse import Sample, _judge
 
-sys.path.insert(0, str(cache.LAUNCHER))
+sys.path.insert(0, str(ccache.LAUNCHER))
 
-import answers
-import planning
-import rehearse
-from commands import Names
+import cache_lookup
+import compile_sample
+import pch_plan
+from compile_command import Names
 
 
 def names(prefix: str, count: int) -> list[str]:
@@ -28,7 +28,7 @@ def names(prefix: str, count: int) -> list[str]:
 
 def test_one_of_each_group_the_largest_first_then_a_second() -> None:
     large, small, alone = names("ops", 9), names("atb", 3), ["/tree/core/Main.cpp"]
-    chosen = rehearse.spread([*alone, *large, *small], [small, large], 6, "/tree")
+    chosen = compile_sample.spread([*alone, *large, *small], [small, large], 6, "/tree")
     places = [os.path.basename(os.path.dirname(source)) for source in chosen]
     assert places == ["ops", "atb", "core", "ops", "atb", "ops"]
     assert len(set(chosen)) == 6
@@ -36,18 +36,18 @@ def test_one_of_each_group_the_largest_first_then_a_second() -> None:
 
 def test_the_same_choice_each_time_wherever_the_tree_stands() -> None:
     large, small = names("ops", 9), names("atb", 3)
-    chosen = rehearse.spread([*large, *small], [large, small], 5, "/tree")
-    again = rehearse.spread([*reversed(small), *reversed(large)], [small[::-1], large[::-1]], 5, "/tree")
+    chosen = compile_sample.spread([*large, *small], [large, small], 5, "/tree")
+    again = compile_sample.spread([*reversed(small), *reversed(large)], [small[::-1], large[::-1]], 5, "/tree")
     assert again == chosen
     moved = [[source.replace("/tree", "/other/place") for source in group] for group in (large, small)]
-    elsewhere = rehearse.spread([*moved[0], *moved[1]], moved, 5, "/other/place")
+    elsewhere = compile_sample.spread([*moved[0], *moved[1]], moved, 5, "/other/place")
     assert [source.replace("/other/place", "/tree") for source in elsewhere] == chosen
 
 
 def test_more_than_there_are_is_all_of_them_once() -> None:
     sources = [*names("ops", 4), *names("atb", 2)]
     # A group may know sources that are compiled in any case, and two groups may share one.
-    chosen = rehearse.spread(sources[1:], [sources, sources[:3]], 100, "/tree")
+    chosen = compile_sample.spread(sources[1:], [sources, sources[:3]], 100, "/tree")
     assert sorted(chosen) == sorted(sources[1:])
 
 
@@ -56,16 +56,16 @@ def test_generated_sources_are_those_newer_than_the_tree(tmp_path: Path) -> None
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time, time))
     sources = [str(tmp_path / name) for name in ("Old.cpp", "Generated.cpp", "Gone.cpp")]
-    assert rehearse.written_since(sources, 1000) == [str(tmp_path / "Generated.cpp")]
+    assert compile_sample.written_since(sources, 1000) == [str(tmp_path / "Generated.cpp")]
 
 
 def test_headers_pay_for_the_sources_of_the_sample_only(tmp_path: Path) -> None:
-    (tmp_path / planning.COMMANDS).write_text("[]")
-    group = planning.Group("key", ["<a.h>"], ["/a.h"], 1_000_000, 2.5, names("ops", 300))
-    plan = planning.Plan([group], {f"kind {source}": "key" for source in group.members})
-    rehearse.keep_plan(plan, names("ops", 2), str(tmp_path), str(tmp_path / "headers"))
-    commands = str(tmp_path / planning.COMMANDS)
-    kept = planning.kept(planning.place(str(tmp_path / "headers"), commands), planning.stamp_of(commands))
+    (tmp_path / pch_plan.COMMANDS).write_text("[]")
+    group = pch_plan.Group("key", ["<a.h>"], ["/a.h"], 1_000_000, 2.5, names("ops", 300))
+    plan = pch_plan.Plan([group], {f"kind {source}": "key" for source in group.members})
+    compile_sample.keep_plan(plan, names("ops", 2), str(tmp_path), str(tmp_path / "headers"))
+    commands = str(tmp_path / pch_plan.COMMANDS)
+    kept = pch_plan.kept(pch_plan.place(str(tmp_path / "headers"), commands), pch_plan.stamp_of(commands))
     assert kept is not None
     assert kept.groups["key"].members == names("ops", 2)
     assert len(group.members) == 300
@@ -82,8 +82,8 @@ def test_compiles_write_dependencies_where_the_build_does(tmp_path: Path, genera
     output = "CMakeFiles/x.dir/A.cpp.o"
     command = f"ccache /usr/bin/c++ -O2 -o {output} -c /tree/A.cpp"
     entry = {"directory": str(tmp_path), "command": command, "file": "/tree/A.cpp"}
-    (tmp_path / planning.COMMANDS).write_text(json.dumps([entry]))
-    (asked,) = answers.read_all(str(tmp_path), Names({}))
+    (tmp_path / pch_plan.COMMANDS).write_text(json.dumps([entry]))
+    (asked,) = cache_lookup.read_all(str(tmp_path), Names({}))
     more = [] if generator == "neither" else ["-MD", "-MT", output, "-MF", f"{output}.d"]
     assert asked.argv == ["/usr/bin/c++", "-O2", *more, "-o", output, "-c", "/tree/A.cpp"]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from builder.compilation import remote, remotes
-from builder.compilation.remote import ProtocolError, Served, read_command, served
-from builder.compilation.remotes import HttpRemote, RedisRemote, RemoteError, open_remote
-from builder.console import Reporter
-from builder.errors import RequestError
+from builder.compilation import remote_cache_proxy, remote_cache_servers
+from builder.compilation.remote_cache_proxy import ProtocolError, Served, read_command, served
+from builder.compilation.remote_cache_servers import HttpRemote, RedisRemote, RemoteError, open_remote
+from builder.core.errors import RequestError
+from builder.core.trust import Trust
+from builder.progress.reporter import Reporter
 from builder.progress.state import Event, State
-from builder.trust import Trust
 
 KEY = "ccache:a7f1cdhr8d4b1k3rqou8228piokj1mnd2"
 LEVEL = Trust.NIGHTLY
@@ -77,7 +77,7 @@ class Shelf:
 @pytest.fixture
 def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
     made = Shelf()
-    monkeypatch.setattr(remote, "open_remote", lambda url, env: made)
+    monkeypatch.setattr(remote_cache_proxy, "open_remote", lambda url, env: made)
     return made
 
 
@@ -216,7 +216,7 @@ def test_a_server_that_fails_costs_one_warning_and_no_waiting(
         assert len(told.warnings) == 1
         assert "redis://shelf fails: it is out of order" in told.warnings[0]
         # After a rest it is asked again, and serves.
-        monkeypatch.setattr(remote, "REST", 0.0)
+        monkeypatch.setattr(remote_cache_proxy, "REST", 0.0)
         standing._rests_until = 0.0
         shelf.fails = False
         assert ccache.ask(command(b"SET", KEY.encode(), b"x")) == b"+OK\r\n"
@@ -244,7 +244,7 @@ def test_many_compilers_at_once(tmp_path: Path, shelf: Shelf) -> None:
 
 
 def test_too_many_connections_are_turned_away(tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "CONNECTIONS", 2)
+    monkeypatch.setattr(remote_cache_proxy, "CONNECTIONS", 2)
     with stood_in(tmp_path):
         with Connection(tmp_path) as one, Connection(tmp_path) as two:
             assert one.ask(command(b"PING")) == two.ask(command(b"PING")) == b"+OK\r\n"
@@ -344,11 +344,11 @@ def test_what_it_was_good_for_is_said_where_it_was_asked(tmp_path: Path, shelf: 
 
 
 def test_a_setting_is_checked_before_anything_is_asked() -> None:
-    remote.check({})
-    remote.check({remote.VARIABLE: ""})
-    remote.check({remote.VARIABLE: "redis://nobody.example.org"})
+    remote_cache_proxy.check({})
+    remote_cache_proxy.check({remote_cache_proxy.VARIABLE: ""})
+    remote_cache_proxy.check({remote_cache_proxy.VARIABLE: "redis://nobody.example.org"})
     with pytest.raises(RequestError, match="BUILDER_REMOTE_CACHE: 'nonsense' is not the URL") as caught:
-        remote.check({remote.VARIABLE: "nonsense"})
+        remote_cache_proxy.check({remote_cache_proxy.VARIABLE: "nonsense"})
     assert "redis://host" in str(caught.value.hint)
 
 
@@ -373,7 +373,7 @@ def test_without_a_url_there_is_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_urls(url: str, kind: type, place: str) -> None:
-    opened = open_remote(url, {remotes.PASSWORD_VARIABLE: "hush"})
+    opened = open_remote(url, {remote_cache_servers.PASSWORD_VARIABLE: "hush"})
     assert isinstance(opened, kind)
     assert opened.place == place
     opened.close()

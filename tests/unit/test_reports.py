@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from builder import reports
-from builder.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
-from builder.reports import junit_xml, markdown_summary, write_summaries
-from builder.results import Run, TargetResult
+from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
+from builder.core.results import Run, TargetResult
+from builder.executors import reports
+from builder.executors.reports import junit_xml, markdown_summary, write_summaries
 
 NASTY = [
     "a|b|c",

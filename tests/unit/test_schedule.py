@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from builder.console import Reporter
-from builder.engines.local import LocalRun, Policy
-from builder.engines.schedule import TARGET_MEMORY, Expectation, Schedule, available_memory
-from builder.errors import FailureKind, TargetError
+from builder.core.build_options import BuildOptions
+from builder.core.errors import FailureKind, TargetError
+from builder.core.results import TargetResult
+from builder.executors.local import LocalRun, Policy
+from builder.executors.schedule import TARGET_MEMORY, Expectation, Schedule, available_memory
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
-from builder.options import BuildOptions
-from builder.results import TargetResult
+from builder.progress.reporter import Reporter
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from docker.errors import APIError
 from mirrors_support import opened
 from rich.console import Console
 
-from builder.console import Reporter
+from builder.core.errors import MachineError, TargetError
 from builder.environments import images, select
-from builder.environments.engine import NoEngine, engine_errors
+from builder.environments.docker_engine import NoEngine, engine_errors
 from builder.environments.network import NetworkSettings
 from builder.environments.select import Machine, why_unknown
-from builder.errors import MachineError, TargetError
-from builder.plan import Planner
+from builder.planning.planner import Planner
+from builder.progress.reporter import Reporter
 from builder.sources import gitcli
 
 

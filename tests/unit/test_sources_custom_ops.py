@@ -12,8 +12,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from builder.console import Reporter
-from builder.errors import RequestError, TargetError
+from builder.core.errors import RequestError, TargetError
+from builder.progress.reporter import Reporter
 from builder.sources.custom_ops import CustomOps, insert
 
 UPSTREAM = """all_version: [v2.1, v2.5]   # two

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from builder import doctor
-from builder.console import Reporter
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.cli import doctor_command
+from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.workspace import Workspace
 from builder.matrix.loader import load_matrix
+from builder.progress.reporter import Reporter
 from builder.sources import fetch, gitcli
 from builder.sources.fetch import judge
 from builder.sources.mirrors import Mirrors, Repository
-from builder.workspace import Workspace
 
 
 @pytest.mark.parametrize("name", ["v2.5.1-7.1.0", "master", "feature/new_op", "7.1.0", "a" * 40, "v1+x=y"])
@@ -138,10 +138,10 @@ def test_doctor_names_a_host_without_address_once(
     def no_name(url: str, _seconds: float) -> dict[str, str]:
         raise fetch.HostError(f"Could not resolve host: {fetch.host_of(url)}")
 
-    monkeypatch.setattr(doctor, "branches", no_name)
-    monkeypatch.setattr(doctor, "check_machine", lambda _: [])
+    monkeypatch.setattr(doctor_command, "branches", no_name)
+    monkeypatch.setattr(doctor_command, "check_machine", lambda _: [])
     matrix = load_matrix()
-    assert doctor.examine(matrix, Workspace(Path("build"), Path("dist")), offline=False) == 3
+    assert doctor_command.examine(matrix, Workspace(Path("build"), Path("dist")), offline=False) == 3
     hosts = {fetch.host_of(url) for name in ("torch_npu", "op-plugin") for url in matrix.sources.urls(name)}
     assert len(hosts) > 1
     assert capsys.readouterr().out.count("resolve") == len(hosts)

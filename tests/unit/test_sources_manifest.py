@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
 from builder.sources import manifest
 from builder.sources.manifest import Change
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.core.errors import FailureKind, RequestError, TargetError
 from builder.sources.overlay import OverlaySource, expand, lay, names_in, read_recipe
 
 SCRIPT = """#!/bin/bash

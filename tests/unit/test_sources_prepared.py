@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from sources_support import record_of_a_tree
 
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
+from builder.core.untrusted import remove_tree
 from builder.sources import manifest
-from builder.sources.prepared import MANIFEST, RECORD, load_prepared, save
-from builder.untrusted import remove_tree
+from builder.sources.prepared_tree import MANIFEST, RECORD, load_prepared, save
 
 COMMIT = "a" * 40
 ORIGIN = record_of_a_tree(COMMIT)["origin"]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from sources_support import record_of_a_tree
 
-from builder.sources import manifest, prepared, signature
+from builder.sources import manifest, prepared_tree, signature
 from builder.sources.manifest import Change
-from builder.sources.prepared import SEEN, PreparedTree, load_prepared, save
+from builder.sources.prepared_tree import SEEN, PreparedTree, load_prepared, save
 
 FILES = ("setup.py", "torch_npu/csrc/a.cpp", "torch_npu/csrc/b.cpp", "ci/build.sh")
 
@@ -44,7 +44,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders whose files were read."""
     taken: list[Path] = []
     plain = manifest.take
-    monkeypatch.setattr(prepared.manifests, "take", lambda root: (taken.append(root), plain(root))[1])
+    monkeypatch.setattr(prepared_tree.manifests, "take", lambda root: (taken.append(root), plain(root))[1])
     return taken
 
 
@@ -162,7 +162,7 @@ def test_what_changes_during_the_reading_is_not_remembered(tree: PreparedTree, m
         return taken
 
     with monkeypatch.context() as patched:
-        patched.setattr(prepared.manifests, "take", take_and_edit)
+        patched.setattr(prepared_tree.manifests, "take", take_and_edit)
         assert tree.changes(at_a_glance=True) == []
     assert tree.changes(at_a_glance=True) == [Change(FILES[0], "modified")]
 

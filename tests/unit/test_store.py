@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from store_support import KINDS, everything, make_store
 
-from builder.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
+from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.releases import Release
-from builder.store import Store, base, check_name, open_store, sha256_of
+from builder.store import Store, check_name, interface, open_store, sha256_of
 from builder.store import folder as folder_module
-from builder.store.base import STALE_AFTER
+from builder.store.errors import explain, redact
 from builder.store.folder import FolderStore
+from builder.store.interface import STALE_AFTER
 from builder.store.remote import RemoteStore
-from builder.store.trouble import explain, redact
 
 
 @pytest.fixture(params=KINDS)
@@ -187,9 +187,9 @@ def test_get_brings_whole_files_only(store: Store, local: Any, tmp_path: Path) -
 
 def test_what_is_too_large_to_be_one_is_no_small_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write("n/latest.json", b"x" * 1000)
-    monkeypatch.setattr(base, "LARGEST", 1000)
+    monkeypatch.setattr(interface, "LARGEST", 1000)
     assert store.read("n/latest.json") == b"x" * 1000
-    monkeypatch.setattr(base, "LARGEST", 999)
+    monkeypatch.setattr(interface, "LARGEST", 999)
     with pytest.raises(RequestError, match=r"n/latest.json in .* has more than 0 MiB"):
         store.read("n/latest.json")
 

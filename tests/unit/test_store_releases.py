@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from store_support import KINDS, everything, make_store
 
-from builder.errors import FailureKind, RequestError, TargetError
+from builder.core.errors import FailureKind, RequestError, TargetError
 from builder.releases import Release, fill_command, latest, next_name, prune, read_manifest, releases, verify
 from builder.releases import channel as channel_module
 from builder.releases.manifest import order

@@ -11,9 +11,9 @@ import rich_click as click
 from click.testing import CliRunner
 
 from builder import __main__ as program
-from builder.cli_options import FOLDER, WORKSPACE, option, options, several
-from builder.errors import EXIT_BAD_REQUEST, RequestError
-from builder.starting import clean_environment, is_on
+from builder.cli.options import FOLDER, WORKSPACE, option, options, several
+from builder.core.errors import EXIT_BAD_REQUEST, RequestError
+from builder.core.process_start import clean_environment, is_on
 
 
 @click.command()

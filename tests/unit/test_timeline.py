@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.engines.timeline import timeline
-from builder.results import Phase, TargetResult
+from builder.core.results import Phase, TargetResult
+from builder.executors.timeline import timeline
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=timezone.utc)
 

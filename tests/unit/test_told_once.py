@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from builder import demo
-from builder.build import BUILD, BuildContext, Purpose, TargetBuild
-from builder.console import Reporter
-from builder.engines.local import Policy
-from builder.environments.base import Folders, Ready
-from builder.gather import Gatherer
+from builder.cli import demo_command
+from builder.core.build_options import BuildOptions
+from builder.core.results import Run
+from builder.core.workspace import Workspace
+from builder.environments.interface import Folders, Ready
+from builder.executors.local import Policy
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import Query, parse_target_id
-from builder.options import BuildOptions
+from builder.progress.reporter import Reporter
 from builder.progress.state import Event, State
-from builder.results import Run
-from builder.sources.upstream import BuildScript, SetupScript
-from builder.workspace import Workspace
+from builder.sources.build_scripts import BuildScript, SetupScript
+from builder.target.build import BUILD, BuildContext, Purpose, TargetBuild
+from builder.target.resolve_sources import Gatherer
 
 NAMES = [f"v2.5.1-7.1.0-py{python}-x86_64" for python in ("3.9", "3.10")]
 SCRIPTS = BuildScript(("3.9", "3.10"), frozenset()), SetupScript(frozenset(), (), (), True)
@@ -63,7 +63,7 @@ class Builds:
 
 @pytest.fixture
 def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Builds]:
-    monkeypatch.setattr("builder.build.order_is_fixed", lambda *_: False)
+    monkeypatch.setattr("builder.target.build.order_is_fixed", lambda *_: False)
     return lambda purpose=BUILD: Builds(tmp_path, purpose)
 
 
@@ -98,12 +98,12 @@ def test_another_toolchain_of_a_demonstration_is_a_note(
         policies.extend(each for each in arguments if isinstance(each, Policy))
         return SimpleNamespace(targets=[], write=lambda: None)  # type: ignore[return-value]
 
-    monkeypatch.setattr(demo, "run_targets", run_targets)
-    monkeypatch.setattr(demo, "_place", lambda arch, options, reporter: options)
-    monkeypatch.setattr(demo, "select_for_build", lambda matrix, query: SimpleNamespace(targets=[]))
+    monkeypatch.setattr(demo_command, "run_targets", run_targets)
+    monkeypatch.setattr(demo_command, "_place", lambda arch, options, reporter: options)
+    monkeypatch.setattr(demo_command, "select_for_build", lambda matrix, query: SimpleNamespace(targets=[]))
     query = Query(pytorch=("v2.5.1-7.1.0",), python=("3.9",))
     workspace = Workspace(tmp_path / "demo", tmp_path / "demo" / "dist")
-    demo.run_demo(query, workspace, BuildOptions(), Reporter(quiet=True), custom_ops=False)
+    demo_command.run_demo(query, workspace, BuildOptions(), Reporter(quiet=True), custom_ops=False)
     (policy,) = policies
     made = builds(policy.purpose)
     for build in made.each:

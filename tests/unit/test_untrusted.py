@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import as_builder
 
-from builder.untrusted import DEEPEST, TooDeepError, UntrustedFolder, open_inside, read_regular, remove_tree
+from builder.core.untrusted import DEEPEST, TooDeepError, UntrustedFolder, open_inside, read_regular, remove_tree
 
 SECRET = "of the machine"
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from wheel_support import ENTRY_POINTS, EXPECTED, INFO, METADATA, NAME, TAGS, elf, make_wheel, record_of
 
-from builder.errors import FailureKind, TargetError
+from builder.core.errors import FailureKind, TargetError
 from builder.wheels import contents, inspect
 from builder.wheels.contents import archive_faults, metadata_faults
 from builder.wheels.inspect import Wheel

@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 from wheel_support import NAME, elf, make_record, make_wheel, write_record
 
-from builder.console import Reporter
-from builder.errors import FailureKind
-from builder.history import rebuild_ledger
-from builder.live import Attempt
+from builder.cli.history_command import rebuild_ledger
+from builder.core.cancellation import Attempt
+from builder.core.errors import FailureKind
+from builder.core.workspace import Workspace
+from builder.progress.reporter import Reporter
 from builder.wheels import provenance, record, standing
 from builder.wheels.provenance import (
     archive_debug_symbols,
@@ -34,7 +35,6 @@ from builder.wheels.provenance import (
 from builder.wheels.publication import publish_wheel
 from builder.wheels.record import RecordError, WheelRecord, read_record, record_path
 from builder.wheels.standing import Digests, fault_of, records
-from builder.workspace import Workspace
 
 #: A record as a build writes it, to the byte.
 GOLDEN = Path(__file__).parents[1] / "data" / "record.json"

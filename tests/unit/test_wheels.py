@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from wheel_support import COMMIT, EXPECTED, NAME, TAGS, elf, make_record, make_wheel
 
-from builder import untrusted
-from builder.errors import FailureKind, TargetError
+from builder.core import untrusted
+from builder.core.errors import FailureKind, TargetError
 from builder.wheels import repair
 from builder.wheels.provenance import archive_debug_symbols, debug_path
 from builder.wheels.publication import publish_wheel

@@ -1,0 +1,1 @@
+"""Many targets on several machines: what the client does, what travels, and what a worker does."""

@@ -1,0 +1,1 @@
+"""One wheel, step by step, from the sources to its publication."""

@@ -1,0 +1,191 @@
+"""What follows a compile: the wheel repaired, verified, and published with its record."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from builder import __version__
+from builder.compilation.output_parser import OutputReader
+from builder.core.build_options import BuildOptions
+from builder.core.cancellation import abandonable, attempted
+from builder.core.errors import FailureKind, TargetError
+from builder.core.results import TargetResult
+from builder.environments.interface import Opened, Ready
+from builder.matrix.model import Target
+from builder.sources.build_scripts import SetupScript
+from builder.sources.checkout import PreparedTree
+from builder.sources.version import suffix_of
+from builder.target import compile_spec
+from builder.target.build_log import BuildLog
+from builder.target.build_tree import Scratch
+from builder.target.compile_spec import Recipe
+from builder.target.diagnosis import cut_short
+from builder.wheels import provenance
+from builder.wheels.inspect import sha256
+from builder.wheels.publication import publish_wheel
+from builder.wheels.record import SCHEMA, WheelRecord
+from builder.wheels.repair import auditwheel_command, built_wheel, take_wheel
+from builder.wheels.verify import Expectation, Verified, verify
+
+#: Lines of auditwheel's that an error carries.
+LINES = 15
+#: Facts of the probe that name places, not versions.
+PLACES = frozenset({"python_path", "python_include", "torch_path"})
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a wheel was compiled from, where and how: what its record tells.
+
+    ``changes`` are those that a person made in the tree, ``inputs`` the parts of the fingerprint, ``facts`` what the
+    environment turned out to hold.
+    """
+
+    tree: PreparedTree
+    changes: Sequence[str]
+    inputs: Mapping[str, Any]
+    environment: Ready
+    facts: Mapping[str, Any]
+    plan: Recipe
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The last steps of one target; ``out`` is where its build may write, ``output`` where wheels are published."""
+
+    target: Target
+    options: BuildOptions
+    scratch: Scratch
+    out: Path
+    output: Path
+    result: TargetResult
+    warn: Callable[[str], None]
+
+    def repair(self, opened: Opened, setup: SetupScript, plan: Recipe) -> Path:
+        """The one wheel of the build, as a manylinux wheel."""
+        if plan.repair.by_upstream:
+            return self._taken(self.scratch.path, "dist")
+        wheel = built_wheel(self.scratch.path, "dist")
+        lines = deque[str](maxlen=LINES)
+        reader = OutputReader(opened.paths.written)
+        reader.generating = False
+        with BuildLog(self.result.log) as log:
+
+            def on_line(line: str) -> None:
+                log.line(line)
+                lines.append(line)
+                reader.feed(line)
+
+            outcome = opened.run(
+                auditwheel_command(
+                    f"{opened.paths.tree}/dist/{wheel}",
+                    f"{opened.paths.out}/repaired",
+                    plan.repair.platform,
+                    setup.excluded_libraries,
+                ),
+                env={**plan.variables(), "AUDITWHEEL_PLAT": plan.repair.platform},
+                cwd=opened.paths.out,
+                on_line=on_line,
+                limits=plan.limits,
+            )
+        if outcome.failed:
+            said = cut_short(reader, outcome, plan.limits.timeout, what="repair")
+            if said is None:
+                said = TargetError(
+                    f"auditwheel cannot make {wheel} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
+                    kind=FailureKind.REPAIR,
+                    details="\n".join(lines),
+                )
+                said.conclusive = bool(lines)
+            raise said
+        return self._taken(self.out, "repaired")
+
+    def _taken(self, root: Path, folder: str) -> Path:
+        """A copy of the wheel where the build could not write: what is verified is what is published."""
+        return take_wheel(root, folder, self.result.log.with_suffix(".wheel"))
+
+    def verified(self, wheel: Path, tree: PreparedTree, plan: Recipe) -> Verified:
+        """The wheel's own facts, held against what was asked for. Raises TargetError."""
+        commits = tree.record["commits"]
+        expected = Expectation(
+            python_tag=self.target.tag,
+            arch=self.target.arch,
+            pytorch=self.target.release.pytorch,
+            platform=plan.repair.platform,
+            git_version=commits["torch_npu"],
+            version_suffix=suffix_of(self.options.version_suffix, commits),
+        )
+        return abandonable(lambda: verify(wheel, expected), f"the reading of {wheel}")
+
+    def publish(self, wheel: Path, compiled: Compiled, verified: Verified, *, run: str, started: datetime) -> None:
+        """Put the wheel, its debug symbols and its record into the output folder."""
+        debug = self.result.log.with_suffix(".debug.tar.gz")
+        epoch = int(compiled.tree.record["commit_time"])
+        has_debug = attempted(
+            lambda attempt: provenance.archive_debug_symbols(
+                self.scratch.path, "build/dbg", debug, epoch, self.warn, attempt
+            ),
+            "the packing of debug symbols",
+        )
+        self.result.sha256 = abandonable(lambda: sha256(wheel), f"the reading of {wheel}")
+        replaced = provenance.other_fingerprint(self.output / wheel.name, self.result.fingerprint)
+        if replaced is not None:
+            self.warn(f"{wheel.name} replaces one that was built from other inputs (fingerprint {replaced[:12]})")
+        record = WheelRecord.of(
+            {
+                **self._record(wheel, compiled, verified),
+                "run": run,
+                "started": started.isoformat(timespec="seconds"),
+                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "builder": __version__,
+            }
+        )
+        self.result.wheel = attempted(
+            lambda attempt: publish_wheel(wheel, self.output, record, debug if has_debug else None, attempt),
+            f"the disk of {self.output}",
+        )
+        debug.unlink(missing_ok=True)
+        self.result.status = "built"
+        self.result.reason = "built from source"
+
+    def _record(self, wheel: Path, compiled: Compiled, verified: Verified) -> dict[str, Any]:
+        """What the record says of the wheel, whenever it was built."""
+        tree, inputs, facts, plan = compiled.tree, compiled.inputs, compiled.facts, compiled.plan
+        return {
+            "schema": SCHEMA,
+            "wheel": wheel.name,
+            "sha256": self.result.sha256,
+            "size": wheel.stat().st_size,
+            "fingerprint": self.result.fingerprint,
+            "version": verified.version,
+            "platforms": list(verified.platforms),
+            "requires": list(verified.requires),
+            "git_version": verified.git_version,
+            "target": self.target.id,
+            "inputs": dict(inputs),
+            "tree": tree.digest if not compiled.changes else inputs["changes_by_hand"],
+            "commits": dict(tree.record["commits"]),
+            "overlay": tree.record["overlay"],
+            "patches": tree.record["patches"],
+            "patches_passed_over": tree.record.get("patches_passed_over", []),
+            "custom_operators": tree.record["custom_operators"],
+            "changes_by_hand": list(compiled.changes),
+            "compiler": f"gcc {facts['gcc']}",
+            "arguments": list(plan.arguments),
+            "variables": plan.variables(),
+            "cann": inputs["cann"],
+            "tools": {name: version for name, version in facts.items() if name not in PLACES},
+            "platform": plan.repair.platform,
+            "mismatches": compile_spec.toolchain_mismatches(self.target, facts),
+            "environment": dict(compiled.environment.facts),
+            "warnings": self.result.warnings,
+            "files_compiled": self.result.files_compiled,
+            "cache": self.result.cache,
+            "headers": self.result.headers,
+            "phases": [phase.to_json() for phase in self.result.phases if phase.seconds],
+        }
