@@ -6,10 +6,10 @@ import errno
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,7 +25,9 @@ from builder.core.errors import (
 )
 from builder.core.process_exit import leave
 from builder.core.process_start import begin, clean_environment, is_on, take_signals
-from builder.progress.reporter import Reporter
+
+if TYPE_CHECKING:
+    from builder.progress.reporter import Reporter
 
 #: Characters of a path that are shown; one that is too long has thousands.
 LONGEST_SHOWN = 300
@@ -34,6 +36,19 @@ LONGEST_SHOWN = 300
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     """Other requests to end a run end it as tidily as Ctrl-C does."""
     raise KeyboardInterrupt
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def _reporter() -> Reporter:
+    """Make what tells people of errors; only then, because it costs more than a short command."""
+    from builder.progress.reporter import Reporter
+
+    return Reporter()
 
 
 def _reader_went_away() -> int:
@@ -56,7 +71,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from builder.cli.main import cli
 
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments) or is_on(os.environ.get("BUILDER_DEBUG"))
-    reporter = Reporter()
     try:
         clean_environment(os.environ)
         code = cli.main(args=arguments, prog_name="torch-npu-builder", standalone_mode=False)
@@ -70,11 +84,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BAD_REQUEST
     except BuilderError as error:
         if debug:
-            traceback.print_exc()
-        reporter.error(error)
+            _print_traceback()
+        _reporter().error(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        reporter.warning("interrupted; run the same command again to go on")
+        _reporter().warning("interrupted; run the same command again to go on")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return _reader_went_away()
@@ -85,16 +99,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _reader_went_away()
     except OSError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         place = f"{_shortened(str(error.filename))}: " if error.filename else ""
         long = error.errno == errno.ENAMETOOLONG
         hint = "give a path that the file system takes" if long else "--debug shows where this happened"
-        reporter.error(BuilderError(f"{place}{error.strerror or error}", hint=hint))
+        _reporter().error(BuilderError(f"{place}{error.strerror or error}", hint=hint))
         return EXIT_BAD_REQUEST if long else EXIT_MACHINE_LACKS if error.errno in OF_THE_MACHINE else EXIT_TARGET_FAILED
     except Exception as error:
         if debug:
-            traceback.print_exc()
-        reporter.error(BuilderError(f"{type(error).__name__}: {error}", hint=f"{FailureKind.INTERNAL.advice}; --debug"))
+            _print_traceback()
+        _reporter().error(
+            BuilderError(f"{type(error).__name__}: {error}", hint=f"{FailureKind.INTERNAL.advice}; --debug")
+        )
         return EXIT_TARGET_FAILED
 
 
@@ -110,7 +126,7 @@ def main() -> None:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
     except BaseException:  # what ``run`` has no word for
-        traceback.print_exc()
+        _print_traceback()
         code = EXIT_TARGET_FAILED
     leave(code)
 

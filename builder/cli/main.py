@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, time, timezone
-from difflib import get_close_matches
 from typing import Any
 
-import rich_click as click
+import click
 from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
+from builder.cli.help import Group, options
 from builder.cli.options import (
     ALL_LINES,
     AS_OF,
@@ -32,9 +31,10 @@ from builder.cli.options import (
     complete_target,
     complete_target_or_line,
     option,
-    options,
+    plain_option,
 )
 from builder.cli.values import (
+    answer_of,
     command_line,
     engine_of,
     matrix_of,
@@ -45,36 +45,23 @@ from builder.cli.values import (
     targets_of,
     workspace_of,
 )
-from builder.core.workspace import Workspace
 
-click.rich_click.MAX_WIDTH = 110
-click.rich_click.SHOW_ARGUMENTS = True
+BUILD, NIGHTS, LOOK, KEEP = "Build wheels", "Nights, releases and checks", "Look", "Keep tidy"
 
 
-class Commands(click.RichGroup):
-    """A group in which a first argument that is an option means ``build``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """``--pytorch=...`` without a command is a build."""
-        if args and args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}:
-            args = ["build", *args]
-        return super().parse_args(ctx, args)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """A misspelt command gets its nearest match; a release line in its place, the right option."""
-        name = args[0]
-        if name not in self.commands:
-            near = get_close_matches(name, self.commands, n=1)
-            if near:
-                ctx.fail(f"No such command {name!r}. Did you mean {near[0]!r}?")
-            if re.match(r"v?\d+\.\d+", name):
-                ctx.fail(f"No such command {name!r}. To build that release line: --pytorch={name}")
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    default="build",
+    common=("pytorch", "python", "arch", "op_plugin", "custom_ops", "environment", "jobs", "output", "dry_run"),
+    examples=(
+        "torch-npu-builder demo                                  try it on a miniature",
+        "torch-npu-builder list                                  what can be built",
+        "torch-npu-builder --pytorch=v2.5.1-7.1.0 --python=3.11  build one wheel",
+        "torch-npu-builder --pytorch=2.7 --dry-run               what would be built",
+    ),
+)
 @click.version_option(None, "--version", package_name="torch-npu-builder", prog_name="torch-npu-builder")
 def cli() -> None:
     """Build torch_npu wheels for every cell of a compatibility matrix.
@@ -83,7 +70,14 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(
+    section=BUILD,
+    examples=(
+        "torch-npu-builder build --pytorch=v2.5.1-7.1.0 --python=3.10,3.11",
+        "torch-npu-builder build --release=7.1.0 --parallel=2 --output=wheels",
+        "torch-npu-builder build --target='v2.7.*-py3.11-*' --op-plugin=pinned",
+    ),
+)
 @options(WORK, RUN, SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
 @option("--dry-run", is_flag=True, help="Say what would be built, and stop.")
 def build(**values: Any) -> int:
@@ -97,9 +91,9 @@ def build(**values: Any) -> int:
     return build_targets(targets, *places, engine=engine_of(values), dry_run=values["dry_run"])
 
 
-@cli.command()
+@cli.command(section=BUILD, examples=("torch-npu-builder rehearse --pytorch=2.7 --files=5",))
 @options(WORK, RUN_HERE, SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
-@option("--files", type=click.IntRange(min=1), default=20, show_default=True, help="Sources of each target to compile.")
+@option("--files", type=click.IntRange(min=1), default=20, help="Sources of each target to compile.")
 def rehearse(**values: Any) -> int:
     """Try whether the selected targets would still build: up to the compile, then a few sources; no wheel."""
     from builder.executors.local import Policy, build_targets, run_targets
@@ -113,7 +107,7 @@ def rehearse(**values: Any) -> int:
     return build_targets(targets, *places, engine=run_targets)
 
 
-@cli.command()
+@cli.command(section=BUILD, examples=("torch-npu-builder pull --pytorch=v2.5.1-7.1.0 --python=3.11",))
 @options(WORK, RUN_HERE, INPUTS, ENVIRONMENT, MATRIX, PLACES, GENERAL)
 @option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that one phase may take; hours by default."
@@ -129,12 +123,18 @@ def pull(**values: Any) -> int:
     return pull_targets(targets, matrix, workspace_of(values), options_of(values), reporter, policy)
 
 
-@cli.command()
+@cli.command(
+    section=BUILD,
+    examples=(
+        "torch-npu-builder plan --release=7.1.0",
+        "torch-npu-builder plan --channel=nightly --github=8",
+    ),
+)
 @options(WORK, SOURCES, ENVIRONMENT, MATRIX, PLACES, GENERAL)
-@click.option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
-@click.option("--github", type=click.IntRange(min=1), metavar="JOBS", help="The matrix of a GitHub workflow.")
-@click.option("--gitlab", type=click.IntRange(min=1), metavar="JOBS", help="A child pipeline of GitLab.")
-@click.option("--runner", multiple=True, metavar="ARCH=LABEL", help="Runner for an architecture, instead of the usual.")
+@plain_option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
+@plain_option("--github", type=click.IntRange(min=1), metavar="JOBS", help="The matrix of a GitHub workflow.")
+@plain_option("--gitlab", type=click.IntRange(min=1), metavar="JOBS", help="A child pipeline of GitLab.")
+@plain_option("--runner", multiple=True, metavar="ARCH=LABEL", help="Runner for an architecture, instead of the usual.")
 def plan(**values: Any) -> int:
     """Say what a build of the selected targets would do, and why."""
     from builder.pipelines import plan_form, run_plan
@@ -146,7 +146,7 @@ def plan(**values: Any) -> int:
     return run_plan(targets, matrix, workspace_of(values), options_of(values), reporter, form, locked)
 
 
-@cli.command()
+@cli.command(section=NIGHTS, examples=("torch-npu-builder nightly --dry-run",))
 @click.argument("channels", nargs=-1)
 @options(RUN, ENVIRONMENT, LIMITS, MATRIX, AS_OF, PLACES, GENERAL)
 @option("--offline", is_flag=True, help="Never touch the network.")
@@ -176,9 +176,9 @@ def nightly(channels: tuple[str, ...], **values: Any) -> int:
     )
 
 
-@cli.command()
+@cli.command(section=BUILD, examples=("torch-npu-builder lock --release=7.1.0 --file=release.lock.yaml",))
 @options(SELECTION, ALL_LINES, SOURCES, ENVIRONMENT, MATRIX, PLACES, GENERAL)
-@click.option("--file", type=NEW_FILE, default="builder.lock.yaml", show_default=True, help="Where to write the lock.")
+@plain_option("--file", type=NEW_FILE, default="builder.lock.yaml", help="Where to write the lock.")
 def lock(**values: Any) -> None:
     """Write every resolved input of the selected targets into a file, for review and for build --locked."""
     from builder.executors.local import plan_targets
@@ -190,14 +190,14 @@ def lock(**values: Any) -> None:
     reporter.message(f"{values['file']} locks {len(targets)} target{'' if len(targets) == 1 else 's'}")
 
 
-@cli.command()
+@cli.command(section=NIGHTS, examples=("torch-npu-builder audit --pytorch=2.7 --released",))
 @options(SELECTION, MATRIX, PLACES, GENERAL)
 @option("--released", is_flag=True, help="Compare with upstream's released wheels on PyPI too, besides its branches.")
 @option("--update", is_flag=True, help="Write the corrections into the matrix files, for review.")
 @option("--offline", is_flag=True, help="Never touch the network.")
 @option("--refresh", is_flag=True, help="Fetch the branches again.")
 @option("--verbose", is_flag=True, help="Also what is no drift, such as how far pinned commits lie behind.")
-@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+@plain_option("--json", "as_json", is_flag=True, help="One object, for programs.")
 def audit(**values: Any) -> int:
     """Compare the matrix with upstream's own branches and, on request, its released wheels.
 
@@ -221,7 +221,7 @@ def audit(**values: Any) -> int:
     )
 
 
-@cli.command()
+@cli.command(section=LOOK, examples=("torch-npu-builder history --status=failed --since=2026-11-01",))
 @options(PLACES, GENERAL)
 @option("--target", help="Only targets of this id; * and ? stand for parts of it.")
 @option(
@@ -230,8 +230,8 @@ def audit(**values: Any) -> int:
     help="Only targets that ended so.",
 )
 @option("--since", type=Day(), metavar="YYYY-MM-DD", help="Only since this day.")
-@option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many, the newest first.")
-@click.option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
+@option("--limit", type=click.IntRange(min=1), default=50, help="How many, the newest first.")
+@plain_option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
 def history(**values: Any) -> None:
     """Show what earlier runs did, and how long it took."""
     from builder.cli.history_command import show_history
@@ -241,7 +241,7 @@ def history(**values: Any) -> None:
     show_history(workspace_of(values), since=since, **wanted)
 
 
-@cli.group()
+@cli.group(cls=Group, section=KEEP)
 def ledger() -> None:
     """The database of runs and durations."""
 
@@ -257,29 +257,50 @@ def rebuild(**values: Any) -> int:
     return rebuild_ledger(workspace_of(values), reporter_of(values), missing_ok=missing_ok)
 
 
-@cli.command("list")
+@cli.command(
+    "list",
+    section=LOOK,
+    examples=(
+        "torch-npu-builder list --pytorch=2.7",
+        "torch-npu-builder list --status=maintained --json",
+    ),
+)
 @options(SELECTION, MATRIX, GENERAL)
-@click.option("--json", "form", flag_value="json", help="An array of objects, for programs.")
-@click.option("--markdown", "form", flag_value="markdown", help="A page with the compatibility table.")
+@plain_option("--json", "form", flag_value="json", help="An array of objects, for programs.")
+@plain_option("--markdown", "form", flag_value="markdown", help="A page with the compatibility table.")
 def list_targets(**values: Any) -> None:
     """Show what can be built, and what upstream still takes care of."""
-    from builder.cli.list_command import show_targets
+    from builder.cli.answers import remembered
 
-    show_targets(matrix_of(values), query_of(values), form=values["form"])
+    with remembered(*answer_of(values)) as known:
+        if not known:
+            from builder.cli.list_command import show_targets
+
+            show_targets(matrix_of(values), query_of(values), form=values["form"])
 
 
-@cli.command()
+@cli.command(
+    section=LOOK,
+    examples=(
+        "torch-npu-builder explain v2.7.1-7.3.0",
+        "torch-npu-builder explain v2.7.1-7.3.0-py3.11-x86_64 --json",
+    ),
+)
 @click.argument("target", shell_complete=complete_target_or_line)
 @options(AS_OF, MATRIX, GENERAL)
-@click.option("--json", "as_json", is_flag=True, help="An object, for programs.")
+@plain_option("--json", "as_json", is_flag=True, help="An object, for programs.")
 def explain(target: str, **values: Any) -> None:
     """Show every fact of TARGET (an id, or a release line) and where it is from."""
-    from builder.cli.explain_command import explain_target
+    from builder.cli.answers import remembered
 
-    explain_target(matrix_of(values), target, as_json=values["as_json"])
+    with remembered(*answer_of({"target": target, **values})) as known:
+        if not known:
+            from builder.cli.explain_command import explain_target
+
+            explain_target(matrix_of(values), target, as_json=values["as_json"])
 
 
-@cli.command()
+@cli.command(section=LOOK)
 @options(MATRIX, PLACES, GENERAL)
 @option("--offline", is_flag=True, help="Do not try the hosts.")
 def doctor(**values: Any) -> int:
@@ -289,18 +310,18 @@ def doctor(**values: Any) -> int:
     return examine(matrix_of(values), workspace_of(values), offline=values["offline"])
 
 
-@cli.command()
+@cli.command(section=KEEP, examples=("torch-npu-builder clean --trees --images",))
 @options(PLACES, GENERAL)
-@click.option("--trees", is_flag=True, help="Also the prepared trees that nobody changed by hand.")
-@click.option("--cache", is_flag=True, help="Also the compile cache.")
-@click.option("--mirrors", is_flag=True, help="Also the mirrors; trees need them, so those go too.")
-@click.option(
+@plain_option("--trees", is_flag=True, help="Also the prepared trees that nobody changed by hand.")
+@plain_option("--cache", is_flag=True, help="Also the compile cache.")
+@plain_option("--mirrors", is_flag=True, help="Also the mirrors; trees need them, so those go too.")
+@plain_option(
     "--images",
     is_flag=True,
     help="Also environment images: all that the engine has, whoever made them.",
 )
-@click.option("--packages", is_flag=True, help="Also PyTorch, downloaded and unpacked for all of your workspaces.")
-@click.option("--runs", is_flag=True, help="Also logs and results of runs.")
+@plain_option("--packages", is_flag=True, help="Also PyTorch, downloaded and unpacked for all of your workspaces.")
+@plain_option("--runs", is_flag=True, help="Also logs and results of runs.")
 def clean(**values: Any) -> int:
     """Remove what dead runs left behind, and on request what can be made again."""
     from builder.cli.clean_command import clean_workspace
@@ -309,14 +330,14 @@ def clean(**values: Any) -> int:
     return clean_workspace(workspace_of(values), also, reporter_of(values))
 
 
-@cli.group("cache")
+@cli.group("cache", cls=Group, section=KEEP)
 def cache_group() -> None:
     """The compile caches: how large they are, why files were no hits, and clearing them."""
 
 
 @cache_group.command("stats")
 @options(PLACES, GENERAL)
-@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+@plain_option("--json", "as_json", is_flag=True, help="One object, for programs.")
 def cache_stats(**values: Any) -> None:
     """Show each compile cache with its size, its limit and its last build, and how much generated code is kept."""
     from builder.cli.cache_command import show_stats
@@ -324,11 +345,17 @@ def cache_stats(**values: Any) -> None:
     show_stats(workspace_of(values), as_json=values["as_json"])
 
 
-@cache_group.command("explain")
+@cache_group.command(
+    "explain",
+    examples=(
+        "torch-npu-builder cache explain v2.5.1-7.1.0-py3.11-x86_64",
+        "torch-npu-builder cache explain v2.5.1-7.1.0-py3.11-x86_64 AddKernelNpu.cpp",
+    ),
+)
 @click.argument("target", shell_complete=complete_target)
 @click.argument("file", required=False)
 @options(PLACES, GENERAL)
-@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+@plain_option("--json", "as_json", is_flag=True, help="One object, for programs.")
 def cache_explain(target: str, file: str | None, **values: Any) -> None:
     """Say why files of TARGET's last build were no cache hits; of one FILE in detail."""
     from builder.cli.cache_command import explain_misses
@@ -336,7 +363,7 @@ def cache_explain(target: str, file: str | None, **values: Any) -> None:
     explain_misses(workspace_of(values), target, file, as_json=values["as_json"])
 
 
-@cache_group.command("clear")
+@cache_group.command("clear", examples=("torch-npu-builder cache clear 'v2.1.*'",))
 @click.argument("lines", nargs=-1)
 @options(PLACES, GENERAL)
 def cache_clear(lines: tuple[str, ...], **values: Any) -> int:
@@ -346,13 +373,17 @@ def cache_clear(lines: tuple[str, ...], **values: Any) -> int:
     return clear_caches(workspace_of(values), lines, reporter_of(values))
 
 
-@cli.command("verify-objects")
+@cli.command(
+    "verify-objects",
+    section=NIGHTS,
+    examples=("torch-npu-builder verify-objects v2.5.1-7.1.0-py3.11-x86_64 --sample=5",),
+)
 @click.argument("target", shell_complete=complete_target)
 @options(SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
 @option("--sample", type=click.IntRange(min=1), default=20, help="Sources of each group that shares a header.")
 @option("--all", "everything", is_flag=True, help="Every source, instead of a sample.")
 @option("--cached", is_flag=True, help="Compare what the compile cache has of the last build, not headers made anew.")
-@click.option("--json", "as_json", is_flag=True, help="One object, for programs.")
+@plain_option("--json", "as_json", is_flag=True, help="One object, for programs.")
 def verify_objects(target: str, **values: Any) -> int:
     """Compile sources of TARGET plainly too, and compare objects byte by byte with those of precompiled headers."""
     from builder.cli import verify_objects_command
@@ -366,7 +397,7 @@ def verify_objects(target: str, **values: Any) -> int:
     )
 
 
-@cli.command()
+@cli.command(section=BUILD, examples=("torch-npu-builder shell v2.5.1-7.1.0-py3.11-x86_64",))
 @click.argument("target", shell_complete=complete_target)
 @options(SOURCES, ENVIRONMENT, LIMITS, MATRIX, PLACES, GENERAL)
 def shell(target: str, **values: Any) -> int:
@@ -380,12 +411,13 @@ def shell(target: str, **values: Any) -> int:
     )
 
 
-@cli.command()
+@cli.command(section=BUILD, examples=("torch-npu-builder demo --custom-ops",))
 @options(DEMO_SELECTION, ENVIRONMENT, LIMITS, WORKSPACE, GENERAL)
-@click.option("--custom-ops", is_flag=True, help="Lay the sample custom operator over op-plugin too, and call it.")
+@plain_option("--custom-ops", is_flag=True, help="Lay the sample custom operator over op-plugin too, and call it.")
 def demo(**values: Any) -> int:
     """Build a miniature torch_npu, install its wheel, and call an operator through it."""
     from builder.cli.demo_command import run_demo
+    from builder.core.workspace import Workspace
 
     custom_ops = values.pop("custom_ops")
     return run_demo(
@@ -397,7 +429,7 @@ def demo(**values: Any) -> int:
     )
 
 
-@cli.command()
+@cli.command(section=KEEP)
 @click.argument("name", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 def completion(name: str) -> None:
     """Print the completion script for SHELL (bash, zsh or fish)."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import rich_click as click
+import click
 from click.shell_completion import CompletionItem
 
-from builder.core.process_start import has_control
+from builder.cli import help as sections
+from builder.cli.help import Option, options
 
 if TYPE_CHECKING:
     from builder.matrix.loader import Matrix
@@ -65,68 +67,50 @@ class Day(click.ParamType):
             self.fail(f"{value!r} is no day; expected YYYY-MM-DD such as 2026-01-31", param, ctx)
 
 
-def _completing(values: Callable[[Matrix], Iterable[str | None]]) -> Callable[..., list[CompletionItem]]:
-    """A completion from the matrix: the last of the comma-separated values that are being typed."""
+def _completing(what: str, values: Callable[[Matrix], Iterable[str | None]]) -> Callable[..., list[CompletionItem]]:
+    """Complete ``what`` from the matrix: the last of the comma-separated values that are being typed."""
 
-    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def found() -> list[str]:
         from builder.core.errors import BuilderError
         from builder.matrix.loader import load_matrix
 
-        head, comma, last = incomplete.rpartition(",")
-        try:
-            names = dict.fromkeys(name for name in values(load_matrix()) if name)
-        except BuilderError:
-            return []
-        return [CompletionItem(f"{head}{comma}{name}") for name in names if name.startswith(last)]
+        with suppress(BuilderError):
+            return [name for name in dict.fromkeys(values(load_matrix())) if name]
+        return []
+
+    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from builder.cli.answers import key_of, names, standard_answers
+
+        return _beginning(names(standard_answers(), key_of(None, (), ("completion", what)), found), incomplete)
 
     return complete
 
 
 def _choosing(*names: str) -> Callable[..., list[CompletionItem]]:
-    return _completing(lambda _matrix: names)
+    return lambda _ctx, _param, incomplete: _beginning(names, incomplete)
 
 
-complete_target = _completing(lambda matrix: (target.id for target in matrix.targets()))
+def _beginning(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    head, comma, last = incomplete.rpartition(",")
+    return [CompletionItem(f"{head}{comma}{name}") for name in names if name.startswith(last)]
+
+
+complete_target = _completing("targets", lambda matrix: (target.id for target in matrix.targets()))
 complete_target_or_line = _completing(
-    lambda matrix: (*(line.branch for line in matrix.releases), *(target.id for target in matrix.targets()))
+    "targets and lines",
+    lambda matrix: (*(line.branch for line in matrix.releases), *(target.id for target in matrix.targets())),
 )
-
-
-class Trimmed(click.RichOption):
-    """An option whose text is trimmed, wherever it is from; one that holds control characters is refused."""
-
-    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        """The value in its type, made of trimmed text."""
-        return super().type_cast_value(ctx, self._trimmed(ctx, value))
-
-    def _trimmed(self, ctx: click.Context, value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._trimmed(ctx, part) for part in value)
-        if not isinstance(value, str):
-            return value
-        text = value.strip()
-        if has_control(text):
-            raise click.BadParameter(f"{text!r} holds a control character, expected plain text", ctx=ctx, param=self)
-        return text
 
 
 def option(*names: str, **attributes: Any) -> Callable[[Function], Function]:
     """An option that also has its ``BUILDER_...`` environment variable."""
     attributes.setdefault("envvar", "BUILDER_" + names[0].lstrip("-").replace("-", "_").upper())
-    attributes.setdefault("show_envvar", True)
-    attributes.setdefault("cls", Trimmed)
-    return click.option(*names, **attributes)
+    return plain_option(*names, **attributes)
 
 
-def options(*group: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Several options as one decorator."""
-
-    def decorate(function: Function) -> Function:
-        for decorator in reversed(group):
-            function = decorator(function)
-        return function
-
-    return decorate
+def plain_option(*names: str, **attributes: Any) -> Callable[[Function], Function]:
+    """Declare an option of one command alone, which has no variable."""
+    return click.option(*names, cls=Option, **attributes)
 
 
 def _flat(_ctx: click.Context, _param: click.Parameter, value: tuple[list[str], ...]) -> tuple[str, ...]:
@@ -148,75 +132,118 @@ NEW_FILE = click.Path(dir_okay=False, path_type=Path, resolve_path=True)
 GENERAL = options(
     option("--quiet", "-q", is_flag=True, help="Show only warnings, errors and the final summary."),
     option("--debug", is_flag=True, help="Show Python's traceback when something fails."),
+    section=sections.OUTPUT,
 )
-WORKSPACE = option("--workspace", type=NEW_FOLDER, default="build", help="Folder of mirrors, trees, cache and logs.")
+WORKSPACE = option(
+    "--workspace",
+    section=sections.OUTPUT,
+    type=NEW_FOLDER,
+    default="build",
+    help="Folder of mirrors, trees, cache and logs.",
+)
 PLACES = options(
     WORKSPACE,
     option("--output", type=NEW_FOLDER, default="dist", help="Folder that finished wheels go to."),
+    section=sections.OUTPUT,
 )
 MATRIX = options(
     option("--matrix", type=FOLDER, help="Folder of matrix files instead of those that come with the builder."),
     option("--sources", type=FILE, help="YAML file with your own URLs or paths of repositories."),
-    option("--torch-npu-url", help="URL or local path of torch_npu's repository."),
-    option("--op-plugin-url", help="URL or local path of op-plugin's repository."),
+    option("--torch-npu-url", metavar="URL", help="URL or local path of torch_npu's repository."),
+    option("--op-plugin-url", metavar="URL", help="URL or local path of op-plugin's repository."),
+    section=sections.SOURCES,
 )
-AS_OF = option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="The day that statuses are for; today by default.")
+AS_OF = option(
+    "--as-of",
+    section=sections.TARGETS,
+    type=Day(),
+    metavar="YYYY-MM-DD",
+    help="The day that statuses are for; today by default.",
+)
 _LINES = several(
     "--pytorch",
-    shell_complete=_completing(lambda matrix: (line.branch for line in reversed(matrix.releases))),
+    metavar="LINE,...",
+    shell_complete=_completing("lines", lambda matrix: (line.branch for line in reversed(matrix.releases))),
     help="Release line or version: v2.5.1-7.1.0, 2.5.1-7.1.0, 2.5.1, 2.5, master. A build of a version takes its "
     "newest release line, and so does a plan of one.",
 )
 _CELLS = options(
     several(
         "--python",
-        shell_complete=_completing(lambda matrix: (python for line in matrix.releases for python in line.pythons)),
+        metavar="VERSION,...",
+        shell_complete=_completing(
+            "pythons", lambda matrix: (python for line in matrix.releases for python in line.pythons)
+        ),
         help="Python, such as 3.9 or '>=3.10'; every Python of the release line by default.",
     ),
     several(
         "--arch",
+        metavar="ARCH,...",
         shell_complete=_choosing("x86_64", "aarch64", "native", "all"),
         help="x86_64, aarch64, native or all; native by default, all for list.",
     ),
+    section=sections.TARGETS,
 )
 SELECTION = options(
     _LINES,
     several(
         "--release",
-        shell_complete=_completing(lambda matrix: (line.release for line in reversed(matrix.releases))),
+        metavar="RELEASE,...",
+        shell_complete=_completing("releases", lambda matrix: (line.release for line in reversed(matrix.releases))),
         help="Plugin release, such as 7.1.0.",
     ),
     several(
         "--cann",
-        shell_complete=_completing(lambda matrix: (line.cann for line in reversed(matrix.releases))),
+        metavar="VERSION,...",
+        shell_complete=_completing("cann", lambda matrix: (line.cann for line in reversed(matrix.releases))),
         help="CANN version, such as 8.2.RC1.",
     ),
     _CELLS,
     several(
         "--status",
+        metavar="PHASE,...",
         shell_complete=_choosing("supported", "planned", "development", "maintained", "unmaintained", "end-of-life"),
         help="Phase of life: planned, development, maintained, unmaintained, end-of-life (eol), or supported for "
         "development and maintained.",
     ),
     several(
         "--channel",
+        metavar="CHANNEL,...",
         shell_complete=_choosing("release", "nightly", "all"),
         help="release, nightly (development branches) or all; release by default, and what is named.",
     ),
     several(
-        "--target", shell_complete=complete_target, help="Target ids, or globs such as 'v2.*-7.1.0-py3.1?-aarch64'."
+        "--target",
+        metavar="TARGET,...",
+        shell_complete=complete_target,
+        help="Target ids, or globs such as 'v2.*-7.1.0-py3.1?-aarch64'.",
     ),
-    several("--skip", shell_complete=complete_target, help="Leave out targets or release lines: names or globs."),
+    several(
+        "--skip",
+        metavar="TARGET,...",
+        shell_complete=complete_target,
+        help="Leave out targets or release lines: names or globs.",
+    ),
     AS_OF,
+    section=sections.TARGETS,
 )
-ALL_LINES = option("--all-lines", is_flag=True, help="A version of PyTorch means all its release lines.")
+ALL_LINES = option(
+    "--all-lines", section=sections.TARGETS, is_flag=True, help="A version of PyTorch means all its release lines."
+)
 #: What is worked on: the same for a build, and for what prepares or foretells one.
-WORK = options(SELECTION, ALL_LINES, option("--locked", type=FILE, help="Lock file: exactly what it names, or fail."))
-DEMO_SELECTION = options(_LINES, _CELLS)
+WORK = options(
+    SELECTION,
+    ALL_LINES,
+    option("--locked", type=FILE, help="Lock file: exactly what it names, or fail."),
+    section=sections.TARGETS,
+)
+DEMO_SELECTION = options(_LINES, _CELLS, section=sections.TARGETS)
 ENVIRONMENT = options(
     option("--environment", type=click.Choice(["auto", "docker", "host"]), default="auto", help="Where to compile."),
-    option("--base-image", help="Base image instead of the matrix's."),
-    several("--image-mirror", metavar="REGISTRY=PLACE", help="A place that has a registry's images, asked before it."),
+    option("--base-image", metavar="IMAGE", help="Base image instead of the matrix's."),
+    several(
+        "--image-mirror", metavar="REGISTRY=PLACE,...", help="A place that has a registry's images, asked before it."
+    ),
     option(
         "--torch-source",
         type=click.Choice(["cpu-index", "pypi", "find-links"]),
@@ -231,24 +258,49 @@ ENVIRONMENT = options(
         default="auto",
         help="Precompiled headers. auto: but for what a lock or its channel of nightly.yaml builds without.",
     ),
+    section=sections.ENVIRONMENT,
 )
 #: Of every run on this machine.
 RUN_HERE = options(
-    option("--parallel", type=click.IntRange(1, 64), default=1, help="Targets at once; they share --jobs compilers."),
+    option(
+        "--parallel",
+        metavar="N",
+        type=click.IntRange(1, 64),
+        default=1,
+        help="Targets at once; they share --jobs compilers.",
+    ),
     option("--fail-fast", is_flag=True, help="Start no further target after a failure."),
-    option("--json-lines", is_flag=True, help="Events as JSON lines on standard output, for programs."),
+    option(
+        "--json-lines",
+        is_flag=True,
+        section=sections.OUTPUT,
+        help="Events as JSON lines on standard output, for programs.",
+    ),
+    section=sections.SPEED,
 )
 RUN = options(
     RUN_HERE,
     option("--engine", type=click.Choice(["local", "dask"]), default="local", help="This machine, or a Dask cluster."),
-    option("--scheduler", help="Address of the Dask scheduler, tcp://host:port; a cluster on this machine without it."),
-    option("--store", help="Folder or URL by which wheels return from the workers of a cluster."),
+    option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Address of the Dask scheduler, tcp://host:port; a cluster on this machine without it.",
+    ),
+    option("--store", metavar="URL", help="Folder or URL by which wheels return from the workers of a cluster."),
+    section=sections.SPEED,
 )
 #: What is built, and how new it is.
 INPUTS = options(
-    option("--torch-npu", help="Tag or commit of torch_npu instead of the head of the release line's branch."),
     option(
-        "--op-plugin", default="branch", help="branch, pinned, the name of a branch or commit, or a checkout's path."
+        "--torch-npu",
+        metavar="REF",
+        help="Tag or commit of torch_npu instead of the head of the release line's branch.",
+    ),
+    option(
+        "--op-plugin",
+        metavar="NAME",
+        default="branch",
+        help="branch, pinned, the name of a branch or commit, or a checkout's path.",
     ),
     option(
         "--components",
@@ -259,6 +311,7 @@ INPUTS = options(
     option("--custom-ops", type=FOLDER, help="Folder with op_plugin_functions.yaml and *.cpp of your own operators."),
     option("--patches", type=FOLDER, multiple=True, help="Further folder of patch series."),
     option("--refresh", is_flag=True, help="Fetch again and prepare the tree anew."),
+    section=sections.SOURCES,
 )
 SOURCES = options(
     INPUTS,
@@ -271,20 +324,34 @@ SOURCES = options(
         default="release",
         help="The most that these sources are trusted; objects of a lower level never reach a build of a higher one.",
     ),
+    section=sections.SOURCES,
 )
 LIMITS = options(
-    option("--jobs", type=click.IntRange(min=1), help="Compilers at once; by default what cores and memory allow."),
-    option("--memory", type=Bytes(), help="Memory limit of a compile, such as 16G."),
+    option(
+        "--jobs",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Compilers at once; by default what cores and memory allow.",
+    ),
+    option("--memory", metavar="BYTES", type=Bytes(), help="Memory limit of a compile, such as 16G."),
     option(
         "--disk",
+        metavar="BYTES",
         type=Bytes(),
         help="What a build may write, such as 40G; 0: no limit. By default thrice what earlier ones wrote.",
     ),
     option(
         "--timeout",
+        metavar="SECONDS",
         type=click.FloatRange(min=0, min_open=True),
         help="Seconds that one phase may take; hours by default.",
     ),
     option("--no-cache", "uncached", is_flag=True, help="Compile everything anew, without the compile cache."),
-    option("--cache-size", type=Bytes(), help="What each release line's compile cache may grow to; 0 is no limit."),
+    option(
+        "--cache-size",
+        metavar="BYTES",
+        type=Bytes(),
+        help="What each release line's compile cache may grow to; 0 is no limit.",
+    ),
+    section=sections.SPEED,
 )

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 from click.globals import get_current_context
 
-from builder.core.build_options import BuildOptions
-from builder.core.errors import MachineError, RequestError
-from builder.core.workspace import Workspace
-from builder.progress.reporter import Reporter
-
 if TYPE_CHECKING:
+    from builder.cli.answers import Answers
+    from builder.core.build_options import BuildOptions
+    from builder.core.workspace import Workspace
     from builder.matrix.loader import Matrix
     from builder.matrix.model import Target
     from builder.matrix.selection import Query
     from builder.planning.lockfile import Lock
+    from builder.progress.reporter import Reporter
+
+
+def answer_of(values: Mapping[str, Any]) -> tuple[Answers, str | None]:
+    """Find where answers are kept, and what this command's is called: it depends on the matrix and ``values`` alone."""
+    from datetime import datetime, timezone
+
+    from builder.cli.answers import key_of, standard_answers
+
+    shown = sys.stdout.isatty() and shutil.get_terminal_size()
+    variables = [os.environ.get(name) for name in ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS")]
+    asked = [
+        get_current_context().command_path,
+        sorted((name, str(value)) for name, value in values.items()),
+        datetime.now(timezone.utc).date(),
+        (shown, variables, sys.stdout.encoding, os.getcwd(), os.uname().machine),
+    ]
+    return standard_answers(), key_of(values["matrix"], [values["sources"]], asked)
 
 
 def options_of(values: dict[str, Any]) -> BuildOptions:
     """The build options that a command was given."""
+    from builder.core.build_options import BuildOptions
+
     given = {name: values[name] for name in BuildOptions.__dataclass_fields__ if name in values}
     # What is locked is what will be released: it is built as upstream builds it.
     given["pch"] = values.get("pch") == "auto" and not values.get("locked")
@@ -32,6 +54,8 @@ def options_of(values: dict[str, Any]) -> BuildOptions:
 
 def workspace_of(values: dict[str, Any]) -> Workspace:
     """Where the command works."""
+    from builder.core.workspace import Workspace
+
     return Workspace(root=values["workspace"], output=values["output"])
 
 
@@ -52,6 +76,8 @@ def matrix_of(values: dict[str, Any]) -> Matrix:
 
 def reporter_of(values: dict[str, Any]) -> Reporter:
     """How the command speaks."""
+    from builder.progress.reporter import Reporter
+
     return Reporter(quiet=values["quiet"], json_lines=values.get("json_lines", False))
 
 
@@ -70,6 +96,8 @@ def engine_of(values: dict[str, Any]) -> Any:
         for name in ("scheduler", "store"):
             # In the environment they may stand for all that a machine does.
             if source_of(name) is ParameterSource.COMMANDLINE:
+                from builder.core.errors import RequestError
+
                 raise RequestError(
                     f"--{name} is for --engine dask, but this machine builds",
                     hint="add --engine dask; to which store a night is published stands in nightly.yaml",
@@ -78,6 +106,8 @@ def engine_of(values: dict[str, Any]) -> Any:
     try:
         from builder.cluster.executor import run_on_cluster
     except ModuleNotFoundError as error:
+        from builder.core.errors import MachineError
+
         raise MachineError(
             f"--engine dask needs the package {error.name}", hint="pip install 'torch-npu-builder[cluster]'"
         ) from error

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-import rich_click as click
 from click.testing import CliRunner
 
 from builder import __main__ as program
