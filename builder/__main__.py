@@ -8,8 +8,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +28,7 @@ from builder.core.process_exit import leave
 from builder.core.process_start import begin, clean_environment, is_on, take_signals
 
 if TYPE_CHECKING:
+    from builder.cli.project_file import ProjectFile
     from builder.progress.reporter import Reporter
 
 #: Characters of a path that are shown; one that is too long has thousands.
@@ -36,6 +38,15 @@ LONGEST_SHOWN = 300
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     """Other requests to end a run end it as tidily as Ctrl-C does."""
     raise KeyboardInterrupt
+
+
+def _project_file(cli: click.Group) -> ProjectFile | None:
+    """Read the defaults of the project in the current folder, if it has such a file."""
+    if not any(map(os.path.lexists, ("torch-npu-builder.toml", "pyproject.toml"))):
+        return None
+    from builder.cli.project_file import read_project_file
+
+    return read_project_file(Path(), cli)
 
 
 def _print_traceback() -> None:
@@ -73,7 +84,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments) or is_on(os.environ.get("BUILDER_DEBUG"))
     try:
         clean_environment(os.environ)
-        code = cli.main(args=arguments, prog_name="torch-npu-builder", standalone_mode=False)
+        project = _project_file(cli)
+        defaults: dict[str, Any] = {} if project is None else {"default_map": project.defaults, "obj": project}
+        code = cli.main(args=arguments, prog_name="torch-npu-builder", standalone_mode=False, **defaults)
         if sys.stdout is not None:  # it is where the caller has closed it
             sys.stdout.flush()
         return code if isinstance(code, int) else EXIT_OK

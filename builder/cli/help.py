@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import click
-from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from builder.core.process_start import has_control
@@ -43,8 +42,9 @@ class Option(click.Option):
         try:
             return super().type_cast_value(ctx, self._trimmed(ctx, value))
         except click.BadParameter as error:
-            origin = ctx.meta.get("builder.origins", {}).get(self.name)
-            if origin is not None and ctx.get_parameter_source(self.name or "") is ParameterSource.DEFAULT_MAP:
+            # Its source is not noted yet where the value is read.
+            origin = origin_of(ctx, self)
+            if origin is not None and value == ctx.lookup_default(self.name or ""):
                 error.message = f"{origin}: {error.message}"
             raise
 
@@ -57,6 +57,17 @@ class Option(click.Option):
         if has_control(text):
             raise click.BadParameter(f"{text!r} holds a control character, expected plain text", ctx=ctx, param=self)
         return text
+
+
+def origin_of(ctx: click.Context, parameter: click.Parameter) -> str | None:
+    """Return ``file:line`` of the project file's value for a parameter of the command of ``ctx``, or None."""
+    path: list[str] = []
+    above: click.Context | None = ctx
+    while above is not None and above.parent is not None:
+        path.insert(0, above.info_name or "")
+        above = above.parent
+    origins: dict[tuple[str, str], str] = getattr(ctx.obj, "origins", {})
+    return origins.get((" ".join(path), parameter.name or ""))
 
 
 def options(*group: Callable[[Function], Function], section: str | None = None) -> Callable[[Function], Function]:

@@ -284,13 +284,29 @@ def list_targets(**values: Any) -> None:
     examples=(
         "torch-npu-builder explain v2.7.1-7.3.0",
         "torch-npu-builder explain v2.7.1-7.3.0-py3.11-x86_64 --json",
+        "torch-npu-builder explain --options",
     ),
 )
-@click.argument("target", shell_complete=complete_target_or_line)
+@click.argument("target", shell_complete=complete_target_or_line, required=False)
 @options(AS_OF, MATRIX, GENERAL)
 @plain_option("--json", "as_json", is_flag=True, help="An object, for programs.")
-def explain(target: str, **values: Any) -> None:
+@plain_option(
+    "--options",
+    "of_command",
+    is_flag=False,
+    flag_value="build",
+    metavar="[COMMAND]",
+    help="Instead: each option of a command (of build by default), its value, and where that is from.",
+)
+def explain(target: str | None, of_command: str | None, **values: Any) -> None:
     """Show every fact of TARGET (an id, or a release line) and where it is from."""
+    if of_command is not None:
+        from builder.cli.explain_options import explain_options
+
+        explain_options(of_command, target, as_json=values["as_json"])
+        return
+    if target is None:
+        raise click.UsageError("name a TARGET (`list` shows them), or --options")
     from builder.cli.answers import remembered
 
     with remembered(*answer_of({"target": target, **values})) as known:
