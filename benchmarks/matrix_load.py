@@ -47,6 +47,8 @@ def measure(runs: int) -> dict[str, float]:
         # Compiled modules are kept, as they are for a user, also where this environment forbids it.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         environment["PYTHONPYCACHEPREFIX"] = bytecode
+        # No answers are kept (that is no absolute path): startup.py measures those.
+        environment["XDG_CACHE_HOME"] = "none"
         for _, arguments, _ in cases:
             seconds(arguments, environment)
         times: dict[str, list[float]] = {name: [] for name, _, _ in cases}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
@@ -174,7 +173,7 @@ def fsync_folder(folder: Path) -> None:
 def atomic_write(path: Path, data: str | bytes) -> None:
     """Write ``data`` beside ``path``, make it durable, then give it its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    beside = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         with open(beside, "wb") as stream:
             stream.write(data.encode() if isinstance(data, str) else data)
@@ -194,7 +193,7 @@ def atomic_json(path: Path, value: Any) -> None:
 def publish(source: Path, destination: Path) -> None:
     """Copy ``source`` to ``destination``'s file system, make it durable, then give it its name."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    beside = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}")
+    beside = destination.with_name(f".{destination.name}.{os.urandom(4).hex()}")
     try:
         with open(source, "rb") as reader, open(beside, "wb") as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)

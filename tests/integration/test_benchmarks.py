@@ -14,6 +14,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CASES = {
     "matrix_load.py": (["--runs=1"], ["import pydantic, yaml, rich", "load and validate the matrix"]),
+    "startup.py": (["--runs=1"], ["import click, rich", "a completion", "explain"]),
     "plan.py": (["--runs=1"], ["git ls-remote", "plan: heads", "plan --refresh: heads"]),
     "many_targets.py": (["--runs=1", "--targets=4"], ["4 processes of true", "build of 4 targets", "each target more"]),
     "checkout.py": (["--runs=1"], ["git clone --depth 1", "prepared tree of the tenth target"]),
