@@ -280,7 +280,14 @@ RUN_HERE = options(
 )
 RUN = options(
     RUN_HERE,
-    option("--engine", type=click.Choice(["local", "dask"]), default="local", help="This machine, or a Dask cluster."),
+    option(
+        "--engine",
+        "--executor",
+        envvar=["BUILDER_ENGINE", "BUILDER_EXECUTOR"],
+        type=click.Choice(["local", "dask"]),
+        default="local",
+        help="What runs the targets: this machine, or a Dask cluster.",
+    ),
     option(
         "--scheduler",
         metavar="ADDRESS",

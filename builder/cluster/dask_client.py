@@ -18,7 +18,7 @@ from builder.core.errors import BuilderError, FailureKind, MachineError, Request
 
 #: Seconds in which a scheduler must answer.
 TIMEOUT = 10
-INSTALL = "pip install 'torch-npu-builder[cluster]'"
+INSTALL = "pip install 'distributed>=2025.4.1' 'cryptography>=42'"
 #: An event as it comes from a worker: builder.cluster.worker_plugin says which keys it has.
 Listener = Callable[[Mapping[str, Any]], None]
 
@@ -146,7 +146,7 @@ def _outcome(future: Any) -> Mapping[str, Any]:
         raise
     except (ImportError, AttributeError) as error:
         raise MachineError(
-            f"the worker cannot run the builder: {error}", hint=f"install the same version on all machines: {INSTALL}"
+            f"the worker cannot run the builder: {error}", hint="install the same version of the builder and of its packages on all machines (docs/cluster.md)"
         ) from None
     except Exception as error:
         raise TargetError(f"the worker failed: {type(error).__name__}: {error}", kind=FailureKind.INTERNAL) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 
-INSTALL = "pip install 'torch-npu-builder[store]'"
+INSTALL = "pip install 'fsspec>=2024.6'"
 
 _SECRET_NAME = re.compile(
     r"key|secret|token|passw|credential|signature|connection_string|sas\b|auth(?!or|_sock)", re.IGNORECASE
