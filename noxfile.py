@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -49,6 +50,13 @@ def build(session: nox.Session) -> None:
     """Build whatever the arguments after -- select: nox -s build -- --pytorch=v2.1.0-7.1.0."""
     _install(session)
     session.run("python", "-m", "builder", "build", *session.posargs)
+
+
+@nox.session(default=False)
+def unit(session: nox.Session) -> None:
+    """Run the tests that need neither an engine nor a network, for a person at work; arguments go to pytest."""
+    _install(session, *_development())
+    session.run("pytest", "-n2", "tests/unit", "tests/payload", *session.posargs, env={"HYPOTHESIS_PROFILE": "dev"})
 
 
 @nox.session
@@ -106,6 +114,43 @@ def docs(session: nox.Session) -> None:
     made = session.run("python", "-m", "builder", *shlex.split(command[1]), silent=True, stderr=None)
     page.write_text(str(made), encoding="utf-8")
     session.run("pytest", *(str(path) for path in sorted(Path("tests/unit").glob("test_*docs.py"))), *session.posargs)
+    session.install("--quiet", *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "docs"))
+    site = Path("build", "site")
+    # A warning is an error: a page that nobody reaches, a link that leads nowhere.
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-n", "-b", "html", "-c", "docs", ".", str(site))
+    session.log(f"the site is {site / 'docs' / 'index.html'}")
+
+
+def _interpreter(version: str) -> str | None:
+    """A Python of this minor version, on PATH or under pyenv."""
+    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
+    return str(found[-1]) if found else shutil.which(f"python{version}")
+
+
+@nox.session(default=False)
+def package(session: nox.Session) -> None:
+    """Make wheel and source distribution, check them, and try the wheel on every Python that it is for."""
+    session.install("--quiet", "build", "twine")
+    dist = Path(session.create_tmp()).absolute() / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    made = sorted(str(path) for path in dist.iterdir())
+    session.run("twine", "check", "--strict", *made)
+    wheel = next(name for name in made if name.endswith(".whl"))
+    for version in ("3.10", "3.11", "3.12", "3.13"):
+        python = _interpreter(version)
+        if python is None:
+            session.log(f"there is no Python {version} here: not tried")
+            continue
+        place = dist.parent / version
+        session.run(python, "-m", "venv", "--clear", str(place), external=True)
+        pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        session.run(str(place / "bin" / "python"), *pip, wheel, external=True)
+        with session.chdir(place):
+            program = str(place / "bin" / "torch-npu-builder")
+            session.run(program, "list", "--pytorch=2.7", "--json", silent=True, external=True)
+            session.run(program, "--version", external=True)
+    session.log(f"made {', '.join(Path(name).name for name in made)} in {dist}")
 
 
 @nox.session(default=False)

@@ -160,3 +160,8 @@ def as_builder(work: Callable[[], None], uid: int = 61000) -> int:
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def examples(count: int) -> int:
+    """How many examples hypothesis makes up: ``count`` in CI, fewer for a person at work (``nox -s unit``)."""
+    return max(5, count // 10) if os.environ.get("HYPOTHESIS_PROFILE") == "dev" else count

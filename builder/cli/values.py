@@ -109,7 +109,8 @@ def engine_of(values: dict[str, Any]) -> Any:
         from builder.core.errors import MachineError
 
         raise MachineError(
-            f"--engine dask needs the package {error.name}", hint="pip install 'distributed>=2025.4.1' 'cryptography>=42'"
+            f"--engine dask needs the package {error.name}",
+            hint="pip install 'distributed>=2025.4.1' 'cryptography>=42'",
         ) from error
     return partial(run_on_cluster, scheduler=values["scheduler"], store_url=values["store"])
 

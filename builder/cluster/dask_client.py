@@ -146,7 +146,8 @@ def _outcome(future: Any) -> Mapping[str, Any]:
         raise
     except (ImportError, AttributeError) as error:
         raise MachineError(
-            f"the worker cannot run the builder: {error}", hint="install the same version of the builder and of its packages on all machines (docs/cluster.md)"
+            f"the worker cannot run the builder: {error}",
+            hint="install the same version of the builder and of its packages on all machines (docs/cluster.md)",
         ) from None
     except Exception as error:
         raise TargetError(f"the worker failed: {type(error).__name__}: {error}", kind=FailureKind.INTERNAL) from error

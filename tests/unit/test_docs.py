@@ -13,7 +13,11 @@ from builder.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    [ROOT / "README.md", *ROOT.glob("docs/*.md"), *(ROOT / name / "README.md" for name in ("examples", "benchmarks"))]
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *(ROOT / name / "README.md" for name in ("examples", "benchmarks", "patches", "docker", "builder/payload")),
+    ]
 )
 _LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
 _COMMAND = re.compile(r"(?:python -m builder|torch-npu-builder)(?= |$)")
@@ -107,4 +111,6 @@ def test_every_session_of_the_project_is_there() -> None:
     sessions = re.findall(
         r"^def ([a-z]+)\(session: nox\.Session\)", (ROOT / "noxfile.py").read_text(), flags=re.MULTILINE
     )
-    assert set(sessions) == {"build", "tests", "hostile", "lint", "types", "demo", "docs", "bench"}
+    assert set(sessions) == {
+        *("build", "unit", "tests", "hostile", "lint", "types", "demo", "docs", "package", "bench")
+    }

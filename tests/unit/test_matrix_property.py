@@ -16,6 +16,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from builder.core.errors import RequestError
 from builder.core.workspace import resource
@@ -64,7 +65,7 @@ VALUES: tuple[Any, ...] = (
 PLACE = re.compile(r"(?P<file>[^:]+\.yaml):(?P<line>[1-9][0-9]*)(:[1-9][0-9]*)?: ")
 
 QUICK = settings(
-    max_examples=150,
+    max_examples=examples(150),
     deadline=None,
     derandomize=True,
     database=None,

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_matrix import small_matrix, write_matrix
+from support import examples
 
 from builder.core.errors import MachineError, RequestError
 from builder.matrix.loader import Matrix, load_matrix
@@ -601,7 +602,7 @@ _OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_OPTIONS)
 def test_whatever_is_typed_ends_in_targets_or_in_one_error(matrix: Matrix, options: dict[str, Any]) -> None:
     def ended(select_them: Callable[[], Iterable[Target]]) -> set[str]:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from builder.core.errors import RequestError
 from builder.executors.schedule import UNKNOWN_SECONDS
@@ -203,7 +204,12 @@ def test_fewer_jobs_than_architectures_are_refused(matrix: Matrix) -> None:
     assert "2 jobs or more" in str(caught.value.hint)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(80),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_every_target_is_in_one_job(everything: list[Target], data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(everything), unique_by=lambda target: target.id, max_size=60))
@@ -225,7 +231,12 @@ def test_every_target_is_in_one_job(everything: list[Target], data: st.DataObjec
     assert [job.seconds for job in jobs] == sorted((job.seconds for job in jobs), reverse=True)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_no_job_keeps_all_the_others_waiting(everything: list[Target], data: st.DataObject) -> None:
     """With targets of the same length: the longest job is at most a fourth above an even share, but for one target."""

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
+from support import examples
 
 from builder.progress.jsonlines import JSON_INTERVAL, JsonLines
 from builder.progress.lines import HEARTBEAT, PLAIN_INTERVAL, GitHub, GitLab, Groups, Lines
@@ -270,7 +271,7 @@ def test_one_progress_line_a_target_in_a_while() -> None:
 
 @given(st.lists(TEXTS, min_size=1, max_size=5), TEXTS.filter(bool))
 @example(NASTY, "[a")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_every_printed_line_begins_with_its_time_and_target(values: list[str], name: str) -> None:
     sink = Lines(console(), stamped=True)
     play = Play(sink)
@@ -382,7 +383,7 @@ def test_the_lines_of_a_table_end_with_their_text(make: Callable[[Console], Line
 @given(values=st.lists(TEXTS, min_size=1, max_size=4), name=TEXTS.filter(bool))
 @example(values=NASTY, name="::set-env::x")
 @example(values=NASTY, name="x\n::group::y\r\x1b[0K")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_no_text_becomes_a_command_and_groups_are_balanced(
     ci: type[Groups], parallel: int, values: list[str], name: str
 ) -> None:
@@ -503,7 +504,7 @@ def test_progress_comes_once_a_second_for_each_target() -> None:
 
 @given(values=st.lists(TEXTS, max_size=5), name=TEXTS, number=st.floats())
 @example(values=NASTY, name="\udc80", number=float("nan"))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_every_line_of_json_is_one_object(values: list[str], name: str, number: float) -> None:
     stream, play = play_json()
     play.run(name, estimates={name: number})

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from support import examples
 
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.core.results import Run, TargetResult
@@ -110,7 +111,7 @@ def test_nasty_text_is_shown_as_it_is(run: Run, text: str) -> None:
     assert (row[0], row[6]) == (shown, shown)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.one_of(st.text(st.characters()), st.sampled_from(NASTY), st.text("|`<>*_\\&~[]()!\n\r\x1b x", max_size=30))
 )
