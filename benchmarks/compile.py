@@ -37,12 +37,13 @@ from compile_parts.subject import NEW_DECLARATION, NEW_FUNCTION, Subject
 from compile_parts.upstream import Upstream, UpstreamTree
 
 from builder.cli.demo_upstream import DEFAULT_LINE, materialise
+from builder.core.build_options import BuildOptions
 from builder.core.errors import EXIT_INTERRUPTED, BuilderError, MachineError
 from builder.core.untrusted import remove_tree
 from builder.core.workspace import atomic_json, resource
 from builder.environments.docker_engine import engine
 from builder.environments.images import has_image
-from builder.target.compile_spec import default_jobs, machine_memory
+from builder.target.compile_spec import jobs_for
 
 CASES = {
     "a": "cold first Python",
@@ -234,7 +235,7 @@ def subject_of(chosen: argparse.Namespace, scratch: Path) -> Subject:
         matrix_folder=chosen.matrix and chosen.matrix.resolve(),
         sources=made.sources_file if made else chosen.sources and chosen.sources.resolve(),
         find_links=(made.wheelhouse,) if made else (),
-        jobs=chosen.jobs or default_jobs(machine_memory() * 9 // 10),
+        jobs=jobs_for(BuildOptions(jobs=chosen.jobs)),
         source=chosen.source,
         header=chosen.header,
     )

@@ -28,11 +28,11 @@ from pathlib import Path
 
 from plan import BUILDER, every_line, in_turns, planned, seconds, show
 
+from builder.core.digests import sha256_of
 from builder.core.workspace import Workspace
 from builder.environments.docker_engine import NoEngine, find_engine
 from builder.environments.interpreters import find_interpreter
 from builder.matrix.loader import load_matrix
-from builder.wheels.inspect import sha256
 from builder.wheels.record import SCHEMA, WheelRecord, record_path
 
 
@@ -66,7 +66,7 @@ def wheels(plan: Sequence[str], folder: Path, output: Path, size: int) -> list[s
             {
                 "schema": SCHEMA,
                 "wheel": wheel.name,
-                "sha256": sha256(wheel),
+                "sha256": sha256_of(wheel),
                 "size": wheel.stat().st_size,
                 "fingerprint": target["fingerprint"],
                 "target": target["id"],

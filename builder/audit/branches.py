@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from builder.audit.facts import OP_PLUGIN, Pin, Seen
 from builder.core.errors import FailureKind, TargetError
+from builder.core.redaction import without_credentials
 from builder.core.workspace import Workspace
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine
@@ -246,7 +247,7 @@ def _ask(mirror: Mirror, argv: Sequence[str], data: bytes | None = None) -> str:
 
 def _elsewhere(mirror: Mirror) -> bool:
     """True where the branches came from a host that is none of the repository's hosts now."""
-    return mirror.host is not None and mirror.host not in {git.mask(url) for url in mirror.repository.urls}
+    return mirror.host is not None and mirror.host not in {without_credentials(url) for url in mirror.repository.urls}
 
 
 def _listed(mirror: Mirror) -> dict[str, str]:
@@ -256,7 +257,7 @@ def _listed(mirror: Mirror) -> dict[str, str]:
         try:
             return branches(url, git.host_patience())
         except HostError as error:
-            failures.append(f"{git.mask(url)}: {error}")
+            failures.append(f"{without_credentials(url)}: {error}")
     raise TargetError(
         f"no host of {mirror.name} answers, so its branches cannot be compared",
         kind=FailureKind.NETWORK,

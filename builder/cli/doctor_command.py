@@ -6,6 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from builder.core.errors import EXIT_MACHINE_LACKS, EXIT_OK
+from builder.core.redaction import without_credentials
 from builder.core.workspace import Workspace
 from builder.environments.checks import Check, check_machine
 from builder.matrix.loader import Matrix
@@ -58,7 +59,7 @@ def _hosts(matrix: Matrix, name: str, unreached: Unreached) -> list[Check]:
         Check(
             name=f"{name} host",
             status="ok" if reason is None else "warn" if reachable else "fail",
-            text=gitcli.mask(url) if reason is None else f"{gitcli.mask(url)}: {reason}",
+            text=without_credentials(url) if reason is None else f"{without_credentials(url)}: {reason}",
             advice=None
             if reason is None
             else "another host serves it"

@@ -29,7 +29,7 @@ from builder.matrix.model import Target
 from builder.progress.reporter import Reporter
 from builder.store import Store, open_store
 from builder.target.build import BuildContext
-from builder.target.compile_spec import default_jobs, machine_memory
+from builder.target.compile_spec import jobs_for, memory_limit
 from builder.target.deadlines import machine_errors
 from builder.target.resolve_sources import check_request
 
@@ -109,9 +109,8 @@ def _empty(store: Store, run: Run, reporter: Reporter) -> None:
 
 def _shared_among(options: BuildOptions, workers: int) -> BuildOptions:
     """The options of each of several workers of one machine: its part of the compilers and of the memory."""
-    limit = options.memory if options.memory is not None else machine_memory() * 9 // 10
-    jobs = options.jobs or default_jobs(limit)
-    return replace(options, jobs=max(1, jobs // workers), memory=limit // workers)
+    jobs, memory = jobs_for(options), memory_limit(options)
+    return replace(options, jobs=max(1, jobs // workers), memory=memory // workers)
 
 
 def _check(store: Store) -> None:

@@ -26,6 +26,7 @@ from builder.cluster.messages import Order, failed_outcome, outcome_of, read_ord
 from builder.compilation import remote_cache_proxy
 from builder.core.build_options import BuildOptions
 from builder.core.cancellation import stop_all
+from builder.core.digests import sha256_of
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.core.process_exit import leave
 from builder.core.process_start import begin, clean_environment
@@ -41,9 +42,9 @@ from builder.planning.lockfile import Lock, Locked
 from builder.planning.planner import Planner
 from builder.progress.reporter import Reporter
 from builder.progress.state import Event, State
-from builder.store import Store, open_store, sha256_of
+from builder.store import Store, open_store
 from builder.target.build import BuildContext
-from builder.target.compile_spec import default_jobs, machine_memory
+from builder.target.compile_spec import jobs_for
 from builder.target.resolve_sources import Gatherer, check_request
 from builder.wheels.provenance import beside, debug_path, rename_old_debug
 from builder.wheels.record import RecordError, read_record, record_path
@@ -139,8 +140,7 @@ class Errand:
         if options.environment != "host":
             for name in remove_leftovers():
                 self.reporter.message(f"removed {name}, which a killed builder left")
-        limit = options.memory if options.memory is not None else machine_memory() * 9 // 10
-        self.jobs = max(1, (options.jobs or default_jobs(limit)) >> order.halvings)
+        self.jobs = max(1, jobs_for(options) >> order.halvings)
         options = replace(options, jobs=self.jobs)
         entry = None if order.locked is None else Locked.model_validate(order.locked)
         lock = None if entry is None else Lock(Path(order.lock or ""), {order.target: entry})

@@ -16,6 +16,7 @@ from typing import Any
 
 from builder.core.cancellation import patience
 from builder.core.errors import FailureKind, MachineError, TargetError
+from builder.core.retry import retrying
 from builder.core.workspace import debian_script
 from builder.environments.docker_engine import (
     ENGINE_ARCHITECTURES,
@@ -205,8 +206,6 @@ def _pull(engine: DockerEngine, request: EnvironmentRequest, reporter: Reporter)
 
 
 def _pull_from(engine: DockerEngine, place: str, request: EnvironmentRequest, reporter: Reporter) -> None:
-    from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
-
     def may_pass(error: BaseException) -> bool:
         return isinstance(error, TargetError) and error.kind is FailureKind.NETWORK
 
@@ -218,20 +217,20 @@ def _pull_from(engine: DockerEngine, place: str, request: EnvironmentRequest, re
                 task.update(detail=f"trying again in {left} s")
                 rest(1.0)
 
-        def tell(state: RetryCallState) -> None:
-            said = state.outcome.exception() if state.outcome is not None else None
-            wait = state.next_action.sleep if state.next_action is not None else 0.0
+        def tell(said: BaseException | None, _coming: int, wait: float) -> None:
             # The last words are the engine's own; those before repeat the name.
             text = getattr(said, "details", None) or said
             reporter.warning(f"pulling {place}: {text}; trying again in {wait:.0f} s")
 
-        Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential(multiplier=FIRST_WAIT, exp_base=3),
-            retry=retry_if_exception(may_pass),
+        retrying(
+            ATTEMPTS,
+            may_pass=may_pass,
+            tell=tell,
+            first_wait=FIRST_WAIT,
+            longest_wait=float("inf"),
+            growth=3,
+            apart=False,
             sleep=count_down,
-            before_sleep=tell,
-            reraise=True,
         )(_pull_once, engine, place, request, task)
 
 

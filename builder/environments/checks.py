@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.core.machine_limits import cores
 from builder.core.workspace import free_bytes
 from builder.environments.docker_engine import ENGINE_ARCHITECTURES, DockerEngine, NoEngine, find_engine
 
@@ -125,11 +126,11 @@ def check_disk(workspace: Path) -> Check:
 def check_memory(meminfo: Path = Path("/proc/meminfo")) -> Check:
     """Memory of this machine, against what one compiler takes."""
     total = next((int(line.split()[1]) << 10 for line in _lines(meminfo) if line.startswith("MemTotal:")), 0)
-    cores = len(os.sched_getaffinity(0))
-    text = f"{total / GIB:.1f} GiB for {cores} cores"
+    count = cores()
+    text = f"{total / GIB:.1f} GiB for {count} cores"
     if total < MEMORY_NEEDED:
         return Check("memory", "fail", text, "one compile takes up to 1.5 GiB: use a machine with 4 GiB or more")
-    if total < cores * 3 * GIB // 2:
+    if total < count * 3 * GIB // 2:
         return Check("memory", "warn", text, "fewer compilers than cores will run; --jobs sets how many")
     return Check("memory", "ok", text)
 

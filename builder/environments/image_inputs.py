@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.core.digests import sha256_of
 from builder.core.errors import FailureKind, RequestError, TargetError
 from builder.environments.docker_engine import is_own_fault
 from builder.environments.interface import EnvironmentRequest
@@ -187,15 +188,6 @@ def not_offered(requirements: Iterable[str], folders: Iterable[Path]) -> list[st
         if not any(name.startswith(beginnings) for name in offered):
             missing.append(f"{wanted.name}{wanted.specifier}")
     return missing
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    content = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            content.update(block)
-    return content.hexdigest()
 
 
 def inputs_digest(value: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from builder.core.errors import RequestError
+from builder.core.redaction import without_values
 from builder.core.workspace import expanded
 
 #: Variables that name a CA bundle, the builder's own first.
@@ -155,9 +156,7 @@ class NetworkSettings:
 
     def redact(self, text: str) -> str:
         """``text`` with every secret replaced; for logs and messages."""
-        for secret in sorted(self.secrets(), key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return text
+        return without_values(text, self.secrets())
 
 
 def configured_proxies(engine: str) -> dict[str, str]:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from builder.core.cancellation import file_lock
+from builder.core.digests import sha256_of
 from builder.core.errors import FailureKind, MachineError, TargetError
 from builder.core.untrusted import remove_tree
 from builder.core.workspace import atomic_json
 from builder.environments.docker_engine import owner, owner_lives
-from builder.environments.image_inputs import PYTORCH_FILES, files_digest, inputs_digest, sha256_of
+from builder.environments.image_inputs import PYTORCH_FILES, files_digest, inputs_digest
 from builder.environments.interface import EnvironmentRequest
 from builder.environments.unpacked import MANIFEST, SITE, damage, manifest_of
 from builder.progress.reporter import Reporter

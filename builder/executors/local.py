@@ -17,13 +17,14 @@ from builder.compilation import remote_cache_proxy
 from builder.core.build_options import BuildOptions
 from builder.core.cancellation import stop_all
 from builder.core.errors import FailureKind, MachineError
+from builder.core.machine_limits import available_memory
 from builder.core.results import Run, TargetResult
 from builder.core.untrusted import remove_tree
 from builder.core.workspace import Workspace
 from builder.environments.orphans import remove_leftovers
 from builder.executors.run_lifecycle import exit_code as exit_code
 from builder.executors.run_lifecycle import recorded, settle, slots_of, why
-from builder.executors.schedule import Expectation, Schedule, available_memory
+from builder.executors.schedule import Expectation, Schedule
 from builder.executors.summary import show_failure, show_plan, show_plan_errors
 from builder.ledger import BuildLedger
 from builder.matrix.loader import Matrix
@@ -34,7 +35,7 @@ from builder.planning.planner import Planned, Planner
 from builder.progress.reporter import Reporter
 from builder.target.build import BUILD, BuildContext, Purpose, TargetBuild, build_target
 from builder.target.build_tree import Scratch
-from builder.target.compile_spec import default_jobs, machine_memory
+from builder.target.compile_spec import jobs_for
 from builder.target.deadlines import machine_errors
 from builder.target.resolve_sources import Gatherer, check_request
 from builder.wheels.provenance import rename_old_debug
@@ -143,8 +144,7 @@ def run_targets(
             reporter.message(f"removed {name}, which a killed builder left")
     run = Run(workspace.runs, policy.purpose.name)
     slots = slots_of(run.folder) if policy.parallel > 1 else None
-    limit = options.memory if options.memory is not None else machine_memory() * 9 // 10
-    jobs = run.jobs = options.jobs or default_jobs(limit)
+    jobs = run.jobs = jobs_for(options)
     context = BuildContext(
         matrix=matrix,
         workspace=workspace,

@@ -7,10 +7,8 @@ does not end with one long target alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from builder.matrix.model import Target
 
@@ -108,21 +106,3 @@ class Schedule:
     def _fits(self, target: Target) -> bool:
         needed = self._expected.get(target.id, Expectation()).memory or TARGET_MEMORY
         return self._free_memory() >= needed
-
-
-def available_memory() -> int:
-    """Bytes that programs can still be given: the kernel's estimate, or less where a control group limits us."""
-    available = 0
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) << 10
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            allowed = int(Path(limit).read_text())
-            available = min(available, max(0, allowed - int(Path(usage).read_text())))
-        except (OSError, ValueError):
-            continue
-    return available or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

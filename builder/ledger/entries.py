@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
+from builder.core.redaction import without_credentials
+
 #: What can become of a target.
 Status = Literal["built", "rehearsed", "pulled", "skipped", "failed"]
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
 #: What must not reach a terminal from a table; and halves of surrogate pairs, which no database takes.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -21,7 +22,7 @@ def clean(value: Any) -> Any:
     """Text without control characters, and URLs in it without ``user:password@``; any other value as it is."""
     if not isinstance(value, str):
         return value
-    return _CREDENTIALS.sub("***@", _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value))
+    return without_credentials(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value))
 
 
 def _utc(moment: datetime) -> datetime:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from builder.core.errors import RequestError
+from builder.core.redaction import without_credentials
 from builder.matrix import patterns
 
 #: No matrix file comes near these; a file that does is not one.
@@ -39,7 +40,6 @@ _EXPECTED = {
     "model_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
 }
-_PASSWORD = re.compile(r"://[^/@]*:[^/]*@")
 _PLAIN_KEY = re.compile(r"[\w.+-]{1,100}")
 _TAG = "tag:yaml.org,2002:"
 #: By the first character of a plain scalar: the tags that it may have beside text, each with its pattern.
@@ -376,7 +376,7 @@ def _shown(node: _Node) -> str:
 
 def _short(text: str) -> str:
     """``text`` as errors quote it: not too long, and without the password of a URL, because errors end in logs."""
-    text = _PASSWORD.sub("://***@", text)
+    text = without_credentials(text)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from builder.core.errors import RequestError
+from builder.core.redaction import holds_password
 from builder.core.workspace import expanded
 from builder.matrix import patterns
 
@@ -64,7 +65,7 @@ class Repository(BaseModel):
     @classmethod
     def _no_secret(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
-            if _PASSWORD.match(url):
+            if holds_password(url):
                 # Not quoted: error messages end in logs. The loader hides the value for this type.
                 raise PydanticCustomError(
                     "secret", "a URL without a password (use a git credential helper or an ssh key)"
@@ -130,7 +131,7 @@ class SourceTable(BaseModel):
                 f"the source given for {name} is not usable: {url_or_path!r}",
                 hint=f"expected {patterns.EXPECTED[patterns.URL]}",
             )
-        if _PASSWORD.match(url_or_path):
+        if holds_password(url_or_path):
             raise RequestError(
                 f"the URL given for {name} holds a password, which would end in logs and records",
                 hint="use a git credential helper or an ssh key, and a URL without password",

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from builder.core.digests import sha256_of
 from builder.core.errors import FailureKind, TargetError
 from builder.matrix.channels import ChosenChannel
 from builder.nightly.previous import Failure, Wheel, write_failures
 from builder.progress.reporter import Reporter
 from builder.releases import Manifest, Release
-from builder.store import Store, sha256_of
+from builder.store import Store
 from builder.store.folder import FolderStore
 from builder.target.deadlines import deadline
 from builder.wheels.provenance import OLD_DEBUG_SUFFIX, debug_path, new_debug_name, rename_old_debug

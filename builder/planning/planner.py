@@ -6,7 +6,6 @@ words what changed since that wheel.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from builder.core.build_options import BuildOptions
 from builder.core.errors import BuilderError, MachineError
+from builder.core.machine_limits import cores
 from builder.core.workspace import Workspace, resource
 from builder.environments.select import Machine, environment_identity, why_unknown
 from builder.matrix.model import Target
@@ -36,7 +36,7 @@ from builder.wheels.standing import Digests, fault_of, records
 #: Names of repositories for people, by the part of the inputs that holds their commit.
 _REPOSITORIES = {"sources.torch_npu": TORCH_NPU, "sources.op_plugin.commit": OP_PLUGIN}
 #: Wheels that are read at once. More than cores would wait for the disk together.
-_READERS = min(8, os.cpu_count() or 1)
+_READERS = min(8, cores())
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
+from builder.core.digests import sha256_of
 from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
 from builder.releases.channel import ROUNDS, move_latest, read_pointer
 from builder.releases.manifest import (
@@ -28,7 +29,7 @@ from builder.releases.manifest import (
     read_journals,
     to_bytes,
 )
-from builder.store import Store, check_part, sha256_of
+from builder.store import Store, check_part
 
 
 def fill_command(target: str) -> str:

@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from builder.core.errors import FULL, FailureKind, TargetError
+from builder.core.redaction import without_credentials
+from builder.core.retry import retrying
 from builder.progress.reporter import Reporter, Task
 from builder.sources import foreign
 from builder.sources import gitcli as git
-
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
 
 #: Seconds before the second try; doubled for each further one, with some chance in it.
 FIRST_WAIT = 1.0
@@ -232,13 +231,14 @@ def fetch(
     early leaves the refs as they were. ``depth`` other than 0 leaves out older commits. ``lock`` is the
     mirror's lock (see ``gitcli.held``). Raises TargetError (DISK) when the disk is full.
     """
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
-
     patience = git.host_patience()
 
     def once() -> None:
         try:
-            with _asked(url) as place, reporter.task(f"fetching {label} from {git.mask(url)}", total=100) as task:
+            with (
+                _asked(url) as place,
+                reporter.task(f"fetching {label} from {without_credentials(url)}", total=100) as task,
+            ):
                 argv = [
                     "fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
                     "--update-shallow", "--no-recurse-submodules", *([f"--depth={depth}"] if depth else []),
@@ -257,18 +257,15 @@ def fetch(
                 raise _NotReached(failure) from failed
             raise
 
-    def tell(state: RetryCallState) -> None:
-        said = state.outcome.exception() if state.outcome is not None else None
-        reporter.warning(f"{label}: {said}; asking {git.mask(url)} again (try {state.attempt_number + 1})")
+    def tell(said: BaseException | None, coming: int, _wait: float) -> None:
+        reporter.warning(f"{label}: {said}; asking {without_credentials(url)} again (try {coming})")
+
+    def may_pass(error: BaseException) -> bool:
+        return isinstance(error, _NotReached)
 
     try:
-        Retrying(
-            stop=stop_after_attempt(1 + max(retries, 0)),
-            wait=wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT) + wait_random(0, FIRST_WAIT),
-            retry=retry_if_exception_type(_NotReached),
-            before_sleep=tell,
-            reraise=True,
-        )(once)
+        asked = retrying(1 + retries, may_pass=may_pass, tell=tell, first_wait=FIRST_WAIT, longest_wait=LONGEST_WAIT)
+        asked(once)
     except _NotReached as error:
         return error.failure
     except _NoRepository as error:

@@ -24,6 +24,7 @@ from threading import Event
 
 from builder.core.cancellation import patience, registered
 from builder.core.errors import MachineError, RequestError
+from builder.core.redaction import without_credentials
 
 #: Variables that reach hosts. Everything else of git's own (``GIT_DIR``, ``GIT_CONFIG_*``) stays outside.
 _PASSED = (
@@ -71,7 +72,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+@=-]*)*")
 _SCHEMES = ("https://", "http://", "ssh://", "git://", "file://")
 _SCP_LIKE = re.compile(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.-]*:(?!:)[A-Za-z0-9._~/][^\s]*")
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 _MINIMUM = (2, 32)
 
 
@@ -81,7 +81,7 @@ class GitFailed(Exception):  # noqa: N818 - internal; callers turn it into an er
     def __init__(self, argv: Sequence[str], status: int, output: str) -> None:
         super().__init__(f"git {' '.join(argv)}: exit status {status}: {output}")
         self.status = status
-        self.output = mask(output).strip()
+        self.output = without_credentials(output).strip()
 
     @property
     def reason(self) -> str:
@@ -93,11 +93,6 @@ class GitFailed(Exception):  # noqa: N818 - internal; callers turn it into an er
                 # git often ends with a general line after the precise one.
                 return said[0]
         return lines[-1] if lines else f"git ended with status {self.status}"
-
-
-def mask(text: str) -> str:
-    """Hide ``user:password@`` of every URL in ``text``."""
-    return _USER_INFO.sub("***@", text)
 
 
 def is_commit(text: str) -> bool:
@@ -145,7 +140,7 @@ def check_url(url: str) -> str:
         if _SCP_LIKE.fullmatch(url) and not re.match(r"[a-z]+://", url):
             return url
     raise RequestError(
-        f"{mask(url)!r} is not a URL or path of a git repository",
+        f"{without_credentials(url)!r} is not a URL or path of a git repository",
         hint="give https://, ssh://, git://, http:// or file:// URLs, user@host:path, or an existing folder",
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.core.errors import FULL, FailureKind, TargetError
+from builder.core.machine_limits import cores
 from builder.sources.export import escapes
 
 #: The repository of a tree is judged by its HEAD, not file by file.
@@ -68,7 +69,7 @@ def _listed(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str] | 
 
 def take(root: Path) -> Manifest:
     """The manifest of ``root``. Raises TargetError of kind SOURCE for sockets, pipes and devices."""
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, cores() + 2)) as pool:
         listed = list(walk(root))
         described = pool.map(lambda item: _describe(root, *item), listed, chunksize=64)
         return {path: value for (path, _), value in zip(listed, described, strict=True)}

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.core.errors import FailureKind, RequestError, TargetError
+from builder.core.redaction import without_credentials
 from builder.core.untrusted import remove_tree
 from builder.core.workspace import fsync_folder
 from builder.progress.reporter import Reporter
@@ -151,7 +152,7 @@ class Mirror(TreeExport):
         found = self._looked_for(look, f"branch {name}", name, refresh=refresh)
         if found is None:
             raise TargetError(
-                f"{self.name} has no branch {name!r} on {git.mask(self.host or 'any host')}",
+                f"{self.name} has no branch {name!r} on {without_credentials(self.host or 'any host')}",
                 kind=FailureKind.SOURCE,
                 details=self._similar(name),
             )
@@ -192,7 +193,7 @@ class Mirror(TreeExport):
         found = self._looked_for(look, name, name, refresh=refresh)
         if found is None:
             raise TargetError(
-                f"{self.name} has no branch, tag or commit {name!r} on {git.mask(self.host or 'any host')}",
+                f"{self.name} has no branch, tag or commit {name!r} on {without_credentials(self.host or 'any host')}",
                 kind=FailureKind.SOURCE,
                 details=self._similar(name),
             )
@@ -287,13 +288,13 @@ class Mirror(TreeExport):
         for url in self._hosts(wanted):
             given = self._ask(url, lock, _EVERYTHING, (alone, 0), (alone, 1))
             if not isinstance(given, HostFailure):
-                git.run(["config", ORIGIN, git.mask(url)], git_dir=self.path)
+                git.run(["config", ORIGIN, without_credentials(url)], git_dir=self.path)
                 self._refs.forget()
                 self._whole = self._whole or given is _EVERYTHING
                 if refresh:
                     self._refreshed.add(None if given is _EVERYTHING else ref)
                 return
-            failures.append(replace(given, reason=f"{git.mask(url)}: {given.reason}"))
+            failures.append(replace(given, reason=f"{without_credentials(url)}: {given.reason}"))
         raise self._unreachable(wanted, failures)
 
     def _fetch_commit(self, commit: str, lock: int) -> None:
@@ -303,7 +304,7 @@ class Mirror(TreeExport):
             given = self._ask(url, lock, (alone, 0), _EVERYTHING, (alone, 1), enough=lambda: self._present(commit))
             if not isinstance(given, HostFailure):
                 return
-            failures.append(replace(given, reason=f"{git.mask(url)}: {given.reason}"))
+            failures.append(replace(given, reason=f"{without_credentials(url)}: {given.reason}"))
         raise self._unreachable(f"commit {commit}", failures)
 
     def _ask(self, url: str, lock: int, *ways: _Way, enough: Callable[[], bool] = lambda: True) -> _Way | HostFailure:
@@ -334,7 +335,7 @@ class Mirror(TreeExport):
         assert first is not None  # noqa: S101 - there is at least one way
         if first.network:
             self._mirrors.unreached.note(url, first)
-        self._mirrors.reporter.warning(f"{self.name}: {git.mask(url)}: {first.reason}")
+        self._mirrors.reporter.warning(f"{self.name}: {without_credentials(url)}: {first.reason}")
         return first
 
     def _hosts(self, wanted: str) -> tuple[str, ...]:
@@ -361,8 +362,8 @@ class Mirror(TreeExport):
         """A branch of one host must not pass for the branch of another, also where none may be asked."""
         if self._elsewhere():
             raise TargetError(
-                f"{wanted} of {self.name} in {self.path} came from {git.mask(self.host or '')}, which is not among its "
-                "hosts now, and --offline forbids asking another",
+                f"{wanted} of {self.name} in {self.path} came from {without_credentials(self.host or '')}, "
+                "which is not among its hosts now, and --offline forbids asking another",
                 kind=FailureKind.SOURCE,
                 hint="run once without --offline, or name that host again",
             )
@@ -382,7 +383,7 @@ class Mirror(TreeExport):
     def _elsewhere(self) -> bool:
         """True when branches come from a host that is no longer one of the repository's: another fork's branches."""
         origin = self.host
-        return origin is not None and origin not in {git.mask(url) for url in self.repository.urls}
+        return origin is not None and origin not in {without_credentials(url) for url in self.repository.urls}
 
     def _similar(self, name: str) -> str | None:
         from difflib import get_close_matches

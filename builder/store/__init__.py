@@ -8,9 +8,9 @@ from urllib.parse import unquote
 
 from builder.core.errors import RequestError
 from builder.store.folder import FolderStore
-from builder.store.interface import Entry, Store, check_name, check_part, sha256_of
+from builder.store.interface import Entry, Store, check_name, check_part
 
-__all__ = ["Entry", "Store", "check_name", "check_part", "open_store", "sha256_of"]
+__all__ = ["Entry", "Store", "check_name", "check_part", "open_store"]
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _ALMOST_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")

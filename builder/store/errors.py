@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
+from builder.core.redaction import without_secrets
 
 INSTALL = "pip install 'fsspec>=2024.6'"
 
@@ -19,11 +20,6 @@ _SECRET_NAME = re.compile(
 )
 #: Shorter values would blot out ordinary words.
 _SHORTEST_SECRET = 4
-_USER_INFO = re.compile(r"(?<=://)[^/\s@:]*:\S*@")
-_SIGNED = re.compile(
-    r"([?&](?:X-[A-Za-z]+-[A-Za-z-]+|[^=&\s]*(?:sig|key|token|secret)[^=&\s]*)=)[^&\s'\"]+", re.IGNORECASE
-)
-
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}
@@ -47,10 +43,8 @@ _DEFECTS = (AttributeError, TypeError, NameError, AssertionError, LookupError, A
 
 
 def redact(text: str) -> str:
-    """``text`` without passwords in URLs, signatures, and values of variables whose names say that they are secret."""
-    for value in sorted(_secrets(), key=len, reverse=True):
-        text = text.replace(value, "***")
-    return _SIGNED.sub(r"\1***", _USER_INFO.sub("***@", text))
+    """Take passwords in URLs, signatures, and values of variables that are named like secrets out of ``text``."""
+    return without_secrets(text, _secrets())
 
 
 def explain(error: Exception, url: str, what: str) -> BuilderError | None:

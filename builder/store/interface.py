@@ -66,15 +66,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a local file in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 class Store(ABC):
     """Where finished wheels and their records are published.
 

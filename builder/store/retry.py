@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from builder.core.errors import TargetError
-
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
+from builder.core.retry import retrying
 
 #: How often a store is asked, the first time included. The packages behind fsspec have patience of their own, too.
 ATTEMPTS = 4
@@ -39,19 +37,11 @@ def patient(
 
     @wraps(method)
     def asking(self: _Asked, /, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Answer:
-        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+        def tell(said: BaseException | None, coming: int, _wait: float) -> None:
+            self.warn(f"{said}; asking again (try {coming} of {ATTEMPTS})")
 
-        def tell(state: RetryCallState) -> None:
-            said = state.outcome.exception() if state.outcome is not None else None
-            self.warn(f"{said}; asking again (try {state.attempt_number + 1} of {ATTEMPTS})")
-
-        return Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT) + wait_random(0, FIRST_WAIT),
-            retry=retry_if_exception(_may_pass),
-            before_sleep=tell,
-            reraise=True,
-        )(method, self, *arguments, **named)
+        asked = retrying(ATTEMPTS, may_pass=_may_pass, tell=tell, first_wait=FIRST_WAIT, longest_wait=LONGEST_WAIT)
+        return asked(method, self, *arguments, **named)
 
     return asking
 

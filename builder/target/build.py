@@ -337,7 +337,7 @@ class TargetBuild:
             self._warn_once(text, note=note if self.context.purpose.demonstrates else None)
         compile_spec.check_torch(self.target, facts)
         limits = compile_spec.limits(self.options)
-        jobs = self.options.jobs or compile_spec.default_jobs(limits.memory or compile_spec.machine_memory())
+        jobs = compile_spec.jobs_for(self.options)
         return Recipe(
             arguments=script.arguments(self.target.python, self.options.components),
             epoch=epoch,

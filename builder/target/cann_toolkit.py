@@ -8,8 +8,8 @@ import stat
 from functools import lru_cache
 from pathlib import Path
 
+from builder.core.digests import sha256_of
 from builder.core.errors import MachineError
-from builder.environments.image_inputs import sha256_of
 
 
 def describe_cann(folder: Path) -> dict[str, str]:

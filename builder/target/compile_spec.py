@@ -10,7 +10,6 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from builder.compilation import ccache, codegen_cache, compile_manifest, pch_stats
 from builder.compilation.version_define import find_version_define
+from builder.core import machine_limits
 from builder.core.build_options import BuildOptions
 from builder.core.errors import FailureKind, TargetError
 from builder.core.trust import Trust
@@ -240,23 +240,19 @@ def trust_of(target: Target, options: BuildOptions, *, changed: bool = False) ->
     return most.at_most(Trust.RELEASE if target.release.channel == "release" else Trust.NIGHTLY)
 
 
-def default_jobs(memory: int) -> int:
-    """Compilers at once: one for each core, as many as ``memory`` bytes hold, at least one."""
-    return max(1, min(len(os.sched_getaffinity(0)), memory // COMPILER_MEMORY))
+def memory_limit(options: BuildOptions) -> int:
+    """Return the bytes of memory that a build may use: what ``options`` say, or nine tenths of the machine's."""
+    return options.memory if options.memory is not None else machine_limits.memory() * 9 // 10
 
 
-def machine_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or less where a control group says so."""
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):
-            found = min(found, int(Path(file).read_text()))
-    return found
+def jobs_for(options: BuildOptions) -> int:
+    """Count the compilers that run at once: what ``options`` say, or one a core, as many as the memory holds."""
+    return options.jobs or max(1, min(machine_limits.cores(), memory_limit(options) // COMPILER_MEMORY))
 
 
 def limits(options: BuildOptions) -> Limits:
     """Limits of every command of a build: nine tenths of the memory and DISK unless the user says otherwise."""
-    memory = options.memory if options.memory is not None else machine_memory() * 9 // 10
+    memory = memory_limit(options)
     disk = DISK if options.disk is None else options.disk
     return Limits(memory=memory, timeout=options.limit_of("compile"), disk=disk or None)
 

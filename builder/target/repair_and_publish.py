@@ -13,6 +13,7 @@ from builder import __version__
 from builder.compilation.output_parser import OutputReader
 from builder.core.build_options import BuildOptions
 from builder.core.cancellation import abandonable, attempted
+from builder.core.digests import sha256_of
 from builder.core.errors import FailureKind, TargetError
 from builder.core.results import TargetResult
 from builder.environments.interface import Opened, Ready
@@ -26,7 +27,6 @@ from builder.target.build_tree import Scratch
 from builder.target.compile_spec import Recipe
 from builder.target.diagnosis import cut_short
 from builder.wheels import provenance
-from builder.wheels.inspect import sha256
 from builder.wheels.publication import publish_wheel
 from builder.wheels.record import SCHEMA, WheelRecord
 from builder.wheels.repair import auditwheel_command, built_wheel, take_wheel
@@ -132,7 +132,7 @@ class Finish:
             ),
             "the packing of debug symbols",
         )
-        self.result.sha256 = abandonable(lambda: sha256(wheel), f"the reading of {wheel}")
+        self.result.sha256 = abandonable(lambda: sha256_of(wheel), f"the reading of {wheel}")
         replaced = provenance.other_fingerprint(self.output / wheel.name, self.result.fingerprint)
         if replaced is not None:
             self.warn(f"{wheel.name} replaces one that was built from other inputs (fingerprint {replaced[:12]})")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import lzma
-import re
 import struct
 import threading
 import warnings
@@ -23,11 +22,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from builder import __version__
 from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
+from builder.core.redaction import without_credentials
+from builder.core.retry import retrying
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
     from requests import Response, Session
-    from tenacity import RetryCallState
 
 #: Seconds before the second try; doubled for each further one, with some chance in it.
 FIRST_WAIT = 1.0
@@ -170,29 +170,26 @@ class IndexClient:
         TargetError NETWORK names ``label`` and ``url``, VERIFY names ``label`` and what is wrong with it;
         MachineError says that the disk cannot be written. ``stop``, once set, ends the work by an exception.
         """
-        from tenacity import (
-            Retrying,
-            retry_if_exception,
-            sleep_using_event,
-            stop_after_attempt,
-            wait_exponential,
-            wait_random,
-        )
 
-        def tell(state: RetryCallState) -> None:
-            said = state.outcome.exception() if state.outcome is not None else None
+        def tell(said: BaseException | None, coming: int, _wait: float) -> None:
             if self._warn is not None:
-                self._warn(f"{label}: {said}; asking {shown(url)} again (try {state.attempt_number + 1})")
+                self._warn(f"{label}: {said}; asking {shown(url)} again (try {coming})")
 
+        def may_pass(error: BaseException) -> bool:
+            return isinstance(error, _NotReached) and error.passing
+
+        from tenacity import sleep_using_event
+
+        asked = retrying(
+            1 + self._retries,
+            may_pass=may_pass,
+            tell=tell,
+            first_wait=FIRST_WAIT,
+            longest_wait=LONGEST_WAIT,
+            sleep=sleep_using_event(stop or threading.Event()),
+        )
         try:
-            result: _Result = Retrying(
-                stop=stop_after_attempt(1 + max(self._retries, 0)),
-                wait=wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT) + wait_random(0, FIRST_WAIT),
-                retry=retry_if_exception(lambda error: isinstance(error, _NotReached) and error.passing),
-                sleep=sleep_using_event(stop or threading.Event()),
-                before_sleep=tell,
-                reraise=True,
-            )(_judged, label, once, stop)
+            result: _Result = asked(_judged, label, once, stop)
             return result
         except _NotReached as error:
             raise TargetError(
@@ -344,4 +341,4 @@ def _reason(error: BaseException) -> str:
         error = inner[0]
     if isinstance(error, EOFError):
         return "the answer ended early"
-    return re.sub(r"//[^/\s]*@", "//***@", str(error).strip() or type(error).__name__)
+    return without_credentials(str(error).strip() or type(error).__name__)

@@ -325,17 +325,3 @@ def shown(text: str, *, quote: bool = True) -> str:
     if cut.isprintable() and cut.isascii() and cut:
         return cut
     return ascii(cut) if quote else ascii(" ".join(cut.split()))[1:-1]
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as stream:
-        return sha256_of_stream(stream)
-
-
-def sha256_of_stream(stream: BinaryIO) -> str:
-    """SHA-256 of all that follows in ``stream``, in hexadecimal."""
-    digest = hashlib.sha256()
-    while chunk := stream.read(_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()

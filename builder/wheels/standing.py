@@ -17,11 +17,12 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from builder.core.digests import sha256_of_stream
 from builder.core.errors import TargetError
 from builder.core.untrusted import open_inside
 from builder.core.workspace import atomic_write
 from builder.wheels.contents import archive_faults
-from builder.wheels.inspect import Wheel, sha256_of_stream
+from builder.wheels.inspect import Wheel
 from builder.wheels.publication import complete
 from builder.wheels.record import RecordError, WheelRecord, read_record
 

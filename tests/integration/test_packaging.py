@@ -9,7 +9,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import nox
 import pytest
+
+from builder.cluster import dask_client
+from builder.store import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +45,13 @@ def run(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProc
         text=True,
         check=False,
     )
+
+
+def test_hints_name_the_packages_of_the_extras() -> None:
+    """The builder itself is not on PyPI, so what is missing is named."""
+    extras = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
+    for extra, hint in (("store", errors.INSTALL), ("cluster", dask_client.INSTALL)):
+        assert hint == "pip install " + " ".join(f"'{each}'" for each in extras[extra])
 
 
 def test_matrix_and_examples_come_from_the_wheel(installed: Path, tmp_path: Path) -> None:

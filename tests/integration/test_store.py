@@ -19,9 +19,10 @@ from pathlib import Path
 import pytest
 from store_support import S3, everything, serve_s3
 
+from builder.core.digests import sha256_of
 from builder.core.errors import BuilderError, FailureKind, RequestError, TargetError
 from builder.releases import Release, latest, prune, read_manifest, releases, verify
-from builder.store import Store, interface, open_store, retry, sha256_of
+from builder.store import Store, interface, open_store, retry
 from builder.store.remote import RemoteStore
 
 KILLS = 10
@@ -31,7 +32,8 @@ SECRET = "a-secret-of-the-tests-0123456789"
 PUTTING = """
 import sys
 from pathlib import Path
-from builder.store import open_store, sha256_of
+from builder.store import open_store
+from builder.core.digests import sha256_of
 from builder.store.remote import RemoteStore
 kind, place, *files = sys.argv[1:]
 store = RemoteStore(place) if kind == "renaming" else open_store(place)

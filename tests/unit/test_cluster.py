@@ -42,6 +42,7 @@ from builder.cluster.messages import (
 )
 from builder.cluster.worker_pool import Crew
 from builder.core.build_options import BuildOptions
+from builder.core.digests import sha256_of
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.core.results import Phase, TargetResult
 from builder.core.workspace import Workspace
@@ -49,7 +50,7 @@ from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.selection import parse_target_id
 from builder.progress.reporter import Reporter
 from builder.progress.state import Event, State
-from builder.store import open_store, sha256_of
+from builder.store import open_store
 from builder.target.fingerprint import fingerprint
 from builder.wheels.provenance import debug_path
 

@@ -10,9 +10,10 @@ import pytest
 
 from builder.core.build_options import BuildOptions
 from builder.core.errors import FailureKind, TargetError
+from builder.core.machine_limits import available_memory
 from builder.core.results import TargetResult
 from builder.executors.local import LocalRun, Policy
-from builder.executors.schedule import TARGET_MEMORY, Expectation, Schedule, available_memory
+from builder.executors.schedule import TARGET_MEMORY, Expectation, Schedule
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from store_support import KINDS, everything, make_store
 
+from builder.core.digests import sha256_of
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.releases import Release
-from builder.store import Store, check_name, interface, open_store, sha256_of
+from builder.store import Store, check_name, interface, open_store
 from builder.store import folder as folder_module
 from builder.store.errors import explain, redact
 from builder.store.folder import FolderStore
@@ -353,7 +354,7 @@ def test_folders_and_file_urls_need_no_fsspec(tmp_path: Path, local: Any, monkey
     assert (tmp_path / "url with space" / "a.whl").exists()
     with pytest.raises(MachineError, match="needs a package") as caught:
         open_store("s3://bucket/folder")
-    assert caught.value.hint == "pip install 'torch-npu-builder[store]'"
+    assert caught.value.hint == "pip install 'fsspec>=2024.6'"
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from store_support import KINDS, everything, make_store
 
+from builder.core.digests import sha256_of
 from builder.core.errors import FailureKind, RequestError, TargetError
 from builder.releases import Release, fill_command, latest, next_name, prune, read_manifest, releases, verify
 from builder.releases import channel as channel_module
 from builder.releases.manifest import order
-from builder.store import Store, open_store, sha256_of
+from builder.store import Store, open_store
 from builder.store.folder import FolderStore
 
 A, B, C = "v2.5.1-7.1.0-py3.9-x86_64", "v2.5.1-7.1.0-py3.10-x86_64", "v2.5.1-7.1.0-py3.11-aarch64"
