@@ -23,7 +23,7 @@ from builder.core.trust import Trust
 from builder.core.untrusted import remove_tree
 from builder.core.workspace import Workspace, resource
 from builder.environments.interface import Folders, Opened, Outcome, Ready
-from builder.environments.probe import probe
+from builder.environments.probe import Probed, probe
 from builder.environments.select import Machine, ready_environment
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
@@ -125,7 +125,7 @@ class TargetBuild:
         with self.opened(environment) as opened:
             with self.phase("toolchain"):
                 inputs = self.inputs(tree, changes, environment)
-                facts, plan = self.toolchain(opened, tree, inputs, scripts)
+                probed, plan = self.toolchain(opened, tree, inputs, scripts)
             with self.phase("compile") as phase:
                 outcome = self._compile(opened, tree, scripts[1], plan)
                 phase.measured(outcome.cpu_seconds, outcome.peak_memory, outcome.disk_growth)
@@ -134,7 +134,7 @@ class TargetBuild:
         with self.phase("verify"), deadline(self.options.limit_of("verify")):
             verified = finish.verified(wheel, tree, plan)
         with self.phase("publish"), deadline(self.options.limit_of("publish")):
-            compiled = Compiled(tree, changes, inputs, environment, facts, plan)
+            compiled = Compiled(tree, changes, inputs, environment, probed, plan)
             finish.publish(wheel, compiled, verified, run=self.run_id, started=self.started)
         self.scratch.remove()
         remove_tree(self.out)
@@ -154,17 +154,17 @@ class TargetBuild:
         tree: PreparedTree,
         inputs: Mapping[str, Any],
         scripts: tuple[BuildScript, SetupScript],
-    ) -> tuple[Mapping[str, Any], Recipe]:
+    ) -> tuple[Probed, Recipe]:
         """What the environment holds, and how to compile there; notes the fingerprint of ``inputs``.
 
         Raises TargetError where that is not what the matrix, or a lock, wants.
         """
-        facts = probe(opened, self.target.python)
-        plan = self._recipe(facts, *scripts, int(tree.record["commit_time"]))
+        probed = probe(opened, self.target.python)
+        plan = self._recipe(probed, *scripts, int(tree.record["commit_time"]))
         self.result.fingerprint = fingerprint(inputs)
         if self.context.accept is not None:
             self.context.accept(self.target, inputs)
-        return facts, self._prepared(opened, plan)
+        return probed, self._prepared(opened, plan)
 
     @property
     def prepared_tree(self) -> Path:
@@ -192,9 +192,9 @@ class TargetBuild:
         """The environment over the copy of ``tree`` that stands, and how it is compiled there. Raises TargetError."""
         script, setup = self.scratch.scripts()
         with self.opened(environment) as opened:
-            facts = probe(opened, self.target.python)
+            probed = probe(opened, self.target.python)
             epoch = int(tree.record["commit_time"])
-            plan = self._recipe(facts, script, setup, epoch, accept_mismatch=accept_mismatch)
+            plan = self._recipe(probed, script, setup, epoch, accept_mismatch=accept_mismatch)
             yield opened, self._prepared(opened, plan)
 
     def explained(self, error: BuilderError) -> BuilderError:
@@ -320,7 +320,7 @@ class TargetBuild:
 
     def _recipe(
         self,
-        facts: Mapping[str, Any],
+        probed: Probed,
         script: BuildScript,
         setup: SetupScript,
         epoch: int,
@@ -328,21 +328,21 @@ class TargetBuild:
         accept_mismatch: bool = False,
     ) -> Recipe:
         """How the compile is run; raises TargetError where the toolchain is not the matrix's."""
-        mismatches = compile_spec.toolchain_mismatches(self.target, facts)
+        mismatches = compile_spec.toolchain_mismatches(self.target, probed)
         if mismatches and not (self.options.allow_toolchain_mismatch or accept_mismatch):
-            raise compile_spec.wrong_toolchain(self.target, mismatches, facts, self.matrix.compilers)
+            raise compile_spec.wrong_toolchain(self.target, mismatches, probed, self.matrix.compilers)
         if mismatches:
             text = "; ".join(mismatches)
             note = f"not the matrix's toolchain, which a demonstration may have: {text}"
             self._warn_once(text, note=note if self.context.purpose.demonstrates else None)
-        compile_spec.check_torch(self.target, facts)
+        compile_spec.check_torch(self.target, probed)
         limits = compile_spec.limits(self.options)
         jobs = compile_spec.jobs_for(self.options)
         return Recipe(
             arguments=script.arguments(self.target.python, self.options.components),
             epoch=epoch,
             repair=compile_spec.repair_plan(
-                self.target, setup, meets_policy=compile_spec.meets_policy(self.target, facts)
+                self.target, setup, meets_policy=compile_spec.meets_policy(self.target, probed)
             ),
             jobs=jobs,
             slots=0 if setup.reads_max_jobs and self.context.shared_slots is None else jobs,
@@ -350,15 +350,15 @@ class TargetBuild:
             limits=limits,
             cann=self.options.cann_home is not None,
             extra=dict(self.target.release.environment),
-            store=ccache.store_name(self.trust, self.target.release.branch, self.target.arch, str(facts["gcc"])),
-            python=str(facts["python_path"]),
-            python_include=facts.get("python_include"),
+            store=ccache.store_name(self.trust, self.target.release.branch, self.target.arch, str(probed.gcc)),
+            python=probed.python_path,
+            python_include=probed.python_include,
             cache_size=ccache.DEFAULT_LIMIT if self.options.cache_size is None else self.options.cache_size,
             cached=self.options.cached,
             order_is_fixed=order_is_fixed(self.scratch.path, self.target.release.branch, [resource("patches")]),
             pch=self.options.pch,
-            cmake=facts.get("cmake"),
-            mismatch=compile_spec.accepted_gcc(self.target, facts, self.matrix.compilers),
+            cmake=probed.cmake,
+            mismatch=compile_spec.accepted_gcc(self.target, probed, self.matrix.compilers),
         )
 
     def inputs(self, tree: PreparedTree, changes: list[str], environment: Ready) -> dict[str, Any]:

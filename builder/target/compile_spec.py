@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from builder.compilation import ccache, codegen_cache, compile_manifest, pch_stats
 from builder.compilation.version_define import find_version_define
@@ -23,6 +22,7 @@ from builder.core.errors import FailureKind, TargetError
 from builder.core.trust import Trust
 from builder.core.workspace import atomic_write, debian_script
 from builder.environments.interface import Limits, Opened, Paths, is_release
+from builder.environments.probe import Probed
 from builder.matrix.model import Target
 from builder.matrix.toolchains import Compiler, Provider
 from builder.sources.build_scripts import SetupScript
@@ -269,48 +269,48 @@ def repair_plan(target: Target, setup: SetupScript, *, meets_policy: bool) -> Re
     return RepairPlan(platform=platform, by_upstream=setup.repairs_for(platform))
 
 
-def meets_policy(target: Target, facts: Mapping[str, Any]) -> bool:
+def meets_policy(target: Target, probed: Probed) -> bool:
     """True where the environment's glibc is old enough for the target's manylinux policy."""
     policy = re.fullmatch(r"manylinux_(\d+)_(\d+)", target.toolchain.manylinux)
     if policy is None:
         return True
-    return _numbers(str(facts["glibc"]), 2) <= (int(policy[1]), int(policy[2]))
+    return _numbers(str(probed.glibc), 2) <= (int(policy[1]), int(policy[2]))
 
 
-def toolchain_mismatches(target: Target, facts: Mapping[str, Any]) -> list[str]:
+def toolchain_mismatches(target: Target, probed: Probed) -> list[str]:
     """Differences between the environment and the matrix that a user may accept."""
     wanted = target.toolchain
     found = []
-    if _numbers(str(facts["gcc"]), 2) != _numbers(wanted.gcc, 2):
-        found.append(f"gcc is {facts['gcc']}, the matrix wants {wanted.gcc}")
-    if not meets_policy(target, facts):
-        found.append(f"glibc is {facts['glibc']}, too new for {wanted.manylinux}")
+    if _numbers(str(probed.gcc), 2) != _numbers(wanted.gcc, 2):
+        found.append(f"gcc is {probed.gcc}, the matrix wants {wanted.gcc}")
+    if not meets_policy(target, probed):
+        found.append(f"glibc is {probed.glibc}, too new for {wanted.manylinux}")
     return found
 
 
 def wrong_toolchain(
-    target: Target, mismatches: Sequence[str], facts: Mapping[str, Any], compilers: Mapping[str, Compiler]
+    target: Target, mismatches: Sequence[str], probed: Probed, compilers: Mapping[str, Compiler]
 ) -> TargetError:
     """The error for ``mismatches``, with where the gcc that the matrix wants comes from."""
-    advice = gcc_advice(target, facts, compilers)
+    advice = gcc_advice(target, probed, compilers)
     accepted = "or accept the difference with --allow-toolchain-mismatch"
     return TargetError(
         "; ".join(mismatches), kind=FailureKind.TOOLCHAIN, hint=f"{advice}; {accepted}" if advice else None
     )
 
 
-def gcc_advice(target: Target, facts: Mapping[str, Any], compilers: Mapping[str, Compiler]) -> str:
-    """What to do where ``facts`` of an environment (see ``probe``) have another gcc than the matrix wants.
+def gcc_advice(target: Target, probed: Probed, compilers: Mapping[str, Compiler]) -> str:
+    """What to do where an environment (``probed``) has another gcc than the matrix wants.
 
     One sentence without a full stop: what gives that gcc on this system, which base image has it, and which command
     makes one. Empty where gcc is the right one, and where ``compilers`` of the matrix say nothing of it.
     """
     wanted = target.toolchain.gcc_minor
     compiler = compilers.get(wanted)
-    if compiler is None or _numbers(str(facts["gcc"]), 2) == _numbers(wanted, 2):
+    if compiler is None or _numbers(str(probed.gcc), 2) == _numbers(wanted, 2):
         return ""
-    system = facts.get("system") or "this system"
-    here = next((provider for provider in compiler.providers if _is_base(provider, facts)), None)
+    system = probed.system or "this system"
+    here = next((provider for provider in compiler.providers if _is_base(provider, probed)), None)
     if here is None:
         found = f"the matrix knows no package of gcc {wanted} for {system}"
     elif here.package is None:
@@ -345,27 +345,27 @@ def debian_base(target: Target, compiler: Compiler) -> tuple[str, str, str] | No
     return " ".join(command), name, str(provider.version)
 
 
-def _is_base(provider: Provider, facts: Mapping[str, Any]) -> bool:
+def _is_base(provider: Provider, probed: Probed) -> bool:
     base = provider.base
-    return any(is_release(os_id, base.version, facts.get("os_id"), facts.get("os_version")) for os_id in base.ids)
+    return any(is_release(os_id, base.version, probed.os_id, probed.os_version) for os_id in base.ids)
 
 
-def accepted_gcc(target: Target, facts: Mapping[str, Any], compilers: Mapping[str, Compiler]) -> str | None:
+def accepted_gcc(target: Target, probed: Probed, compilers: Mapping[str, Compiler]) -> str | None:
     """What to say, where a compile fails, of a gcc that is not the matrix's; None where it is."""
-    if _numbers(str(facts["gcc"]), 2) == _numbers(target.toolchain.gcc, 2):
+    if _numbers(str(probed.gcc), 2) == _numbers(target.toolchain.gcc, 2):
         return None
-    advice = gcc_advice(target, facts, compilers) or "use the base image of the matrix, or one with that gcc"
-    found = f"gcc is {facts['gcc']}, which may be why: {target.release.branch} is made for {target.toolchain.gcc}"
+    advice = gcc_advice(target, probed, compilers) or "use the base image of the matrix, or one with that gcc"
+    found = f"gcc is {probed.gcc}, which may be why: {target.release.branch} is made for {target.toolchain.gcc}"
     return f"{found}; {advice}"
 
 
-def check_torch(target: Target, facts: Mapping[str, Any]) -> None:
+def check_torch(target: Target, probed: Probed) -> None:
     """Raise TargetError where the environment's PyTorch is not the one that the target needs."""
-    if facts["torch"] is None:
+    if probed.torch is None:
         raise TargetError(
-            f"PyTorch cannot be imported in the environment: {facts.get('torch_error')}", kind=FailureKind.TOOLCHAIN
+            f"PyTorch cannot be imported in the environment: {probed.torch_error}", kind=FailureKind.TOOLCHAIN
         )
-    version, abi = str(facts["torch"]), facts["cxx11_abi"]
+    version, abi = str(probed.torch), probed.cxx11_abi
     if version.split("+")[0] != target.release.pytorch:
         raise TargetError(
             f"the environment has PyTorch {version}, the matrix wants {target.release.pytorch}",

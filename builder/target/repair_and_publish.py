@@ -17,6 +17,7 @@ from builder.core.digests import sha256_of
 from builder.core.errors import FailureKind, TargetError
 from builder.core.results import TargetResult
 from builder.environments.interface import Opened, Ready
+from builder.environments.probe import Probed
 from builder.matrix.model import Target
 from builder.sources.build_scripts import SetupScript
 from builder.sources.checkout import PreparedTree
@@ -34,15 +35,13 @@ from builder.wheels.verify import Expectation, Verified, verify
 
 #: Lines of auditwheel's that an error carries.
 LINES = 15
-#: Facts of the probe that name places, not versions.
-PLACES = frozenset({"python_path", "python_include", "torch_path"})
 
 
 @dataclass(frozen=True)
 class Compiled:
     """What a wheel was compiled from, where and how: what its record tells.
 
-    ``changes`` are those that a person made in the tree, ``inputs`` the parts of the fingerprint, ``facts`` what the
+    ``changes`` are those that a person made in the tree, ``inputs`` the parts of the fingerprint, ``probed`` what the
     environment turned out to hold.
     """
 
@@ -50,7 +49,7 @@ class Compiled:
     changes: Sequence[str]
     inputs: Mapping[str, Any]
     environment: Ready
-    facts: Mapping[str, Any]
+    probed: Probed
     plan: Recipe
 
 
@@ -155,7 +154,7 @@ class Finish:
 
     def _record(self, wheel: Path, compiled: Compiled, verified: Verified) -> dict[str, Any]:
         """What the record says of the wheel, whenever it was built."""
-        tree, inputs, facts, plan = compiled.tree, compiled.inputs, compiled.facts, compiled.plan
+        tree, inputs, probed, plan = compiled.tree, compiled.inputs, compiled.probed, compiled.plan
         return {
             "schema": SCHEMA,
             "wheel": wheel.name,
@@ -175,13 +174,13 @@ class Finish:
             "patches_passed_over": tree.record.get("patches_passed_over", []),
             "custom_operators": tree.record["custom_operators"],
             "changes_by_hand": list(compiled.changes),
-            "compiler": f"gcc {facts['gcc']}",
+            "compiler": f"gcc {probed.gcc}",
             "arguments": list(plan.arguments),
             "variables": plan.variables(),
             "cann": inputs["cann"],
-            "tools": {name: version for name, version in facts.items() if name not in PLACES},
+            "tools": probed.tools(),
             "platform": plan.repair.platform,
-            "mismatches": compile_spec.toolchain_mismatches(self.target, facts),
+            "mismatches": compile_spec.toolchain_mismatches(self.target, probed),
             "environment": dict(compiled.environment.facts),
             "warnings": self.result.warnings,
             "files_compiled": self.result.files_compiled,

@@ -119,12 +119,14 @@ def own_containers(engine: DockerEngine) -> list[str]:
 
 def test_the_image_has_what_a_build_calls(opened: Opened) -> None:
     facts = probe(opened, "3.11")
-    absent = [name for name in ("cmake", "ccache", "patchelf", "eu-strip", "auditwheel", "git") if not facts[name]]
+    absent = [
+        name for name in ("cmake", "ccache", "patchelf", "eu-strip", "auditwheel", "git") if not facts.tools()[name]
+    ]
     assert absent == []
-    assert facts["torch"] == "9.9.9"
-    assert facts["torch_path"] == "/opt/torch/torch"
-    assert facts["python_path"] == "/opt/python/cp311-cp311/bin/python3.11"
-    assert facts["machine"] == os.uname().machine
+    assert facts.torch == "9.9.9"
+    assert facts.torch_path == "/opt/torch/torch"
+    assert facts.python_path == "/opt/python/cp311-cp311/bin/python3.11"
+    assert facts.machine == os.uname().machine
 
 
 def test_the_image_holds_no_pytorch(engine: DockerEngine, made: Ready) -> None:
@@ -424,7 +426,7 @@ def test_the_other_architecture_runs_under_emulation(
         pytest.skip(f"there is no {name}")
     ready = _ready(replace(request_, arch=other, base_image=name), settings, tmp_path / "log")
     with ready.open(folders) as opened:
-        assert probe(opened, "3.11")["machine"] == other
+        assert probe(opened, "3.11").machine == other
     assert ready.facts["emulated"] is True
 
 

@@ -101,12 +101,12 @@ def test_commands_run_with_the_targets_python_and_torch(
     assert made.fixed_paths is fixed
     with made.open(folders) as opened:
         facts = probe(opened, PYTHON)
-        assert facts["torch"] == "9.9.9"
-        assert facts["torch_path"] == f"{opened.paths.torch}/torch"
-        assert facts["cxx11_abi"] is True
-        assert facts["gcc"]
-        assert facts["auditwheel"]
-        assert facts["ninja"]
+        assert facts.torch == "9.9.9"
+        assert facts.torch_path == f"{opened.paths.torch}/torch"
+        assert facts.cxx11_abi is True
+        assert facts.gcc
+        assert facts.auditwheel
+        assert facts.ninja
         assert said(opened, "pwd; echo made > made; echo $HOME") == [
             opened.paths.tree,
             opened.base_env["HOME"],
@@ -199,9 +199,9 @@ def test_an_environment_is_made_once_and_again_when_half_made(
             facts = probe(opened, PYTHON)
     finally:
         os.umask(before)
-    assert facts["torch"] == "9.9.9"
+    assert facts.torch == "9.9.9"
     # The pinned one, whatever this machine has.
-    assert facts["ccache"] == "4.14.2"
+    assert facts.ccache == "4.14.2"
     assert marker.is_file()
 
 

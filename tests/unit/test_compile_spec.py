@@ -18,6 +18,7 @@ from builder.core.build_options import BuildOptions
 from builder.core.errors import FailureKind, RequestError
 from builder.environments.image_inputs import torch_requirement
 from builder.environments.interface import Limits, Outcome, Paths, Toolset
+from builder.environments.probe import Probed
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
@@ -92,7 +93,8 @@ def test_another_gcc_comes_with_advice_for_the_base(
     matrix: Matrix, line: str, system: tuple[str | None, str | None, str | None], says: str
 ) -> None:
     wanted = target(matrix, line, "3.10")
-    facts = {"gcc": "12.2.0", "glibc": "2.17", **dict(zip(("os_id", "os_version", "system"), system, strict=True))}
+    named = dict(zip(("os_id", "os_version", "system"), system, strict=True))
+    facts = Probed(gcc="12.2.0", glibc="2.17", **named)
     error = wrong_toolchain(wanted, toolchain_mismatches(wanted, facts), facts, matrix.compilers)
     assert error.message == f"gcc is 12.2.0, the matrix wants {wanted.toolchain.gcc}"
     assert str(error.hint).startswith(says)
@@ -115,7 +117,7 @@ def test_advice_names_the_command_that_makes_a_base_with_the_gcc(
 ) -> None:
     monkeypatch.setattr("builder.target.compile_spec.os.uname", lambda: SimpleNamespace(machine="x86_64"))
     wanted = target(matrix, line, python, arch)
-    advice = gcc_advice(wanted, {"gcc": "4.8.5"}, matrix.compilers)
+    advice = gcc_advice(wanted, Probed(gcc="4.8.5"), matrix.compilers)
     if command is None:
         assert advice.endswith("and docker/bases/debian.sh makes none that has it")
         return
@@ -126,9 +128,9 @@ def test_advice_names_the_command_that_makes_a_base_with_the_gcc(
 
 def test_no_advice_where_gcc_is_right_or_unknown(matrix: Matrix) -> None:
     wanted = target(matrix, "v2.5.1-7.1.0", "3.9")
-    right = {"gcc": "9.3.0", "glibc": "2.31"}
+    right = Probed(gcc="9.3.0", glibc="2.31")
     assert gcc_advice(wanted, right, matrix.compilers) == ""
-    assert gcc_advice(wanted, {"gcc": "10.2.1"}, {}) == ""
+    assert gcc_advice(wanted, Probed(gcc="10.2.1"), {}) == ""
     error = wrong_toolchain(wanted, toolchain_mismatches(wanted, right), right, matrix.compilers)
     assert (error.message, error.hint) == (
         "glibc is 2.31, too new for manylinux_2_17", FailureKind.TOOLCHAIN.advice

@@ -12,6 +12,7 @@ from builder.compilation.output_parser import OutputReader
 from builder.core.build_options import BuildOptions
 from builder.core.errors import FailureKind, TargetError
 from builder.environments.interface import Outcome
+from builder.environments.probe import Probed
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import parse_target_id
 from builder.target.compile_spec import accepted_gcc
@@ -76,14 +77,14 @@ def test_what_is_said_of_an_accepted_gcc() -> None:
     matrix = load_matrix()
     target = parse_target_id(matrix, "v2.7.1-7.3.0-py3.11-x86_64")
     system = {"system": "Debian GNU/Linux 12 (bookworm)", "os_id": "debian", "os_version": "12"}
-    facts = {"gcc": "12.2.0", "glibc": "2.36", **system}
+    facts = Probed(gcc="12.2.0", glibc="2.36", **system)
     told = str(accepted_gcc(target, facts, matrix.compilers))
     assert told.startswith("gcc is 12.2.0, which may be why: v2.7.1-7.3.0 is made for 11.2")
     assert "the nearest to gcc 11.2 on Debian GNU/Linux 12 (bookworm) is gcc-11" in told
     assert "docker/bases/debian.sh --suite bookworm --gcc 11" in told
     assert "--base-image" in told
-    assert accepted_gcc(target, {**facts, "gcc": "11.2.1 20220127"}, matrix.compilers) is None
-    unknown = str(accepted_gcc(target, {"gcc": "12.2.0", "system": None}, matrix.compilers))
+    assert accepted_gcc(target, facts.model_copy(update={"gcc": "11.2.1 20220127"}), matrix.compilers) is None
+    unknown = str(accepted_gcc(target, Probed(gcc="12.2.0"), matrix.compilers))
     assert "knows no package" in unknown
 
 
