@@ -19,7 +19,7 @@ from builder.core.untrusted import remove_tree
 from builder.core.workspace import Workspace
 from builder.environments.interface import Opened
 from builder.target.build import BuildContext, TargetBuild
-from builder.target.compile_spec import Recipe
+from builder.target.compile_spec import CompileSpec
 from builder.target.resolve_sources import Gatherer
 
 from .measured import Measured, Peak
@@ -172,7 +172,7 @@ class SampleBuilder:
         remove_tree(run.folder)
         return measured
 
-    def _configure(self, build: TargetBuild, opened: Opened, plan: Recipe) -> tuple[list[str], str]:
+    def _configure(self, build: TargetBuild, opened: Opened, plan: CompileSpec) -> tuple[list[str], str]:
         """Run upstream's script to its first compile; the sources of the sample, and the build folder inside."""
         lines = deque[str](maxlen=30)
         opened.run(

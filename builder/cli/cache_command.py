@@ -18,7 +18,7 @@ from rich.table import Table
 
 from builder.compilation import ccache, codegen_cache, compile_manifest
 from builder.compilation.cache_misses import Group, Miss, groups_of, misses_of, shortened
-from builder.compilation.compile_manifest import DamagedError, Kept, Witness
+from builder.compilation.compile_manifest import CompileManifest, DamagedError, Kept
 from builder.core.errors import EXIT_OK, MachineError, RequestError
 from builder.core.trust import Trust
 from builder.core.untrusted import TooDeepError, UntrustedFolder, remove_tree
@@ -195,7 +195,7 @@ def _size(folder: Path) -> int:
         ) from error
 
 
-def _counts(build: Witness) -> dict[str, int]:
+def _counts(build: CompileManifest) -> dict[str, int]:
     hits = sum(each.result.startswith("hit-") for each in build.objects)
     return {"files": len(build.objects), "hits": hits, "misses": sum(each.result == "miss" for each in build.objects)}
 
@@ -226,7 +226,9 @@ def _generated_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _explained(store: str, build: Witness, earlier: Sequence[Witness], groups: Sequence[Group]) -> dict[str, Any]:
+def _explained(
+    store: str, build: CompileManifest, earlier: Sequence[CompileManifest], groups: Sequence[Group]
+) -> dict[str, Any]:
     return {
         "cache": store,
         "target": build.target,
@@ -259,7 +261,7 @@ def _miss_json(miss: Miss) -> dict[str, Any]:
 
 
 def _show_groups(
-    store: str, build: Witness, earlier: Sequence[Witness], groups: Sequence[Group], console: Console
+    store: str, build: CompileManifest, earlier: Sequence[CompileManifest], groups: Sequence[Group], console: Console
 ) -> None:
     counts = _counts(build)
     _say(console, f"{build.target}, run {build.run}: {counts['files']} files, {counts['hits']} from the cache {store}")
@@ -279,7 +281,7 @@ def _show_groups(
         _say(console, f"\nthe cache held {_bytes(build.size)} of {_bytes(build.limit)} after that build (--cache-size)")
 
 
-def _explain_file(build: Witness, misses: Sequence[Miss], file: str, *, as_json: bool) -> None:
+def _explain_file(build: CompileManifest, misses: Sequence[Miss], file: str, *, as_json: bool) -> None:
     """One file in detail; ``file`` is its path, or the end of it."""
     wanted = {
         each.source for each in build.objects if each.source == file or each.source.endswith(f"/{file.lstrip('/')}")
@@ -311,7 +313,7 @@ def _explain_file(build: Witness, misses: Sequence[Miss], file: str, *, as_json:
                 _say(console, f"  {line.replace(f'{build.tree}/', '')}")
 
 
-def _readable(builds: Sequence[Kept], *, skip: Kept | None = None) -> Iterator[Witness]:
+def _readable(builds: Sequence[Kept], *, skip: Kept | None = None) -> Iterator[CompileManifest]:
     """Those that can be read; an explanation does with the others gone."""
     for each in builds:
         if each != skip:

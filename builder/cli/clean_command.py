@@ -140,7 +140,7 @@ def _hold(workspace: Workspace, lock: str, held: ExitStack) -> bool:
 
 def _kinds(workspace: Workspace, also: Sequence[str]) -> list[Path]:
     folders = {
-        "cache": [workspace.cache, workspace.witness, workspace.verified],
+        "cache": [workspace.cache, workspace.manifests, workspace.verified],
         "mirrors": [workspace.mirrors],
         "images": [workspace.environments],
         "runs": [workspace.runs],

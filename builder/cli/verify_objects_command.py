@@ -34,7 +34,7 @@ from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
 from builder.progress.reporter import Reporter, print_table, standard_output
 from builder.target.build import BuildContext, TargetBuild
-from builder.target.compile_spec import Recipe
+from builder.target.compile_spec import CompileSpec
 from builder.target.configure import configure
 from builder.target.fingerprint import fingerprint
 from builder.target.resolve_sources import check_request
@@ -211,15 +211,15 @@ class Verification:
                 tree = build.gatherer.gather(build.target)
                 changes = build.fresh_copy(tree)
             environment = build.environment()
-            opened, plan = stack.enter_context(build.ready_to_compile(tree, environment))
+            opened, spec = stack.enter_context(build.ready_to_compile(tree, environment))
             inputs = fingerprint(build.inputs(tree, changes, environment))
-            if self._scope.cached and not plan.cached:
+            if self._scope.cached and not spec.cached:
                 raise TargetError("the compile cache cannot be used (see above)", kind=FailureKind.VERIFY, hint="")
             results = self._results(inputs)
             with self._reporter.phase("configure"):
-                configure(build, opened, tree, build.scratch.scripts()[1], plan)
+                configure(build, opened, tree, build.scratch.scripts()[1], spec)
             with self._reporter.phase("compare"):
-                self._compare(opened, plan, results)
+                self._compare(opened, spec, results)
         groups = _groups(_read(results))
         # What is known of a comparison that has ended says nothing of the next one: caches change.
         results.unlink()
@@ -247,15 +247,15 @@ class Verification:
         atomic_write(path, "".join([first, *kept]))
         return path
 
-    def _compare(self, opened: Opened, plan: Recipe, results: Path) -> None:
+    def _compare(self, opened: Opened, spec: CompileSpec, results: Path) -> None:
         """Have the environment compare; each line is kept as it comes."""
         out, folder = opened.paths.out, self._build.out
         # The environment, whose user is another one, writes to a copy of its own.
         copied = folder / "verified.jsonl"
         atomic_write(copied, "".join(results.read_text().splitlines(keepends=True)[1:]))
         copied.chmod(0o666)
-        command = [plan.python, "-S", "-E", f"{opened.paths.launcher}/verify_objects.py", f"{opened.paths.tree}/build"]
-        command += ["--folder", f"{out}/{FOLDER}", "--results", f"{out}/verified.jsonl", "--jobs", str(plan.jobs)]
+        command = [spec.python, "-S", "-E", f"{opened.paths.launcher}/verify_objects.py", f"{opened.paths.tree}/build"]
+        command += ["--folder", f"{out}/{FOLDER}", "--results", f"{out}/verified.jsonl", "--jobs", str(spec.jobs)]
         command += ["--cached"] if self._scope.cached else []
         command += [] if self._scope.sample is None else ["--sample", str(self._scope.sample)]
         done, finished = self._known, False
@@ -281,11 +281,11 @@ class Verification:
                     task.update(completed=done, detail=PurePosixPath(line.file).name)
 
             outcome = opened.run(
-                plan.among_compilers(opened.paths, *command),
-                env={**plan.environment(opened.paths), **self._build.remote_cache.variables(opened.paths.remote)},
+                spec.among_compilers(opened.paths, *command),
+                env={**spec.environment(opened.paths), **self._build.remote_cache.variables(opened.paths.remote)},
                 cwd=opened.paths.tree,
                 on_line=on_line,
-                limits=plan.limits,
+                limits=spec.limits,
             )
         if not finished:
             raise TargetError(

@@ -16,7 +16,7 @@ from builder.cluster.dask_client import Cluster, Ticket, WorkersLostError
 from builder.cluster.event_relay import Replay
 from builder.cluster.fetch_artifacts import fetch
 from builder.cluster.messages import Luggage, Order, take_outcome
-from builder.cluster.worker_pool import Crew
+from builder.cluster.worker_pool import WorkerPool
 from builder.core.errors import BuilderError, FailureKind, MachineError, TargetError
 from builder.core.results import TargetResult
 from builder.executors.local import ATTEMPTS, LocalRun, Policy
@@ -82,7 +82,7 @@ class ClusterRun(LocalRun):
         self._luggage = luggage
         self._standing = records(context.workspace.output, context.reporter.warning)
         self._digests = Digests(context.workspace.digests)
-        self._crew = Crew(cluster, context.reporter)
+        self._pool = WorkerPool(cluster, context.reporter)
         self._targets: dict[str, Target] = {}
         self._sent: dict[str, Sent] = {}
         self._begun: set[str] = set()
@@ -97,8 +97,8 @@ class ClusterRun(LocalRun):
         self._targets = {target.id: target for target in targets}
         self._cluster.listen(self._hear)
         architectures = sorted({target.arch for target in targets})
-        self._crew.look(architectures)
-        places = sum(self._crew.capacity(arch) for arch in architectures)
+        self._pool.look(architectures)
+        places = sum(self._pool.capacity(arch) for arch in architectures)
         self._policy = replace(self._policy, parallel=max(1, places))
         self._reporter.message(
             f"the workers of the cluster {self._cluster.place} take {places} target{'' if places == 1 else 's'} at once"
@@ -125,7 +125,7 @@ class ClusterRun(LocalRun):
         }
         failed = False
         try:
-            self._crew.gather(list(schedules))
+            self._pool.gather(list(schedules))
             while any(schedule.left for schedule in schedules.values()) or self._sent:
                 self._watch(list(schedules))
                 enough = failed and self._policy.fail_fast
@@ -188,11 +188,11 @@ class ClusterRun(LocalRun):
     def _room(self, arch: str) -> int:
         """How many more targets of an architecture its workers take now."""
         building = sum(sent.target.arch == arch and not sent.fetching for sent in list(self._sent.values()))
-        return self._crew.capacity(arch) - building
+        return self._pool.capacity(arch) - building
 
     def _submit(self, sent: Sent) -> None:
         self._count += 1
-        sent.only = self._crew.choice(sent.target.arch)
+        sent.only = self._pool.choice(sent.target.arch)
         ticket = self._cluster.send(
             sent.packed,
             run=self._context.run.id,
@@ -239,18 +239,18 @@ class ClusterRun(LocalRun):
         """Look at who is there, and who is not any more."""
         # Noted before the look: a worker that joins and begins right after it is not one that is gone.
         began = {name: sent.attempt for name, sent in list(self._sent.items())}
-        if not self._crew.look(architectures):
+        if not self._pool.look(architectures):
             return
         for sent in [each for each in self._sent.values() if not each.fetching]:
             with self._hearing:
                 same = sent.attempt is not None and sent.attempt == began.get(sent.target.id)
-                if same and not self._crew.has(str(sent.address)):
+                if same and not self._pool.has(str(sent.address)):
                     self._lose(sent)
             if len(sent.lost) >= LOSSES:
                 if not sent.hopeless and sent.ticket is not None:
                     sent.hopeless = True
                     sent.ticket.cancel()
-            elif sent.only is not None and not any(self._crew.has(address) for address in sent.only):
+            elif sent.only is not None and not any(self._pool.has(address) for address in sent.only):
                 left = sent.ticket
                 self._submit(sent)
                 if left is not None:
@@ -366,7 +366,7 @@ class ClusterRun(LocalRun):
         """Give a worker that lacks something no more targets for a while; False where there is no other one."""
         error.message = f"the worker {sent.name}: {error.message}"
         sent.result.reason = error.message
-        return self._crew.let_rest(str(sent.address), sent.target.arch)
+        return self._pool.let_rest(str(sent.address), sent.target.arch)
 
     def _interrupt(self) -> None:
         """Stop the workers' builds and take what they still say."""

@@ -17,7 +17,7 @@ WARN_AFTER = 30.0
 REST = 600.0
 
 
-class Crew:
+class WorkerPool:
     """The workers as last seen. One thread asks and looks."""
 
     def __init__(self, cluster: Cluster, reporter: Reporter) -> None:

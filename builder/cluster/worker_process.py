@@ -107,7 +107,7 @@ class OneAttempt(LocalRun):
         """The client shows it, with the log where it is then."""
 
 
-class Errand:
+class WorkerBuild:
     """The building of one target on this machine."""
 
     def __init__(self, order: Order, attempt: str, reporter: Reporter) -> None:
@@ -188,7 +188,7 @@ class Errand:
         The wheel stays here too, for a client that is killed before it has fetched it, or another one; older wheels of
         the target go.
         """
-        # Another errand for the target may just put one of those into its store.
+        # Another attempt at the target may just put one of those into its store.
         with self.workspace.locked(f"return-{self.order.target}"):
             files = self._put(store)
             if self.result.wheel is not None:
@@ -218,30 +218,30 @@ class Errand:
 def carry_out(packed: bytes, attempt: str, reporter: Reporter, line: Lifeline) -> dict[str, Any]:
     """Build and upload; the outcome, whatever happens."""
     order = read_order(packed)
-    errand = Errand(order, attempt, reporter)
+    job = WorkerBuild(order, attempt, reporter)
     told = reporter.for_target(order.target)
     store = None
     try:
         store = open_store(order.store)
         store.warn = told.warning
-        errand.build(packed, store)
+        job.build(packed, store)
     except BuilderError as error:
-        errand.result.fail(error)
+        job.result.fail(error)
     except KeyboardInterrupt:
-        if errand.result.status != "skipped" and errand.result.error is None:
-            errand.result.fail(TargetError("interrupted", kind=FailureKind.INTERRUPTED))
-    result, files = errand.result, {}
+        if job.result.status != "skipped" and job.result.error is None:
+            job.result.fail(TargetError("interrupted", kind=FailureKind.INTERRUPTED))
+    result, files = job.result, {}
     if store is not None and not line.ended and (result.wheel is not None or result.log.is_file()):
         try:
             with result.phase("upload"), told.phase("upload"):
-                files = errand.upload(store)
+                files = job.upload(store)
         except (BuilderError, OSError) as error:
             problem = error if isinstance(error, BuilderError) else TargetError(str(error), kind=FailureKind.STORE)
             if result.error is None:
                 result.fail(_not_returned(problem))
             else:
                 told.warning(f"its log could not be put into the store: {problem.message}")
-    return outcome_of(result, files, errand.jobs)
+    return outcome_of(result, files, job.jobs)
 
 
 def workspace_here() -> Workspace:

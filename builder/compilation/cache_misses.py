@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from builder.compilation.compile_manifest import CompiledObject, Witness
+from builder.compilation.compile_manifest import CompiledObject, CompileManifest
 
 #: What can keep a compile from being a hit, the first that applies: ccache would not have come to the later ones.
 Kind = Literal[
@@ -91,17 +91,17 @@ class Group:
     misses: tuple[Miss, ...]
 
 
-def misses_of(witness: Witness, earlier: Sequence[Witness]) -> list[Miss]:
+def misses_of(manifest: CompileManifest, earlier: Sequence[CompileManifest]) -> list[Miss]:
     """Every compile of a build that was no hit, explained by ``earlier`` builds with the same cache, newest first.
 
     Each is held against the earlier compile of the same object that differs least, which is the one that could
     have answered.
     """
-    comparisons = [_Comparison(witness, other) for other in earlier]
-    return [_explained(each, witness, comparisons) for each in witness.objects if each.result not in _NO_MISS]
+    comparisons = [_Comparison(manifest, other) for other in earlier]
+    return [_explained(each, manifest, comparisons) for each in manifest.objects if each.result not in _NO_MISS]
 
 
-def groups_of(misses: Iterable[Miss], build: Witness) -> list[Group]:
+def groups_of(misses: Iterable[Miss], build: CompileManifest) -> list[Group]:
     """Misses of a build by reason, the most frequent first.
 
     Headers change many files at once and drag others along: each group is named after the header that explains the
@@ -131,7 +131,7 @@ def shortened(path: str, tree: str) -> str:
     return path.removeprefix(f"{tree}/")
 
 
-def _telling(miss: Miss, build: Witness) -> tuple[str, ...]:
+def _telling(miss: Miss, build: CompileManifest) -> tuple[str, ...]:
     """The headers that explain a miss: those that changed before those that follow, Python's own only where alone."""
     paths = _dragging(miss.difference)
     return tuple(path for path in paths if not _is_pythons(path, build)) or paths
@@ -152,7 +152,7 @@ def _text(miss: Miss) -> str:
     return _WORDS[miss.kind]
 
 
-def _explained(each: CompiledObject, witness: Witness, comparisons: Sequence[_Comparison]) -> Miss:
+def _explained(each: CompiledObject, manifest: CompileManifest, comparisons: Sequence[_Comparison]) -> Miss:
     def miss(kind: Kind, against: tuple[str, str] | None = None, difference: Difference | None = None) -> Miss:
         return Miss(each.source, each.object, kind, against, difference or Difference())
 
@@ -172,10 +172,10 @@ def _explained(each: CompiledObject, witness: Witness, comparisons: Sequence[_Co
         if other.files is not None
     ]
     against, nearest = min(differences, key=lambda pair: pair[1].size)
-    return miss(_kind(each, witness, nearest), against, nearest)
+    return miss(_kind(each, manifest, nearest), against, nearest)
 
 
-def _kind(each: CompiledObject, witness: Witness, difference: Difference) -> Kind:
+def _kind(each: CompiledObject, manifest: CompileManifest, difference: Difference) -> Kind:
     if difference.compiler:
         return "compiler"
     if difference.include:
@@ -185,8 +185,8 @@ def _kind(each: CompiledObject, witness: Witness, difference: Difference) -> Kin
     if difference.source:
         return "source"
     if difference.headers:
-        return "python" if all(_is_pythons(path, witness) for path in _dragging(difference)) else "header"
-    if any(clock for first, count in each.runs for _, _, clock in witness.files[first : first + count]):
+        return "python" if all(_is_pythons(path, manifest) for path in _dragging(difference)) else "header"
+    if any(clock for first, count in each.runs for _, _, clock in manifest.files[first : first + count]):
         return "date"
     return "evicted"
 
@@ -196,7 +196,7 @@ def _dragging(difference: Difference) -> tuple[str, ...]:
     return difference.changed or difference.headers
 
 
-def _is_pythons(path: str, build: Witness) -> bool:
+def _is_pythons(path: str, build: CompileManifest) -> bool:
     return bool(build.python_include) and path.startswith(f"{build.python_include}/")
 
 
@@ -206,24 +206,24 @@ class _Comparison:
     Sets of files are bits of a number: a build has a thousand objects that read some five thousand files each.
     """
 
-    def __init__(self, witness: Witness, other: Witness) -> None:
+    def __init__(self, manifest: CompileManifest, other: CompileManifest) -> None:
         self.other = other
-        self._witness = witness
-        numbers = {path: number for number, (path, _, _) in enumerate(witness.files)}
+        self._manifest = manifest
+        numbers = {path: number for number, (path, _, _) in enumerate(manifest.files)}
         # Files of the other build in our numbers; those that we have not get numbers of their own.
-        self._paths = [path for path, _, _ in witness.files]
+        self._paths = [path for path, _, _ in manifest.files]
         renumbered: list[int] = []
         self._differing = 0
         for path, digest, _ in other.files:
             number = numbers.setdefault(path, len(self._paths))
             if number == len(self._paths):
                 self._paths.append(path)
-            elif witness.files[number][1] != digest:
+            elif manifest.files[number][1] != digest:
                 self._differing |= 1 << number
             renumbered.append(number)
         self._spans = _spans(renumbered)
-        self._compiler = _line_difference(witness, other, "tool ")
-        self._include = _line_difference(witness, other, "include ")
+        self._compiler = _line_difference(manifest, other, "tool ")
+        self._include = _line_difference(manifest, other, "include ")
         self._arguments: dict[tuple[int, int], Difference] = {}
 
     def other_of(self, each: CompiledObject) -> CompiledObject | None:
@@ -272,7 +272,7 @@ class _Comparison:
     def _words(self, ours: int, theirs: int) -> Difference:
         known = self._arguments.get((ours, theirs))
         if known is None:
-            new, old = self._witness.arguments[ours], self.other.arguments[theirs]
+            new, old = self._manifest.arguments[ours], self.other.arguments[theirs]
             driver = (f"{old[0]} before, {new[0]} now",) if new[:1] != old[:1] and new and old else ()
             added, removed = Counter(new[1:]) - Counter(old[1:]), Counter(old[1:]) - Counter(new[1:])
             known = self._arguments[ours, theirs] = Difference(
@@ -284,8 +284,8 @@ class _Comparison:
         return known
 
 
-def _line_difference(witness: Witness, other: Witness, start: str) -> tuple[str, ...]:
-    ours = {line for line in witness.inputs if line.startswith(start)}
+def _line_difference(manifest: CompileManifest, other: CompileManifest, start: str) -> tuple[str, ...]:
+    ours = {line for line in manifest.inputs if line.startswith(start)}
     theirs = {line for line in other.inputs if line.startswith(start)}
     return tuple(sorted({line.split(" ")[1] for line in ours ^ theirs if " " in line}))
 

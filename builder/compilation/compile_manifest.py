@@ -24,14 +24,14 @@ from builder.core.untrusted import open_inside
 from builder.core.workspace import Workspace, atomic_write
 
 #: In the results folder of a build: what the launcher's two steps write (see launcher/compile_manifest.py).
-INPUTS, WITNESS = "inputs", "witness.json.gz"
+INPUTS, MANIFEST = "inputs", "compile-manifest.json.gz"
 #: The one name of the interpreter's headers, and the file that says which sources see the package version.
 PYTHON_INCLUDE, VERSION_DEFINE = "python-include", "version-define"
 #: Seconds for either step; on all 983 files of a release line the longer takes three.
 TIMEOUT = 300.0
-#: Witnesses that are kept of each target, and of each cache.
+#: Compile manifests that are kept of each target, and of each cache.
 KEPT_OF_TARGET, KEPT = 2, 12
-#: Bytes of the largest witness, packed and unpacked; that of 983 files has 0.4 and 2 MB.
+#: Bytes of the largest manifest, packed and unpacked; that of 983 files has 0.4 and 2 MB.
 _LARGEST_PACKED, _LARGEST = 32 << 20, 256 << 20
 _SUFFIX = ".json.gz"
 _NAME = re.compile(r"\d{8}T\d{6}\.(?P<run>[^.]+)\.(?P<target>[^/]+)\.json\.gz")
@@ -39,7 +39,7 @@ _Number = Annotated[int, Field(ge=0)]
 
 
 class DamagedError(Exception):
-    """A witness that cannot be read: cut off, or not one."""
+    """A manifest that cannot be read: cut off, or not one."""
 
 
 class CompiledObject(BaseModel):
@@ -63,7 +63,7 @@ class CompiledObject(BaseModel):
         return list(zip(runs[::2], runs[1::2], strict=True))
 
 
-class Witness(BaseModel):
+class CompileManifest(BaseModel):
     """One build. ``files`` are path, digest (None where it could not be read) and whether it mentions the clock."""
 
     model_config = ConfigDict(frozen=True)
@@ -81,7 +81,7 @@ class Witness(BaseModel):
     objects: tuple[CompiledObject, ...]
 
     @model_validator(mode="after")
-    def _numbers_exist(self) -> Witness:
+    def _numbers_exist(self) -> CompileManifest:
         for each in self.objects:
             if each.arguments >= len(self.arguments):
                 raise ValueError("a number of a command that is not there")
@@ -97,20 +97,20 @@ class Witness(BaseModel):
 
 @dataclass(frozen=True)
 class Kept:
-    """A witness on disk, of a target's build in a run."""
+    """A manifest on disk, of a target's build in a run."""
 
     path: Path
     run: str
     target: str
 
-    def read(self) -> Witness:
+    def read(self) -> CompileManifest:
         """Its content. Raises DamagedError."""
         return _parse(_unpacked(self.path.parent, self.path.name))
 
 
 def folder_of(workspace: Workspace, store: str) -> Path:
-    """Where the witnesses of a cache (``ccache.store_name``) are kept: not in the cache, which builds can write."""
-    return workspace.witness / store
+    """Where the manifests of a cache (``ccache.store_name``) are kept: not in the cache, which builds can write."""
+    return workspace.manifests / store
 
 
 def before_command(
@@ -164,12 +164,12 @@ def without(unreadable: Sequence[str]) -> str | None:
 
 
 def keep(out: Path, folder: Path, *, target: str, run: str, built: datetime, size: int, limit: int) -> Kept | None:
-    """Keep the witness that a build left in ``out``, and drop those that are too many. Raises DamagedError, OSError.
+    """Keep the manifest that a build left in ``out``, and drop those that are too many. Raises DamagedError, OSError.
 
     ``built`` is when the build ended, ``size`` and ``limit`` the bytes of its cache. None where nothing was compiled.
     """
     more = {"target": target, "run": run, "built": built.isoformat(timespec="seconds"), "size": size, "limit": limit}
-    values = _unpacked(out, WITNESS) | more
+    values = _unpacked(out, MANIFEST) | more
     if not _parse(values).objects:
         return None
     path = folder / f"{built.astimezone(timezone.utc):%Y%m%dT%H%M%S}.{run}.{target}{_SUFFIX}"
@@ -179,7 +179,7 @@ def keep(out: Path, folder: Path, *, target: str, run: str, built: datetime, siz
 
 
 def kept(folder: Path) -> list[Kept]:
-    """The witnesses in ``folder``, the newest first: a name begins with when the build ended."""
+    """The manifests in ``folder``, the newest first: a name begins with when the build ended."""
     try:
         names = sorted((path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
     except OSError:
@@ -201,12 +201,12 @@ def stores_with(workspace: Workspace, target: str) -> list[str]:
 
 def stores(workspace: Workspace) -> list[str]:
     """Names of the caches of which builds are known."""
-    root = workspace.witness
+    root = workspace.manifests
     return sorted(folder.relative_to(root).as_posix() for folder in root.glob("*/*") if folder.is_dir())
 
 
 def _prune(folder: Path) -> None:
-    """Remove the oldest witnesses, first those of targets that have several."""
+    """Remove the oldest manifests, first those of targets that have several."""
     everything = kept(folder)
     of_target: dict[str, int] = {}
     good: list[Kept] = []
@@ -231,16 +231,16 @@ def _unpacked(folder: Path, name: str) -> dict[str, Any]:
             raise DamagedError(f"{folder / name} is cut off, or too large")
         values = json.loads(text)
     except (zlib.error, ValueError, RecursionError) as error:
-        raise DamagedError(f"{folder / name} is not a witness: {error}") from error
+        raise DamagedError(f"{folder / name} is not a manifest: {error}") from error
     except OSError as error:
         raise DamagedError(f"{folder / name}: {error.strerror or error}") from error
     if not isinstance(values, dict):
-        raise DamagedError(f"{folder / name} is not a witness")
+        raise DamagedError(f"{folder / name} is not a manifest")
     return values
 
 
-def _parse(values: dict[str, Any]) -> Witness:
+def _parse(values: dict[str, Any]) -> CompileManifest:
     try:
-        return Witness.model_validate(values)
+        return CompileManifest.model_validate(values)
     except (ValidationError, RecursionError) as error:
-        raise DamagedError(f"not a witness: {str(error).splitlines()[0]}") from error
+        raise DamagedError(f"not a manifest: {str(error).splitlines()[0]}") from error

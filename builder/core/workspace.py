@@ -94,9 +94,9 @@ class Workspace:
         return self.root / "cache"
 
     @property
-    def witness(self) -> Path:
+    def manifests(self) -> Path:
         """What the last builds compiled, for ``cache explain``: outside of what builds can write."""
-        return self.root / "witness"
+        return self.root / "manifests"
 
     @property
     def verified(self) -> Path:

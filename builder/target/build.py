@@ -36,7 +36,7 @@ from builder.target import compile_spec
 from builder.target.build_caches import BuildCaches
 from builder.target.build_log import BuildLog
 from builder.target.build_tree import Scratch
-from builder.target.compile_spec import Recipe
+from builder.target.compile_spec import CompileSpec
 from builder.target.deadlines import deadline, machine_errors
 from builder.target.diagnosis import check_generated, compile_failure
 from builder.target.error_origin import tell_by_origin
@@ -125,16 +125,16 @@ class TargetBuild:
         with self.opened(environment) as opened:
             with self.phase("toolchain"):
                 inputs = self.inputs(tree, changes, environment)
-                probed, plan = self.toolchain(opened, tree, inputs, scripts)
+                probed, spec = self.toolchain(opened, tree, inputs, scripts)
             with self.phase("compile") as phase:
-                outcome = self._compile(opened, tree, scripts[1], plan)
+                outcome = self._compile(opened, tree, scripts[1], spec)
                 phase.measured(outcome.cpu_seconds, outcome.peak_memory, outcome.disk_growth)
             with self.phase("repair"):
-                wheel = finish.repair(opened, scripts[1], plan)
+                wheel = finish.repair(opened, scripts[1], spec)
         with self.phase("verify"), deadline(self.options.limit_of("verify")):
-            verified = finish.verified(wheel, tree, plan)
+            verified = finish.verified(wheel, tree, spec)
         with self.phase("publish"), deadline(self.options.limit_of("publish")):
-            compiled = Compiled(tree, changes, inputs, environment, probed, plan)
+            compiled = Compiled(tree, changes, inputs, environment, probed, spec)
             finish.publish(wheel, compiled, verified, run=self.run_id, started=self.started)
         self.scratch.remove()
         remove_tree(self.out)
@@ -154,17 +154,17 @@ class TargetBuild:
         tree: PreparedTree,
         inputs: Mapping[str, Any],
         scripts: tuple[BuildScript, SetupScript],
-    ) -> tuple[Probed, Recipe]:
+    ) -> tuple[Probed, CompileSpec]:
         """What the environment holds, and how to compile there; notes the fingerprint of ``inputs``.
 
         Raises TargetError where that is not what the matrix, or a lock, wants.
         """
         probed = probe(opened, self.target.python)
-        plan = self._recipe(probed, *scripts, int(tree.record["commit_time"]))
+        spec = self._compile_spec(probed, *scripts, int(tree.record["commit_time"]))
         self.result.fingerprint = fingerprint(inputs)
         if self.context.accept is not None:
             self.context.accept(self.target, inputs)
-        return probed, self._prepared(opened, plan)
+        return probed, self._prepared(opened, spec)
 
     @property
     def prepared_tree(self) -> Path:
@@ -179,23 +179,23 @@ class TargetBuild:
             self.fresh_copy(self.gatherer.gather(self.target))
         left = load_prepared(self.scratch.path)
         assert left is not None  # noqa: S101  (it exists, and a damaged one raises)
-        with self.ready_to_compile(left, self.environment(), accept_mismatch=True) as (opened, plan):
+        with self.ready_to_compile(left, self.environment(), accept_mismatch=True) as (opened, spec):
             path = f"{opened.paths.launcher}:{opened.base_env['PATH']}"
-            first = f". {opened.paths.cann}/set_env.sh; " if plan.cann else ""
-            self.reporter.message(f"the build runs: umask 022; {first}bash ci/build.sh {' '.join(plan.arguments)}")
-            return opened.interactive(env={**plan.environment(opened.paths), "PATH": path}, cwd=opened.paths.tree)
+            first = f". {opened.paths.cann}/set_env.sh; " if spec.cann else ""
+            self.reporter.message(f"the build runs: umask 022; {first}bash ci/build.sh {' '.join(spec.arguments)}")
+            return opened.interactive(env={**spec.environment(opened.paths), "PATH": path}, cwd=opened.paths.tree)
 
     @contextmanager
     def ready_to_compile(
         self, tree: PreparedTree, environment: Ready, *, accept_mismatch: bool = False
-    ) -> Iterator[tuple[Opened, Recipe]]:
+    ) -> Iterator[tuple[Opened, CompileSpec]]:
         """The environment over the copy of ``tree`` that stands, and how it is compiled there. Raises TargetError."""
         script, setup = self.scratch.scripts()
         with self.opened(environment) as opened:
             probed = probe(opened, self.target.python)
             epoch = int(tree.record["commit_time"])
-            plan = self._recipe(probed, script, setup, epoch, accept_mismatch=accept_mismatch)
-            yield opened, self._prepared(opened, plan)
+            spec = self._compile_spec(probed, script, setup, epoch, accept_mismatch=accept_mismatch)
+            yield opened, self._prepared(opened, spec)
 
     def explained(self, error: BuilderError) -> BuilderError:
         """The error, noted in the log, and with the way to look around where a tree was left to look at."""
@@ -239,13 +239,13 @@ class TargetBuild:
             self._warn_once(warning)
         return ready
 
-    def counted(self, plan: Recipe) -> ccache.CompileCounts:
+    def counted(self, spec: CompileSpec) -> ccache.CompileCounts:
         """What the compile cache and precompiled headers did, noted in the result, also of a build that failed."""
         counts = ccache.read_counts(self.out)
         self.result.files_compiled = counts.files
-        size = self.caches.size(plan.store) if plan.cached else None
-        self.result.cache = counts.to_json(size=size, limit=plan.cache_size if plan.cached else None)
-        if plan.pch:
+        size = self.caches.size(spec.store) if spec.cached else None
+        self.result.cache = counts.to_json(size=size, limit=spec.cache_size if spec.cached else None)
+        if spec.pch:
             found = pch_stats.read_counts(self.out)
             self.result.headers = found.to_json()
             if found.summary():
@@ -259,14 +259,14 @@ class TargetBuild:
         if found:
             self.reporter.message(f"compilers warned: {most_frequent(self.result.compiler_warnings)}")
 
-    def _witness(self, opened: Opened, plan: Recipe) -> None:
+    def _keep_manifest(self, opened: Opened, spec: CompileSpec) -> None:
         """Keep what the compiles took in, so that misses can be explained later."""
-        if not plan.cached or self.result.cache is None:
+        if not spec.cached or self.result.cache is None:
             return
-        folder = compile_manifest.folder_of(self.workspace, plan.store)
+        folder = compile_manifest.folder_of(self.workspace, spec.store)
         size = self.result.cache.get("size", 0)
-        problem = compile_spec.keep_witness(
-            opened, plan, out=self.out, folder=folder, target=self.target.id, run=self.run_id, size=size
+        problem = compile_spec.keep_manifest(
+            opened, spec, out=self.out, folder=folder, target=self.target.id, run=self.run_id, size=size
         )
         if problem is not None:
             self._warn(f"`cache explain` will know nothing of this build: {problem}")
@@ -299,10 +299,10 @@ class TargetBuild:
                 self._warn_once(warning)
             yield opened
 
-    def _prepared(self, opened: Opened, plan: Recipe) -> Recipe:
-        """The recipe as the tree and the cache allow it; shows the environment the cache of its compiler."""
-        self.caches.show(opened, plan.store, self.remote_cache)
-        return compile_spec.prepared(opened, plan, tree=self.scratch.path, out=self.out, warn=self._warn)
+    def _prepared(self, opened: Opened, spec: CompileSpec) -> CompileSpec:
+        """Adapt the compile spec to tree and cache, and show the environment the cache of its compiler."""
+        self.caches.show(opened, spec.store, self.remote_cache)
+        return compile_spec.prepared(opened, spec, tree=self.scratch.path, out=self.out, warn=self._warn)
 
     def _warn(self, text: str) -> None:
         self.result.warnings.append(text)
@@ -318,7 +318,7 @@ class TargetBuild:
         else:
             self.reporter.message(note)
 
-    def _recipe(
+    def _compile_spec(
         self,
         probed: Probed,
         script: BuildScript,
@@ -326,7 +326,7 @@ class TargetBuild:
         epoch: int,
         *,
         accept_mismatch: bool = False,
-    ) -> Recipe:
+    ) -> CompileSpec:
         """How the compile is run; raises TargetError where the toolchain is not the matrix's."""
         mismatches = compile_spec.toolchain_mismatches(self.target, probed)
         if mismatches and not (self.options.allow_toolchain_mismatch or accept_mismatch):
@@ -338,7 +338,7 @@ class TargetBuild:
         compile_spec.check_torch(self.target, probed)
         limits = compile_spec.limits(self.options)
         jobs = compile_spec.jobs_for(self.options)
-        return Recipe(
+        return CompileSpec(
             arguments=script.arguments(self.target.python, self.options.components),
             epoch=epoch,
             repair=compile_spec.repair_plan(
@@ -367,7 +367,7 @@ class TargetBuild:
         changed_tree = digest_of_folder(self.scratch.path) if changes else None
         return inputs_of(self.target, tree.record["origin"], identity, self.options, changed_tree=changed_tree)
 
-    def _compile(self, opened: Opened, tree: PreparedTree, setup: SetupScript, plan: Recipe) -> Outcome:
+    def _compile(self, opened: Opened, tree: PreparedTree, setup: SetupScript, spec: CompileSpec) -> Outcome:
         """Run upstream's ci/build.sh; returns what it took."""
         reader = OutputReader(opened.paths.written)
         started = time.time()
@@ -390,19 +390,19 @@ class TargetBuild:
 
             try:
                 outcome = opened.run(
-                    plan.command(opened.paths),
-                    env={**plan.environment(opened.paths), **self.remote_cache.variables(opened.paths.remote)},
+                    spec.command(opened.paths),
+                    env={**spec.environment(opened.paths), **self.remote_cache.variables(opened.paths.remote)},
                     cwd=opened.paths.tree,
                     on_line=on_line,
-                    limits=plan.limits,
+                    limits=spec.limits,
                 )
             finally:
-                counts = self.counted(plan)
+                counts = self.counted(spec)
                 self.compiler_warnings(reader)
-        self._witness(opened, plan)
+        self._keep_manifest(opened, spec)
         reader.finish()
         if outcome.failed:
-            raise compile_failure(reader, outcome, plan.limits.timeout, cmake=plan.cmake, mismatch=plan.mismatch)
+            raise compile_failure(reader, outcome, spec.limits.timeout, cmake=spec.cmake, mismatch=spec.mismatch)
         if not checked:
             check_generated(self.scratch.path, reader, setup, operators, started)
         self.keep_generated()

@@ -42,7 +42,7 @@ _COMPILERS = "compilers"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CompileSpec:
     """One compile. ``epoch`` is SOURCE_DATE_EPOCH in seconds; ``slots`` limits compilers where make does not.
 
     ``shared_slots``: the slots are those of all targets that run now.
@@ -149,8 +149,8 @@ class Recipe:
         return variables
 
 
-def prepared(opened: Opened, plan: Recipe, *, tree: Path, out: Path, warn: Callable[[str], None]) -> Recipe:
-    """The recipe as this tree and this cache allow it, with what its compile needs laid into ``out``.
+def prepared(opened: Opened, spec: CompileSpec, *, tree: Path, out: Path, warn: Callable[[str], None]) -> CompileSpec:
+    """Adapt ``spec`` to what this tree and this cache allow, and lay what its compile needs into ``out``.
 
     ``tree`` and ``out`` are this machine's folders of those that ``opened`` shows. Nothing here makes a build fail: a
     cache that cannot be used costs speed, and is told to ``warn``.
@@ -160,8 +160,8 @@ def prepared(opened: Opened, plan: Recipe, *, tree: Path, out: Path, warn: Calla
     if define is not None:
         atomic_write(out / compile_manifest.VERSION_DEFINE, define.text(paths.tree))
         (out / compile_manifest.VERSION_DEFINE).chmod(0o644)
-    plan = replace(plan, version_define=define is not None)
-    folder = paths.cache if plan.cached else None
+    spec = replace(spec, version_define=define is not None)
+    folder = paths.cache if spec.cached else None
     read = (
         f"{paths.out}/{compile_manifest.VERSION_DEFINE}",
         paths.launcher,
@@ -170,54 +170,54 @@ def prepared(opened: Opened, plan: Recipe, *, tree: Path, out: Path, warn: Calla
         paths.mirrors,
     )
     command = compile_manifest.before_command(
-        plan.python, paths.launcher, tree=paths.tree, torch=paths.torch, out=paths.out, cache=folder, read=read
+        spec.python, paths.launcher, tree=paths.tree, torch=paths.torch, out=paths.out, cache=folder, read=read
     )
-    exit_code, lines = _beside_the_compile(opened, plan, command)
+    exit_code, lines = _beside_the_compile(opened, spec, command)
     found = compile_manifest.parse_before(lines) if exit_code == 0 else None
     if problem := compile_manifest.without(compile_manifest.parse_unreadable(lines)):
         warn(problem)
     state, why = found or ("unusable", f"its inputs cannot be listed ({(lines or ['no output'])[-1]})")
-    plan = replace(plan, inputs=found is not None)
-    if plan.cached and state == "unusable":
-        warn(f"the compile cache {plan.store} cannot be used: {why}; compiling without it")
-        return replace(plan, cached=False)
-    if plan.cached and state == "read-only":
-        warn(f"the compile cache {plan.store} cannot be written: {why}; what is in it is used, nothing is added")
-        return replace(plan, read_only=True)
-    return plan
+    spec = replace(spec, inputs=found is not None)
+    if spec.cached and state == "unusable":
+        warn(f"the compile cache {spec.store} cannot be used: {why}; compiling without it")
+        return replace(spec, cached=False)
+    if spec.cached and state == "read-only":
+        warn(f"the compile cache {spec.store} cannot be written: {why}; what is in it is used, nothing is added")
+        return replace(spec, read_only=True)
+    return spec
 
 
-def keep_witness(
-    opened: Opened, plan: Recipe, *, out: Path, folder: Path, target: str, run: str, size: int
+def keep_manifest(
+    opened: Opened, spec: CompileSpec, *, out: Path, folder: Path, target: str, run: str, size: int
 ) -> str | None:
-    """Have the environment write down what the compiles took in, and keep that in ``folder`` (``witness.folder_of``).
+    """Have the environment write down what the compiles took in, and keep that in ``folder``.
 
     ``size`` is in bytes, of the cache now. Returns why there is none, None where it stands; a build goes on without.
     """
     paths = opened.paths
     command = compile_manifest.after_command(
-        plan.python, paths.launcher, tree=paths.tree, out=paths.out, log=f"{paths.out}/{ccache.COMPILE_LOG}"
+        spec.python, paths.launcher, tree=paths.tree, out=paths.out, log=f"{paths.out}/{ccache.COMPILE_LOG}"
     )
-    exit_code, lines = _beside_the_compile(opened, plan, command)
+    exit_code, lines = _beside_the_compile(opened, spec, command)
     if exit_code != 0:
         return (lines or [f"exit code {exit_code}"])[-1]
     built = datetime.now(timezone.utc)
     try:
-        compile_manifest.keep(out, folder, target=target, run=run, built=built, size=size, limit=plan.cache_size)
+        compile_manifest.keep(out, folder, target=target, run=run, built=built, size=size, limit=spec.cache_size)
     except (compile_manifest.DamagedError, OSError) as error:
         return str(error)
     return None
 
 
-def _beside_the_compile(opened: Opened, plan: Recipe, command: Sequence[str]) -> tuple[int, list[str]]:
+def _beside_the_compile(opened: Opened, spec: CompileSpec, command: Sequence[str]) -> tuple[int, list[str]]:
     """Run a short command with the variables of the compile; its exit code and its lines."""
     lines = deque[str](maxlen=_LINES)
     outcome = opened.run(
         command,
-        env=plan.environment(opened.paths),
+        env=spec.environment(opened.paths),
         cwd=opened.paths.out,
         on_line=lines.append,
-        limits=replace(plan.limits, timeout=compile_manifest.TIMEOUT),
+        limits=replace(spec.limits, timeout=compile_manifest.TIMEOUT),
     )
     return outcome.exit_code, list(lines)
 

@@ -11,11 +11,11 @@ from builder.sources.build_scripts import SetupScript
 from builder.sources.checkout import PreparedTree
 from builder.target.build import TargetBuild
 from builder.target.build_log import BuildLog
-from builder.target.compile_spec import Recipe
+from builder.target.compile_spec import CompileSpec
 from builder.target.diagnosis import check_generated, compile_failure
 
 
-def configure(build: TargetBuild, opened: Opened, tree: PreparedTree, setup: SetupScript, plan: Recipe) -> Outcome:
+def configure(build: TargetBuild, opened: Opened, tree: PreparedTree, setup: SetupScript, spec: CompileSpec) -> Outcome:
     """Run upstream's script to its first compile: code generation, stub libraries, CMake.
 
     ``compile_commands.json`` then stands in the folder ``build`` of the tree. Raises TargetError as a build does where
@@ -34,15 +34,15 @@ def configure(build: TargetBuild, opened: Opened, tree: PreparedTree, setup: Set
             task.update(detail=reader.activity)
 
         outcome = opened.run(
-            plan.command(opened.paths),
-            env={**plan.environment(opened.paths), "BUILDER_STOP_AT_COMPILE": "1"},
+            spec.command(opened.paths),
+            env={**spec.environment(opened.paths), "BUILDER_STOP_AT_COMPILE": "1"},
             cwd=opened.paths.tree,
             on_line=on_line,
-            limits=plan.limits,
+            limits=spec.limits,
         )
     reader.finish()
     if not ccache.stopped(build.out):
-        raise compile_failure(reader, outcome, plan.limits.timeout, cmake=plan.cmake, mismatch=plan.mismatch)
+        raise compile_failure(reader, outcome, spec.limits.timeout, cmake=spec.cmake, mismatch=spec.mismatch)
     check_generated(build.scratch.path, reader, setup, tree.record["custom_operators"], started)
     build.keep_generated()
     return outcome

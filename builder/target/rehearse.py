@@ -21,7 +21,7 @@ from builder.sources.checkout import PreparedTree
 from builder.sources.custom_ops import SOURCES, CustomOps
 from builder.target.build import Purpose, TargetBuild
 from builder.target.build_log import BuildLog
-from builder.target.compile_spec import Recipe
+from builder.target.compile_spec import CompileSpec
 from builder.target.configure import configure
 from builder.target.deadlines import deadline
 from builder.target.diagnosis import compile_failure, sources_failure
@@ -114,23 +114,25 @@ class Rehearsal:
             opened = stack.enter_context(build.opened(environment))
             with build.phase("toolchain"):
                 inputs = build.inputs(tree, changes, environment)
-                _, plan = build.toolchain(opened, tree, inputs, scripts)
+                _, spec = build.toolchain(opened, tree, inputs, scripts)
             with build.phase("configure") as phase:
-                outcome = configure(build, opened, tree, scripts[1], plan)
+                outcome = configure(build, opened, tree, scripts[1], spec)
                 phase.measured(outcome.cpu_seconds, outcome.peak_memory, outcome.disk_growth)
             with build.phase("compile") as phase:
                 sample = Sample()
-                outcome = self._compile(build, opened, tree, plan, sample)
+                outcome = self._compile(build, opened, tree, spec, sample)
                 phase.measured(outcome.cpu_seconds, outcome.peak_memory, outcome.disk_growth)
-                _judge(sample, outcome, plan.limits, plan.mismatch)
+                _judge(sample, outcome, spec.limits, spec.mismatch)
         build.result.status = "rehearsed"
         build.result.reason = f"{sample.total} of {sample.of} sources compile; no wheel was made"
 
-    def _compile(self, build: TargetBuild, opened: Opened, tree: PreparedTree, plan: Recipe, sample: Sample) -> Outcome:
+    def _compile(
+        self, build: TargetBuild, opened: Opened, tree: PreparedTree, spec: CompileSpec, sample: Sample
+    ) -> Outcome:
         """Have the environment compile the sample; what came of it is in ``sample``, its messages are in the log."""
         paths = opened.paths
-        command = [plan.python, "-S", "-E", f"{paths.launcher}/compile_sample.py", f"{paths.tree}/build"]
-        command += ["--files", str(self.files), "--since", str(plan.epoch), "--jobs", str(plan.jobs)]
+        command = [spec.python, "-S", "-E", f"{paths.launcher}/compile_sample.py", f"{paths.tree}/build"]
+        command += ["--files", str(self.files), "--since", str(spec.epoch), "--jobs", str(spec.jobs)]
         for source in custom_sources(build, tree):
             command += ["--always", f"{paths.tree}/{source}"]
         sample.stray.generating = sample.warned.generating = False
@@ -152,14 +154,14 @@ class Rehearsal:
 
             try:
                 outcome = opened.run(
-                    plan.among_compilers(paths, *command),
-                    env={**plan.environment(paths), **build.remote_cache.variables(paths.remote)},
+                    spec.among_compilers(paths, *command),
+                    env={**spec.environment(paths), **build.remote_cache.variables(paths.remote)},
                     cwd=paths.tree,
                     on_line=on_line,
-                    limits=plan.limits,
+                    limits=spec.limits,
                 )
             finally:
-                counts = build.counted(plan)
+                counts = build.counted(spec)
                 build.compiler_warnings(sample.warned)
         build.reporter.message(f"{counts.summary()} in {time.monotonic() - started:.0f} s")
         return outcome

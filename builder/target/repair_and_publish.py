@@ -25,7 +25,7 @@ from builder.sources.version import suffix_of
 from builder.target import compile_spec
 from builder.target.build_log import BuildLog
 from builder.target.build_tree import Scratch
-from builder.target.compile_spec import Recipe
+from builder.target.compile_spec import CompileSpec
 from builder.target.diagnosis import cut_short
 from builder.wheels import provenance
 from builder.wheels.publication import publish_wheel
@@ -50,7 +50,7 @@ class Compiled:
     inputs: Mapping[str, Any]
     environment: Ready
     probed: Probed
-    plan: Recipe
+    spec: CompileSpec
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Finish:
     result: TargetResult
     warn: Callable[[str], None]
 
-    def repair(self, opened: Opened, setup: SetupScript, plan: Recipe) -> Path:
+    def repair(self, opened: Opened, setup: SetupScript, spec: CompileSpec) -> Path:
         """The one wheel of the build, as a manylinux wheel."""
-        if plan.repair.by_upstream:
+        if spec.repair.by_upstream:
             return self._taken(self.scratch.path, "dist")
         wheel = built_wheel(self.scratch.path, "dist")
         lines = deque[str](maxlen=LINES)
@@ -84,19 +84,19 @@ class Finish:
                 auditwheel_command(
                     f"{opened.paths.tree}/dist/{wheel}",
                     f"{opened.paths.out}/repaired",
-                    plan.repair.platform,
+                    spec.repair.platform,
                     setup.excluded_libraries,
                 ),
-                env={**plan.variables(), "AUDITWHEEL_PLAT": plan.repair.platform},
+                env={**spec.variables(), "AUDITWHEEL_PLAT": spec.repair.platform},
                 cwd=opened.paths.out,
                 on_line=on_line,
-                limits=plan.limits,
+                limits=spec.limits,
             )
         if outcome.failed:
-            said = cut_short(reader, outcome, plan.limits.timeout, what="repair")
+            said = cut_short(reader, outcome, spec.limits.timeout, what="repair")
             if said is None:
                 said = TargetError(
-                    f"auditwheel cannot make {wheel} {plan.repair.platform}: {(lines or ['it said nothing'])[-1]}",
+                    f"auditwheel cannot make {wheel} {spec.repair.platform}: {(lines or ['it said nothing'])[-1]}",
                     kind=FailureKind.REPAIR,
                     details="\n".join(lines),
                 )
@@ -108,14 +108,14 @@ class Finish:
         """A copy of the wheel where the build could not write: what is verified is what is published."""
         return take_wheel(root, folder, self.result.log.with_suffix(".wheel"))
 
-    def verified(self, wheel: Path, tree: PreparedTree, plan: Recipe) -> Verified:
+    def verified(self, wheel: Path, tree: PreparedTree, spec: CompileSpec) -> Verified:
         """The wheel's own facts, held against what was asked for. Raises TargetError."""
         commits = tree.record["commits"]
         expected = Expectation(
             python_tag=self.target.tag,
             arch=self.target.arch,
             pytorch=self.target.release.pytorch,
-            platform=plan.repair.platform,
+            platform=spec.repair.platform,
             git_version=commits["torch_npu"],
             version_suffix=suffix_of(self.options.version_suffix, commits),
         )
@@ -154,7 +154,7 @@ class Finish:
 
     def _record(self, wheel: Path, compiled: Compiled, verified: Verified) -> dict[str, Any]:
         """What the record says of the wheel, whenever it was built."""
-        tree, inputs, probed, plan = compiled.tree, compiled.inputs, compiled.probed, compiled.plan
+        tree, inputs, probed, spec = compiled.tree, compiled.inputs, compiled.probed, compiled.spec
         return {
             "schema": SCHEMA,
             "wheel": wheel.name,
@@ -175,11 +175,11 @@ class Finish:
             "custom_operators": tree.record["custom_operators"],
             "changes_by_hand": list(compiled.changes),
             "compiler": f"gcc {probed.gcc}",
-            "arguments": list(plan.arguments),
-            "variables": plan.variables(),
+            "arguments": list(spec.arguments),
+            "variables": spec.variables(),
             "cann": inputs["cann"],
             "tools": probed.tools(),
-            "platform": plan.repair.platform,
+            "platform": spec.repair.platform,
             "mismatches": compile_spec.toolchain_mismatches(self.target, probed),
             "environment": dict(compiled.environment.facts),
             "warnings": self.result.warnings,

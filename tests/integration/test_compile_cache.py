@@ -22,7 +22,7 @@ from support import ccache_program, settle, unavailable
 from builder.compilation import ccache, compile_manifest
 from builder.compilation.cache_misses import Miss, groups_of, misses_of
 from builder.compilation.ccache import CompileCounts
-from builder.compilation.compile_manifest import Witness
+from builder.compilation.compile_manifest import CompileManifest
 from builder.compilation.version_define import find_version_define
 from builder.core.untrusted import remove_tree
 
@@ -54,12 +54,12 @@ class Built:
 
     counts: CompileCounts
     objects: dict[str, str]
-    witness: Witness
+    manifest: CompileManifest
     output: str
 
     def misses(self, *earlier: Built) -> dict[str, Miss]:
         """Its misses by file name, explained by earlier builds, the newest first."""
-        found = misses_of(self.witness, [each.witness for each in earlier])
+        found = misses_of(self.manifest, [each.manifest for each in earlier])
         return {Path(miss.source).name: miss for miss in found}
 
 
@@ -93,7 +93,7 @@ class Project:
             path.write_text(text)
 
     def variables(self, *, read_only: bool = False) -> dict[str, str]:
-        """The variables of a build, as Recipe puts them together."""
+        """The variables of a build, as CompileSpec puts them together."""
         found = dict(
             ccache.environment(
                 cache=str(self.root / self.store),
@@ -273,7 +273,7 @@ def test_each_input_is_named_by_the_file_that_missed_for_it(project: Project) ->
     missed = header.misses(first)
     assert kinds(missed) == {"a.cpp": "header", "b.cpp": "header"}
     assert missed["a.cpp"].difference.changed == (str(project.tree / "common.h"),)
-    texts = [group.text for group in groups_of(missed.values(), header.witness)]
+    texts = [group.text for group in groups_of(missed.values(), header.manifest)]
     assert texts == ["common.h changed"]
     project.write(a_cpp='#include "common.h"\nint a() { return -COMMON; }\n')
     settle()

@@ -40,7 +40,7 @@ from builder.cluster.messages import (
     take_outcome,
     unpack,
 )
-from builder.cluster.worker_pool import Crew
+from builder.cluster.worker_pool import WorkerPool
 from builder.core.build_options import BuildOptions
 from builder.core.digests import sha256_of
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
@@ -401,61 +401,61 @@ ONE, TWO, ARM = Machine("tcp://a", "a", {"x86_64": 1}), Machine("tcp://b", "b", 
 )  # fmt: skip
 
 
-def crew_of(workers: Workers, recorder: Recorder | None = None) -> Crew:
-    return Crew(cast(Cluster, workers), Reporter(sink=recorder or Recorder()))
+def pool_of(workers: Workers, recorder: Recorder | None = None) -> WorkerPool:
+    return WorkerPool(cast(Cluster, workers), Reporter(sink=recorder or Recorder()))
 
 
 def test_places_by_architecture() -> None:
-    crew = crew_of(Workers(ONE, TWO, ARM))
-    crew.gather(["aarch64", "x86_64"])
-    assert (crew.capacity("x86_64"), crew.capacity("aarch64"), crew.capacity("riscv64")) == (3, 1, 0)
-    assert crew.choice("x86_64") is None
-    assert crew.has("tcp://a")
-    assert not crew.has("tcp://d")
+    pool = pool_of(Workers(ONE, TWO, ARM))
+    pool.gather(["aarch64", "x86_64"])
+    assert (pool.capacity("x86_64"), pool.capacity("aarch64"), pool.capacity("riscv64")) == (3, 1, 0)
+    assert pool.choice("x86_64") is None
+    assert pool.has("tcp://a")
+    assert not pool.has("tcp://d")
 
 
 def test_a_worker_that_lacks_something_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = crew_of(Workers(ONE, TWO))
-    crew.gather(["x86_64"])
-    assert crew.let_rest("tcp://a", "x86_64"), "there is another one"
-    assert crew.choice("x86_64") == ("tcp://b",)
-    assert crew.capacity("x86_64") == 2
-    assert not crew.let_rest("tcp://b", "x86_64"), "now there is none"
-    assert crew.choice("x86_64") is None, "all of them rest: better any than none"
-    assert crew.capacity("x86_64") == 3
+    pool = pool_of(Workers(ONE, TWO))
+    pool.gather(["x86_64"])
+    assert pool.let_rest("tcp://a", "x86_64"), "there is another one"
+    assert pool.choice("x86_64") == ("tcp://b",)
+    assert pool.capacity("x86_64") == 2
+    assert not pool.let_rest("tcp://b", "x86_64"), "now there is none"
+    assert pool.choice("x86_64") is None, "all of them rest: better any than none"
+    assert pool.capacity("x86_64") == 3
     later = time.monotonic() + crew_module.REST + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert crew.choice("x86_64") is None
-    assert crew.let_rest("tcp://a", "x86_64"), "the other one has rested"
+    assert pool.choice("x86_64") is None
+    assert pool.let_rest("tcp://a", "x86_64"), "the other one has rested"
 
 
 def test_a_missing_architecture_is_named_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew_module, "GATHERING", 0.0)
     with pytest.raises(MachineError, match="builds for aarch64; its workers offer x86_64") as caught:
-        crew_of(Workers(ONE, TWO)).gather(["x86_64", "aarch64"])
+        pool_of(Workers(ONE, TWO)).gather(["x86_64", "aarch64"])
     assert caught.value.details == "a (tcp://a): x86_64=1\nb (tcp://b): x86_64=2"
     with pytest.raises(MachineError, match="no worker is connected to it"):
-        crew_of(Workers()).gather(["x86_64"])
+        pool_of(Workers()).gather(["x86_64"])
 
 
 def test_workers_may_come_a_little_later() -> None:
     workers = Workers()
     timer = threading.Timer(0.5, lambda: setattr(workers, "now", {ONE.address: ONE}))
     timer.start()
-    crew_of(workers).gather(["x86_64"])
+    pool_of(workers).gather(["x86_64"])
     timer.join()
 
 
 def test_workers_that_vanish_are_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
     workers, recorder = Workers(ONE, ARM), Recorder()
-    crew = crew_of(workers, recorder)
+    pool = pool_of(workers, recorder)
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    crew.gather(["x86_64"])
+    pool.gather(["x86_64"])
 
     def look_after(seconds: float) -> int:
         clock[0] += seconds
-        assert crew.look(["x86_64", "aarch64"])
+        assert pool.look(["x86_64", "aarch64"])
         return len(recorder.texts("warning"))
 
     workers.now = {ARM.address: ARM}
@@ -470,10 +470,10 @@ def test_workers_that_vanish_are_told_of_once(monkeypatch: pytest.MonkeyPatch) -
     assert look_after(31) == 2, "they vanished once more"
 
     workers.now = None
-    assert not crew.look(["x86_64"]), "the scheduler is busy, or on its way back"
+    assert not pool.look(["x86_64"]), "the scheduler is busy, or on its way back"
     workers.lost = True
     with pytest.raises(MachineError, match="the scheduler tcp://scheduler:8786 went away"):
-        crew.look(["x86_64"])
+        pool.look(["x86_64"])
 
 
 # -- the process that builds ------------------------------------------------------------------------------
@@ -634,7 +634,7 @@ def test_a_folder_that_only_the_client_has_is_named(
     wanted = replace(order(), options=luggage.options, store=store.url)
     packed = luggage.pack(wanted, parse_target_id(matrix, TARGET))
     with pytest.raises(MachineError, match=r"no folder .*only-there \(--find-links\)"):
-        worker_process.Errand(wanted, "a1", Reporter(sink=Recorder())).build(packed, store)
+        worker_process.WorkerBuild(wanted, "a1", Reporter(sink=Recorder())).build(packed, store)
 
 
 def test_a_remote_cache_that_is_none_is_this_machines_fault(
@@ -649,7 +649,7 @@ def test_a_remote_cache_that_is_none_is_this_machines_fault(
     packed = luggage.pack(wanted, parse_target_id(matrix, TARGET))
     # An error of the machine: another one may be set up better.
     with pytest.raises(MachineError, match="this worker has BUILDER_REMOTE_CACHE: 'nonsense"):
-        worker_process.Errand(wanted, "a1", Reporter(sink=Recorder())).build(packed, store)
+        worker_process.WorkerBuild(wanted, "a1", Reporter(sink=Recorder())).build(packed, store)
 
 
 def keep_wheel(output: Path, name: str, target: str = TARGET) -> Path:
@@ -675,7 +675,9 @@ class Returning:
         keep_wheel(self.output, "last-night")
         keep_wheel(self.output, "other", TARGET.replace("3.11", "3.10"))
         (self.output / "damaged.whl.json").write_text("{")
-        self.errand = worker_process.Errand(replace(order(), store=self.store.url), "a1", Reporter(sink=Recorder()))
+        self.errand = worker_process.WorkerBuild(
+            replace(order(), store=self.store.url), "a1", Reporter(sink=Recorder())
+        )
         monkeypatch.setattr(worker_process, "_check_store", self._stop)
         with pytest.raises(MachineError, match="far enough"):
             self.errand.build(b"", self.store)

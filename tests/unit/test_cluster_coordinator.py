@@ -355,7 +355,7 @@ def test_lost_workers_are_counted_however_they_are_noticed(setting: Make) -> Non
 def test_a_worker_that_joins_right_after_a_look_is_not_taken_for_lost(setting: Make) -> None:
     cluster = FakeCluster(lambda order, before: None, A)
     made = setting(cluster)
-    look = made.work._crew.look
+    look = made.work._pool.look
 
     def slow_look(architectures: Sequence[str]) -> bool:
         seen = look(architectures)
@@ -366,7 +366,7 @@ def test_a_worker_that_joins_right_after_a_look_is_not_taken_for_lost(setting: M
             threading.Timer(0.3, cluster.sent[0].give, [said(cluster.sent[0].order, by=B)]).start()
         return seen
 
-    made.work._crew.look = slow_look  # type: ignore[method-assign]
+    made.work._pool.look = slow_look  # type: ignore[method-assign]
     (result,) = made.over(ONE)
     assert result.status == "built"
     assert not [text for text in made.recorder.texts("warning") if "lost" in text]
@@ -419,7 +419,7 @@ def test_interruption(setting: Make, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return True
 
-    monkeypatch.setattr(made.work._crew, "look", interrupt)
+    monkeypatch.setattr(made.work._pool, "look", interrupt)
     with pytest.raises(KeyboardInterrupt):
         made.over(ONE, TWO, OTHER_LINE)
     assert cluster.stopped == [made.run.id]

@@ -19,7 +19,7 @@ from filelock import FileLock
 from builder.cli import cache_command
 from builder.compilation import ccache, codegen_cache, compile_manifest
 from builder.compilation.cache_misses import groups_of, misses_of
-from builder.compilation.compile_manifest import DamagedError, Witness
+from builder.compilation.compile_manifest import CompileManifest, DamagedError
 from builder.core.errors import MachineError, RequestError
 from builder.core.trust import Trust
 from builder.core.workspace import Workspace
@@ -33,7 +33,7 @@ STORE = "release/v1.0-7.1.0-x86_64-gcc12.2"
 @pytest.fixture(scope="module")
 def inside() -> ModuleType:
     """The script that runs in environments."""
-    spec = importlib.util.spec_from_file_location("witness_inside", ccache.LAUNCHER / "compile_manifest.py")
+    spec = importlib.util.spec_from_file_location("manifest_inside", ccache.LAUNCHER / "compile_manifest.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -99,7 +99,7 @@ class Build:
         """Keep it as a build does."""
         out = workspace.root / "out"
         out.mkdir(parents=True, exist_ok=True)
-        (out / compile_manifest.WITNESS).write_bytes(gzip.compress(json.dumps(self.json()).encode()))
+        (out / compile_manifest.MANIFEST).write_bytes(gzip.compress(json.dumps(self.json()).encode()))
         folder = compile_manifest.folder_of(workspace, store)
         kept = compile_manifest.keep(
             out, folder, target=self.target, run=self.run, built=self.built, size=3 << 20, limit=5 << 30
@@ -107,16 +107,16 @@ class Build:
         assert kept is not None
         return kept
 
-    def witness(self) -> Witness:
+    def manifest(self) -> CompileManifest:
         """As the builder reads it."""
         more = {"target": self.target, "run": self.run, "built": self.built, "size": 0, "limit": 0}
-        return Witness.model_validate(self.json() | more)
+        return CompileManifest.model_validate(self.json() | more)
 
 
 def why(now: Build, *earlier: Build) -> dict[str, str]:
     """Reasons in words by file."""
-    built = now.witness()
-    groups = groups_of(misses_of(built, [each.witness() for each in earlier]), built)
+    built = now.manifest()
+    groups = groups_of(misses_of(built, [each.manifest() for each in earlier]), built)
     return {Path(miss.source).stem: f"{group.kind}: {group.text}" for group in groups for miss in group.misses}
 
 
@@ -290,7 +290,7 @@ def test_the_nearest_build_is_the_one_compared_with() -> None:
     near = Build("3.10").compiled("a", "h.h", "i.h", h="other")
     far = Build("3.11", minute=1).compiled("a", "h.h", "i.h", h="third", i="third", arguments="c++ -O0")
     now = Build("3.12", minute=2).compiled("a", "h.h", "i.h")
-    found = misses_of(now.witness(), [far.witness(), near.witness()])
+    found = misses_of(now.manifest(), [far.manifest(), near.manifest()])
     assert [(miss.against, miss.kind) for miss in found] == [((near.target, near.run), "header")]
     assert found[0].difference.lines() == [f"changed: {TREE}/h.h"]
 
@@ -308,8 +308,8 @@ def test_groups_are_named_after_the_header_that_explains_the_most() -> None:
         now.compiled(name, "low.h", "high.h", low="other", high="other")
     earlier.compiled("d", "low.h").compiled("e", "own.h")
     now.compiled("d", "low.h", low="other").compiled("e", "own.h", low="other", own="other")
-    built = now.witness()
-    groups = groups_of(misses_of(built, [earlier.witness()]), built)
+    built = now.manifest()
+    groups = groups_of(misses_of(built, [earlier.manifest()]), built)
     assert [(group.text, len(group.misses)) for group in groups] == [("low.h changed", 4), ("own.h changed", 1)]
 
 
@@ -318,7 +318,7 @@ def test_a_header_that_is_read_newly_is_named_where_none_changed() -> None:
     assert why(now, Build().compiled("a")) == {"a": "header: new.h is read, or no more"}
 
 
-def test_witnesses_are_bounded_and_each_target_keeps_its_last(workspace: Workspace) -> None:
+def test_manifests_are_bounded_and_each_target_keeps_its_last(workspace: Workspace) -> None:
     Build("3.8", minute=0).compiled("a").keep(workspace)
     for minute in range(1, 30):
         Build(f"3.{9 + minute % 3}", minute=minute).compiled("a").keep(workspace)
@@ -363,7 +363,7 @@ def packed(content: bytes) -> bytes:
 def test_what_a_build_leaves_is_checked_before_it_is_kept(workspace: Workspace, content: bytes) -> None:
     out = workspace.root
     out.mkdir(parents=True)
-    (out / compile_manifest.WITNESS).write_bytes(content)
+    (out / compile_manifest.MANIFEST).write_bytes(content)
     folder = compile_manifest.folder_of(workspace, STORE)
     now = datetime.now(timezone.utc)
     with pytest.raises(DamagedError):
@@ -380,8 +380,8 @@ def test_a_pack_that_unpacks_to_too_much_is_refused(workspace: Workspace, monkey
 def test_links_that_a_build_leaves_are_not_followed(workspace: Workspace) -> None:
     kept = Build().compiled("a").keep(workspace)
     out = workspace.root / "out"
-    (out / compile_manifest.WITNESS).unlink()
-    (out / compile_manifest.WITNESS).symlink_to(kept.path)
+    (out / compile_manifest.MANIFEST).unlink()
+    (out / compile_manifest.MANIFEST).symlink_to(kept.path)
     with pytest.raises(DamagedError):
         compile_manifest.keep(
             out, kept.path.parent, target="t", run="r", built=datetime.now(timezone.utc), size=0, limit=0
@@ -450,7 +450,7 @@ def test_a_build_that_is_not_known_is_named_with_those_that_are(workspace: Works
     assert caught.value.hint == "known are: v1.0-7.1.0-py3.10-x86_64, v1.0-7.1.0-py3.11-x86_64"
 
 
-def test_a_damaged_witness_costs_its_explanation_only(workspace: Workspace, said: Callable[[], str]) -> None:
+def test_a_damaged_manifest_costs_its_explanation_only(workspace: Workspace, said: Callable[[], str]) -> None:
     fill(workspace)
     newest, oldest = compile_manifest.kept(compile_manifest.folder_of(workspace, STORE))
     oldest.path.write_bytes(b"")
@@ -538,11 +538,11 @@ def test_a_cache_that_is_no_folder_is_told(workspace: Workspace) -> None:
     assert caught.value.hint == "remove it: the next build makes a new one"
 
 
-def test_witnesses_behind_a_link_to_itself_do_not_keep_caches_from_being_cleared(workspace: Workspace) -> None:
+def test_manifests_behind_a_link_to_itself_do_not_keep_caches_from_being_cleared(workspace: Workspace) -> None:
     fill(workspace)
-    shutil.rmtree(workspace.witness)
-    workspace.witness.mkdir()
-    (workspace.witness / "release").symlink_to("release")
+    shutil.rmtree(workspace.manifests)
+    workspace.manifests.mkdir()
+    (workspace.manifests / "release").symlink_to("release")
     assert cache_command.clear_caches(workspace, [], Reporter(quiet=True)) == 0
     assert not (workspace.cache / STORE).exists()
 

@@ -23,9 +23,9 @@ from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
 from builder.target.compile_spec import (
-    Recipe,
+    CompileSpec,
     gcc_advice,
-    keep_witness,
+    keep_manifest,
     prepared,
     toolchain_mismatches,
     wrong_toolchain,
@@ -197,7 +197,7 @@ def test_torch_is_required_from_its_index_with_the_hashes_of_that_index(
     assert torch_requirement(request).split() == lines
 
 
-def plan(**more: object) -> Recipe:
+def plan(**more: object) -> CompileSpec:
     """A compile of a release line's cache."""
     repair = RepairPlan(platform="manylinux_2_28_x86_64", by_upstream=False)
     fixed: dict[str, object] = {
@@ -205,7 +205,7 @@ def plan(**more: object) -> Recipe:
         "limits": Limits(), "cann": False, "extra": {}, "store": "v1-x86_64-gcc12.2", "python": sys.executable,
         "python_include": "/usr/include/python3.11",
     }  # fmt: skip
-    return Recipe(**{**fixed, **more})  # type: ignore[arg-type]
+    return CompileSpec(**{**fixed, **more})  # type: ignore[arg-type]
 
 
 class Here:
@@ -366,7 +366,7 @@ def test_what_compiles_took_in_is_kept_or_said_why_not(tmp_path: Path) -> None:
     here = Here(tmp_path, str(compile_cache.LAUNCHER))
     places = {"out": tmp_path / "out", "folder": tmp_path / "kept", "target": "t", "run": "r", "size": 1}
     # A build that came to no compile says nothing of the cache, and takes no other's place.
-    assert keep_witness(here, plan(), **places) is None  # type: ignore[arg-type]
+    assert keep_manifest(here, plan(), **places) is None  # type: ignore[arg-type]
     assert compile_manifest.kept(tmp_path / "kept") == []
     source = tmp_path / "tree" / "a.cpp"
     source.write_text("")
@@ -374,9 +374,9 @@ def test_what_compiles_took_in_is_kept_or_said_why_not(tmp_path: Path) -> None:
     command = {"directory": str(tmp_path / "tree"), "file": "a.cpp", "command": "c++ -O2 -o a.o -c a.cpp"}
     (tmp_path / "tree" / "compile_commands.json").write_text(json.dumps([command]))
     (tmp_path / "tree" / "a.o.d").write_text("a.o: a.cpp\n")
-    assert keep_witness(here, plan(), **places) is None  # type: ignore[arg-type]
+    assert keep_manifest(here, plan(), **places) is None  # type: ignore[arg-type]
     (kept,) = compile_manifest.kept(tmp_path / "kept")
     (compiled,) = kept.read().objects
     assert (compiled.source, compiled.result, len(compiled.runs)) == (str(source), "miss", 1)
     broken = Here(tmp_path, "/nonexistent")
-    assert "can't open file" in str(keep_witness(broken, plan(), **places))  # type: ignore[arg-type]
+    assert "can't open file" in str(keep_manifest(broken, plan(), **places))  # type: ignore[arg-type]

@@ -4,8 +4,8 @@
 hashes with each file (the compiler proper, which ccache's own check of the driver does not see, and include names whose
 meaning a new file may change); the interpreter's headers get their one name; and the cache folder is tried.
 
-``after`` it: ``<out>/witness.json.gz`` says of each object its command and what it was made of, by content. Two of
-these explain every miss of the second build.
+``after`` it: ``<out>/compile-manifest.json.gz`` says of each object its command and what it was made of, by content.
+Two of these explain every miss of the second build.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from contextlib import suppress
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 INPUTS = "inputs"
-WITNESS = "witness.json.gz"
+MANIFEST = "compile-manifest.json.gz"
 #: Programs that make an object, and how the driver names them.
 TOOLS = ("cc1plus", "cc1", "as")
 SOURCES = (".c", ".cc", ".cpp", ".cxx", ".C")
@@ -380,7 +380,7 @@ def objects_of(
 
 
 def after(options: argparse.Namespace) -> None:
-    """Write the witness, whole or not at all."""
+    """Write the manifest, whole or not at all."""
     files = Files()
     arguments: Dict[Tuple[str, ...], int] = {}
     results = results_of(options.log)
@@ -392,7 +392,7 @@ def after(options: argparse.Namespace) -> None:
             inputs = stream.read().splitlines()
     except OSError:
         inputs = []
-    witness = {
+    manifest = {
         "tree": options.tree,
         "python_include": os.environ.get("BUILDER_PYTHON_INCLUDE_AS") or os.environ.get("BUILDER_PYTHON_INCLUDE") or "",
         "inputs": inputs,
@@ -400,10 +400,10 @@ def after(options: argparse.Namespace) -> None:
         "arguments": [list(words) for words in arguments],
         "objects": objects,
     }
-    beside = os.path.join(options.out, WITNESS + ".part")
+    beside = os.path.join(options.out, MANIFEST + ".part")
     with gzip.open(beside, "wb", 6) as stream:
-        stream.write(json.dumps(witness, separators=(",", ":")).encode("utf-8", "replace"))
-    os.replace(beside, os.path.join(options.out, WITNESS))
+        stream.write(json.dumps(manifest, separators=(",", ":")).encode("utf-8", "replace"))
+    os.replace(beside, os.path.join(options.out, MANIFEST))
     print("after: %d objects, %d files" % (len(objects), len(files.rows)))
 
 
