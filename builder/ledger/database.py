@@ -73,6 +73,12 @@ MIGRATIONS = [
     "ALTER TABLE targets ADD COLUMN disk_growth INTEGER;",
 ]
 
+#: Counts what runs when the ledger is read: a view in a table's place may never end, and SQLite lets no signal in
+#: (https://www.sqlite.org/security.html#untrusted_sqlite_database_files).
+_FOREIGN = """
+    SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'
+"""
+
 
 def version_of(path: Path) -> int:
     """The version of the tables in the file, which stays as it is; 0 for none. Raises MachineError for a newer one."""
@@ -89,6 +95,9 @@ def version_of(path: Path) -> int:
         version = _number(database, "PRAGMA user_version")
         filled = _number(database, "SELECT count(*) FROM sqlite_master")
         application = _number(database, "PRAGMA application_id")
+        foreign = _number(database, _FOREIGN)
+    if foreign:
+        raise damaged(path, "it holds a view, a trigger or a virtual table, which no builder made")
     if filled and application != APPLICATION:
         raise MachineError(
             f"{path} is a database, but no ledger", hint="move it away, or use another --workspace; it was not touched"

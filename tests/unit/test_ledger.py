@@ -204,10 +204,13 @@ def test_nasty_text_is_kept_readable(path: Path) -> None:
 
 def test_a_database_of_an_older_version_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Ledger.open(path) as ledger:
+        ledger.begin("before", START, [])
         ledger.add(make(reason="kept"))
     more = """
         ALTER TABLE runs ADD COLUMN weather TEXT;  -- a comment with a semicolon; in it
-        CREATE TRIGGER t AFTER INSERT ON runs BEGIN UPDATE runs SET weather = 'wet;'; SELECT 1; END;
+        CREATE TRIGGER t AFTER UPDATE OF id ON runs BEGIN UPDATE runs SET weather = 'wet;'; SELECT 1; END;
+        UPDATE runs SET id = id;
+        DROP TRIGGER t;
     """
     current = len(tables.MIGRATIONS)
     monkeypatch.setattr(tables, "MIGRATIONS", [*tables.MIGRATIONS, more])
@@ -218,7 +221,7 @@ def test_a_database_of_an_older_version_is_brought_up_to_date(path: Path, monkey
         ledger.begin("after", START, [])
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (current + 1,)
-        assert database.execute("SELECT weather FROM runs WHERE id = 'after'").fetchone() == ("wet;",)
+        assert database.execute("SELECT weather FROM runs WHERE id = 'before'").fetchone() == ("wet;",)
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -710,3 +713,27 @@ def test_what_is_no_file_is_no_ledger(tmp_path: Path, what: str, read_only: bool
     with pytest.raises(MachineError, match="it is no regular file") as caught:
         Ledger.open(place, read_only=read_only)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize(
+    "script",
+    [
+        # Reading this one never ends, and no signal ends it.
+        """
+        DROP TABLE phases;
+        CREATE VIEW phases AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)
+        SELECT x AS entry, x AS number FROM n;
+        """,
+        "CREATE TRIGGER more AFTER INSERT ON runs BEGIN DELETE FROM runs; END;",
+        "CREATE VIRTUAL TABLE words USING fts5(word);",
+    ],
+    ids=["view", "trigger", "virtual table"],
+)
+def test_nothing_that_runs_is_part_of_a_ledger(path: Path, script: str, read_only: bool) -> None:
+    Ledger.open(path).close()
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(script)
+    with pytest.raises(MachineError, match="is damaged: it holds a view") as caught:
+        Ledger.open(path, read_only=read_only)
+    assert "ledger rebuild" in str(caught.value.hint)

@@ -101,7 +101,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Buil
     [
         ("verify", repair_and_publish, "verify", "the reading of "),
         ("publish", provenance, "archive_debug_symbols", "the packing of debug symbols"),
-        ("publish", repair_and_publish, "sha256", "the reading of "),
+        ("publish", repair_and_publish, "sha256_of", "the reading of "),
         ("publish", repair_and_publish, "publish_wheel", "the disk of "),
     ],
 )

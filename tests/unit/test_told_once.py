@@ -16,6 +16,7 @@ from builder.core.build_options import BuildOptions
 from builder.core.results import Run
 from builder.core.workspace import Workspace
 from builder.environments.interface import Folders, Ready
+from builder.environments.probe import Probed
 from builder.executors.local import Policy
 from builder.matrix.loader import load_matrix
 from builder.matrix.selection import Query, parse_target_id
@@ -28,7 +29,7 @@ from builder.target.resolve_sources import Gatherer
 NAMES = [f"v2.5.1-7.1.0-py{python}-x86_64" for python in ("3.9", "3.10")]
 SCRIPTS = BuildScript(("3.9", "3.10"), frozenset()), SetupScript(frozenset(), (), (), True)
 #: What the environment turns out to have.
-FACTS = {"gcc": "12.2.0", "glibc": "2.36", "torch": "2.5.1", "cxx11_abi": False, "python_path": "/python"}
+FACTS = Probed(gcc="12.2.0", glibc="2.36", torch="2.5.1", cxx11_abi=False, python_path="/python")
 DIFFERENT = "gcc is 12.2.0, the matrix wants 9.3.1; glibc is 2.36, too new for manylinux_2_17"
 
 
@@ -84,7 +85,7 @@ def test_what_there_is_to_say_of_the_folders(builds: Callable[..., Builds]) -> N
 def test_another_toolchain_that_was_accepted(builds: Callable[..., Builds]) -> None:
     made = builds()
     for build in made.each:
-        build._recipe(FACTS, *SCRIPTS, 0)
+        build._compile_spec(FACTS, *SCRIPTS, 0)
         assert build.result.warnings == [DIFFERENT]
     assert made.recorder.told == [("warning", DIFFERENT)]
 
@@ -107,7 +108,7 @@ def test_another_toolchain_of_a_demonstration_is_a_note(
     (policy,) = policies
     made = builds(policy.purpose)
     for build in made.each:
-        build._recipe(FACTS, *SCRIPTS, 0)
+        build._compile_spec(FACTS, *SCRIPTS, 0)
     assert made.recorder.told == [
         ("message", f"not the matrix's toolchain, which a demonstration may have: {DIFFERENT}")
     ]
