@@ -162,7 +162,7 @@ class Everything:
             ],
         }
         for minute, target in enumerate((TARGET, OTHER, TARGET)):
-            self._witness(kept, f"run{minute}", target, minute)
+            self._manifest(kept, f"run{minute}", target, minute)
         generated = self.workspace.cache / "release" / "generated" / LINE
         store = self.workspace.cache / STORE / "0" / "a"
         for folder in (generated, store):
@@ -171,10 +171,10 @@ class Everything:
         (store / "stats").write_text("0\n1\n2\n")
         (store / "object").write_bytes(b"x" * 1000)
 
-    def _witness(self, content: dict[str, Any], run: str, target: str, minute: int) -> None:
+    def _manifest(self, content: dict[str, Any], run: str, target: str, minute: int) -> None:
         out = self.root / "out"
         out.mkdir(exist_ok=True)
-        (out / compile_manifest.WITNESS).write_bytes(gzip.compress(json.dumps(content).encode()))
+        (out / compile_manifest.MANIFEST).write_bytes(gzip.compress(json.dumps(content).encode()))
         built = datetime(2026, 1, 1, 0, minute, tzinfo=timezone.utc)
         folder = compile_manifest.folder_of(self.workspace, STORE)
         assert compile_manifest.keep(out, folder, target=target, run=run, built=built, size=3000, limit=5 << 30)

@@ -133,12 +133,12 @@ KINDS = (
     Kind(
         "compile caches and what is kept of them",
         (
-            "build/witness/*/*/*.json.gz",
+            "build/manifests/*/*/*.json.gz",
             "build/cache/release/*/0/a/*",
             "build/cache/release/generated/*/*",
             "build/cache/release/generated/*",
             "build/cache/release/*",
-            "build/witness/*",
+            "build/manifests/*",
             "build/cache",
         ),
         (

@@ -25,27 +25,10 @@ from builder.executors.local import Policy, exit_code, run_targets
 from builder.matrix.loader import load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import Query, resolve_release, select_for_build
+from builder.payload import FOLDER
 from builder.progress.reporter import Reporter
 from builder.target.build import BUILD, BuildContext, TargetBuild
 from builder.target.resolve_sources import Gatherer
-
-#: Installs the wheel into a fresh virtual environment and calls operators through it; $1 the folder, $2 the
-#: interpreter, $3 the operator.
-_TRY = """
-set -e
-"$2" -m venv "$1/venv"
-"$1/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps "$1"/*.whl
-cd "$1"
-"$1/venv/bin/python" - "$3" <<'PYTHON'
-import sys
-import torch, torch_npu
-operator = getattr(torch_npu, sys.argv[1])
-result = operator([1.0, 2.0], [3.0, 4.0])
-print("torch_npu %s, commit %s" % (torch_npu.__version__, torch_npu.version.git_version[:12]))
-print("%s([1, 2], [3, 4]) = %s" % (sys.argv[1], list(result)))
-assert [float(value) for value in result] == [4.0, 6.0], result
-PYTHON
-"""
 
 
 def run_demo(query: Query, workspace: Workspace, options: BuildOptions, reporter: Reporter, *, custom_ops: bool) -> int:
@@ -157,7 +140,15 @@ def _try_wheel(target: Target, result: TargetResult, context: BuildContext, oper
     )
     with result.phase("try"), TargetBuild(target, context, result).environment(quiet=True).open(folders) as opened:
         outcome = opened.run(
-            ["sh", "-c", _TRY, "try", opened.paths.out, f"python{target.python}", operator],
+            [
+                "sh",
+                "-c",
+                (FOLDER / "try_wheel.sh").read_text(encoding="utf-8"),
+                "try",
+                opened.paths.out,
+                f"python{target.python}",
+                operator,
+            ],
             env={},
             cwd=opened.paths.out,
             on_line=lines.append,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from builder.core.trust import Trust
 from builder.core.untrusted import UntrustedFolder
+from builder.payload import FOLDER
 
 #: The launcher's own record, in the results folder of a build.
 COMPILE_LOG = "compile.log"
@@ -23,7 +24,7 @@ COMPILE_LOG = "compile.log"
 LARGEST_LOG = 64 << 20
 _WORDS = 100
 #: Folder of the launcher that stands first on PATH in every environment.
-LAUNCHER = Path(__file__).resolve().parents[1] / "payload" / "launcher"
+LAUNCHER = FOLDER / "launcher"
 #: Bytes that one cache may grow to. All files of a release line take under 300 MB, and each change that reaches all
 #: of them as much again; the limit holds some seventeen of those.
 DEFAULT_LIMIT = 5 << 30

@@ -26,12 +26,13 @@ from typing import Any
 
 from builder.core.trust import Trust
 from builder.core.untrusted import UntrustedFolder, open_inside
+from builder.payload import FOLDER
 from builder.payload.codegen import key, run
 from builder.payload.codegen.entries import read_entry
 from builder.payload.codegen.tree import Unfit, digest
 
 #: What stands in the environment: the ``bash`` for PATH, and what it runs.
-INSIDE = Path(__file__).resolve().parents[1] / "payload" / "codegen"
+INSIDE = FOLDER / "codegen"
 #: Below a level's folder in the cache.
 CACHE = "generated"
 #: Entries of one release line that are kept (2 to 3 MB each), and bytes of one that is taken.

@@ -44,28 +44,14 @@ from builder.environments.pytorch_store import PyTorch
 from builder.environments.temporary import temporary
 from builder.environments.toolkit import HOME, in_containers
 from builder.environments.variables import check_variables, merged
+from builder.payload import FOLDER
 from builder.progress.reporter import Reporter
 
 #: Exit codes of a container whose command did not end by itself: killed, asked to end, cut off.
 _ENDED_FROM_OUTSIDE = (137, 143, 0)
 
-#: Runs a command and says afterwards, on a line that starts with a word only this run knows, its CPU
-#: time (microseconds or the shell's own sum) and peak memory (bytes): a container's counters are gone
-#: once it has ended. The first group of paths is cgroup v1's, the second v2's.
-_WRAPPER = """
-word=$1
-shift
-"$@"
-code=$?
-first() { for f in "$@"; do if [ -r "$f" ]; then head -n 1 "$f"; return; fi; done; echo -; }
-c=/sys/fs/cgroup
-nano=$(first $c/cpuacct/cpuacct.usage $c/cpu,cpuacct/cpuacct.usage)
-micro=-
-if [ -r $c/cpu.stat ]; then micro=$(sed -n 's/^usage_usec //p' $c/cpu.stat); fi
-peak=$(first $c/memory/memory.max_usage_in_bytes $c/memory.peak)
-printf '\\n%s %s %s %s\\n' "$word" "$nano" "${micro:--}" "$peak"
-exit $code
-"""
+#: Runs a command in a container, and says what it took.
+_WRAPPER = (FOLDER / "run_measured.sh").read_text(encoding="utf-8")
 
 
 def ready_docker(

@@ -29,20 +29,12 @@ from builder.environments.docker_engine import (
     streamed,
 )
 from builder.environments.temporary import temporary
+from builder.payload import FOLDER
 
 REPOSITORY = f"{LABEL}/doctor"
 #: Seconds for which the container is waited for: it runs a few lines of shell.
 LIMIT = 30.0
 SELINUX = Path("/sys/fs/selinux/enforce")
-
-#: Built-in commands only, because the image has nothing but the shell. Says what it saw, a line each.
-_SCRIPT = """
-if read -r line </mnt/token; then echo "stage $line"; fi
-if read -r line </work/token; then echo "tree $line"; fi
-if echo "$1" >/work/written; then echo written; fi
-while read -r name to rest; do if [ "$to" = 00000000 ]; then echo "route $name"; fi; done </proc/net/route
-echo end
-"""
 
 
 @dataclass(frozen=True)
@@ -272,7 +264,7 @@ def _run(engine: DockerEngine, image: str, place: _Place, *, network: str) -> li
     with engine_errors("proving the engine", engine=engine):
         container = engine.client.containers.create(
             image,
-            ["/bin/sh", "-c", _SCRIPT, "doctor", place.token],
+            ["/bin/sh", "-c", (FOLDER / "prove_engine.sh").read_text(encoding="utf-8"), "doctor", place.token],
             user=f"{uid}:{gid}",
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],

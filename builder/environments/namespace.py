@@ -18,8 +18,9 @@ from pathlib import Path
 
 from builder.environments.ownership import UNPRIVILEGED
 from builder.environments.visible import Line, visible
+from builder.payload import FOLDER
 
-_SCRIPT = Path(__file__).resolve().parents[1] / "payload" / "compose_namespace.sh"
+_SCRIPT = FOLDER / "compose_namespace.sh"
 #: Options of unshare in order of preference; the last ones work where less is allowed. A builder that
 #: runs as root needs no user namespace, and without one files keep their owners.
 _AS_ROOT = (

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import deque
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from builder.core.errors import FailureKind, TargetError
 from builder.environments.interface import Limits, Opened
+from builder.payload import FOLDER
 
 #: Seconds; importing PyTorch under emulation takes most of a minute.
 TIMEOUT = 600.0
@@ -72,7 +72,7 @@ def probe(opened: Opened, python: str) -> Probed:
 
     Raises TargetError (TOOLCHAIN) when the interpreter itself does not run.
     """
-    script = (Path(__file__).resolve().parents[1] / "payload" / "probe.py").read_text(encoding="utf-8")
+    script = (FOLDER / "probe.py").read_text(encoding="utf-8")
     lines = deque[str](maxlen=1000)
     outcome = opened.run(
         [f"python{python}", "-c", script],

@@ -35,7 +35,8 @@ def test_links_in_the_place_of_results_lead_nowhere(scene: Scene, held: Told) ->
         f"""
         machine={machine}
         rm -rf "$out/slots"; ln -s "$machine" "$out/slots"
-        for name in codegen-result.json codegen-entry.zip headers.log compile.log witness.json.gz verified.jsonl; do
+        for name in codegen-result.json codegen-entry.zip headers.log compile.log compile-manifest.json.gz \\
+            verified.jsonl; do
             ln -s "$machine/secret" "$out/$name"
         done
         for name in headers ccache codegen; do ln -s "$machine" "$out/$name"; done
@@ -76,7 +77,7 @@ def test_sizes_and_shapes_cost_that_build_alone(scene: Scene, held: Told) -> Non
     scene.plant(
         """
         truncate -s 3G "$out/compile.log"
-        for name in headers.log codegen-entry.zip witness.json.gz; do mkfifo "$out/$name"; done
+        for name in headers.log codegen-entry.zip compile-manifest.json.gz; do mkfifo "$out/$name"; done
         head -c 100000000 /dev/zero | tr '\\0' 'x'
         echo
         python3.11 "$tree/ci/deep.py" "$out" "$cache" "$tree/build"

@@ -206,7 +206,7 @@ def test_a_build_is_witnessed_the_same(tmp_path: Path) -> None:
         assert compile_manifest.parse_before(done.stdout.splitlines()) == ("writable", "")
         after = compile_manifest.after_command(python, str(ccache.LAUNCHER), log=str(out / "compile.log"), **places)
         subprocess.run(after, env=env, capture_output=True, check=True)
-        found.append(compile_manifest._unpacked(out, compile_manifest.WITNESS))
+        found.append(compile_manifest._unpacked(out, compile_manifest.MANIFEST))
     assert found[0] == found[1]
     assert "include größe.h größe.h" in found[0]["inputs"]
     assert len(found[0]["objects"]) == 1
