@@ -1,4 +1,4 @@
-"""Where finished wheels go: a folder, or whatever else a URL names."""
+"""Where finished wheels go: a local folder, or any place that a URL names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ALMOST_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 
 
 def open_store(place: str) -> Store:
-    """The store at a path or URL; nothing is asked of it yet (``Store.check`` does that).
+    """Return the store at a path or URL, without any access to it yet (``Store.check`` does that).
 
-    Raises RequestError for a URL that holds a password or cannot be one, MachineError when the package
-    for its kind is not installed.
+    Raises RequestError for a URL that holds a password or is malformed, MachineError when the package
+    for its scheme is not installed.
     """
     if not place.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in place):
         raise RequestError(
@@ -51,7 +51,10 @@ def open_store(place: str) -> Store:
 
 
 def _check_rest(scheme: str, rest: str) -> None:
-    """Refuse what may hold a secret, and what fsspec would take for more than a place."""
+    """Refuse a URL that may hold a secret, and any syntax that fsspec would read as more than one place.
+
+    Chains (``::``) and patterns: https://filesystem-spec.readthedocs.io/en/latest/features.html
+    """
     # Not only before the first slash: secret keys may hold slashes, and people paste them as they are.
     before, at, _ = rest.rpartition("@")
     if at and ":" in before:

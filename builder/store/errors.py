@@ -1,4 +1,4 @@
-"""What a store says when it refuses, in the builder's words and without secrets."""
+"""Translate a store's failures into the builder's errors, without secrets."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _DEFECTS = (AttributeError, TypeError, NameError, AssertionError, LookupError, A
 
 
 def redact(text: str) -> str:
-    """Take passwords in URLs, signatures, and values of variables that are named like secrets out of ``text``."""
+    """Return ``text`` without passwords in URLs, signatures, and values of variables that are named like secrets."""
     return without_secrets(text, _secrets())
 
 
 def explain(error: Exception, url: str, what: str) -> BuilderError | None:
-    """The error that a user sees when the store at ``url`` was asked ``what``; None for a defect of a program."""
+    """Return the error to show when the store at ``url`` failed at ``what``; None for a defect of a program."""
     if isinstance(error, ImportError):
         return lacks_package(error, url)
     if isinstance(error, _DEFECTS) and type(error).__module__ == "builtins":
@@ -104,7 +104,7 @@ def explain(error: Exception, url: str, what: str) -> BuilderError | None:
 
 
 def lacks_package(error: ImportError, url: str) -> MachineError:
-    """The error for a kind of store whose package is not installed."""
+    """Return the error for a kind of store whose package is not installed."""
     return MachineError(
         f"the store {url} needs a package that is not installed: {redact(str(error))}",
         hint=f"{INSTALL}, or the package named above" if _names_package(error) else INSTALL,

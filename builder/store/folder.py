@@ -1,4 +1,4 @@
-"""A store that is a folder of this machine."""
+"""A store in a folder of this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 class FolderStore(Store):
-    """Files below ``root``. Links in it are never followed: they could lead anywhere."""
+    """Files below ``root``. Links in it are never followed, because they could lead anywhere."""
 
     def __init__(self, root: Path) -> None:
         self.root = expanded(root).absolute()
@@ -39,7 +39,7 @@ class FolderStore(Store):
         return self._inside(folder) / last
 
     def _inside(self, folder: str) -> Path:
-        """The path of a folder. Raises RequestError where a link is on the way to it."""
+        """Return the path of a folder. Raises RequestError if a part of it is a symbolic link."""
         path = self.root
         for part in folder.split("/") if folder else ():
             path = path / part
@@ -51,7 +51,7 @@ class FolderStore(Store):
         return path
 
     def _make(self, folder: Path) -> None:
-        """Make a folder that outlasts a loss of power."""
+        """Create a folder and its parents, and sync them, so that they survive a power failure."""
         made = []
         while not folder.exists():
             made.append(folder)
@@ -139,7 +139,7 @@ class FolderStore(Store):
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Hold the named lock; the kernel gives it back when a builder dies."""
+        """Hold the named lock; the kernel releases it when the process dies."""
         with self._asking(f"to lock {name}"):
             folder = self.root / ".locks"
             self._make(folder)
@@ -158,7 +158,7 @@ class FolderStore(Store):
             lock.release()
 
     def point(self, name: str, target: str) -> None:
-        """A relative link, so that the store may be moved or served from elsewhere."""
+        """Create a relative symbolic link, so that the store may be moved or served from elsewhere."""
         with self._asking(f"to link {name}"):
             path = self._path(name)
             if path.is_symlink() and os.readlink(path) == target:
@@ -173,7 +173,7 @@ class FolderStore(Store):
 
 
 def _settle(descriptor: int) -> None:
-    """Bring a file to the disk and out of memory: what is read back is then what the disk holds."""
+    """Sync a file to the disk and drop it from the page cache, so that reading it back reads the disk."""
     os.fsync(descriptor)
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

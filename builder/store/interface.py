@@ -1,4 +1,4 @@
-"""What every store does alike: names, uploads that nobody sees until they are whole, and what went wrong."""
+"""What every kind of store shares: names, atomic uploads that are verified first, and errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _UPLOAD = re.compile(r"\.upload-([0-9a-f]{8,12})-[0-9a-f]{8}-")
 
 
 class Entry(NamedTuple):
-    """One thing in a folder of a store; ``size`` is in bytes, 0 for folders."""
+    """One file or folder in a folder of a store; ``size`` is in bytes, 0 for folders."""
 
     name: str
     folder: bool
@@ -42,7 +42,7 @@ class Entry(NamedTuple):
 
 
 def check_part(part: str, what: str = "name") -> str:
-    """Return ``part`` when it can be one part of a name in a store. Raises RequestError otherwise."""
+    """Return ``part`` if it is valid as one part of a name in a store. Raises RequestError otherwise."""
     if not _PART.fullmatch(part) or len(part) > LONGEST_PART:
         raise RequestError(
             f"{part!r} cannot be a {what} in a store",
@@ -53,9 +53,9 @@ def check_part(part: str, what: str = "name") -> str:
 
 
 def check_name(name: str) -> str:
-    """Return ``name``, parts divided by ``/``, when it stays inside the store. Raises RequestError otherwise.
+    """Return ``name``, parts divided by ``/``, if it stays inside the store. Raises RequestError otherwise.
 
-    Hidden names are the store's own, and ``..``, absolute names and control characters have no place in one.
+    Hidden names are reserved for the store itself; ``..``, absolute names and control characters are invalid.
     """
     for part in name.split("/"):
         if not _PART.fullmatch(part) or len(part) > LONGEST_PART:
@@ -67,13 +67,13 @@ def check_name(name: str) -> str:
 
 
 class Store(ABC):
-    """Where finished wheels and their records are published.
+    """The place where finished wheels and their records are published.
 
-    Names are relative, their parts divided by ``/``. A name either holds a whole file or nothing: uploads
-    go to a hidden name beside it, are read back, and only then get the name. Whatever the place behind it
-    refuses comes as a BuilderError without secrets: RequestError where it is not there or does not allow
-    it, MachineError where the builder lacks a package, TargetError with NETWORK, DISK or VERIFY. NETWORK is
-    what remains after several attempts; ``warn`` is told of each that failed.
+    Names are relative, their parts divided by ``/``. A name holds a whole file or nothing: uploads go to a
+    hidden name beside it, are read back, and only then get the name. Every failure of the place is raised as
+    a BuilderError without secrets: RequestError if the place does not exist or denies access, MachineError if
+    a package is missing, TargetError for NETWORK, DISK or VERIFY. NETWORK is raised only after several
+    attempts; ``warn`` is called with each one that failed.
     """
 
     #: The place in words, for messages; it holds no password.
@@ -88,60 +88,60 @@ class Store(ABC):
 
     @abstractmethod
     def _upload(self, local: Path, name: str) -> None:
-        """Copy a local file to the hidden ``name``, making the folder; durable when it returns."""
+        """Copy a local file to the hidden ``name``, creating its folder; durable on return."""
 
     @abstractmethod
     def _upload_bytes(self, data: bytes, name: str) -> None:
-        """Write ``data`` to the hidden ``name``, making the folder; durable when it returns."""
+        """Write ``data`` to the hidden ``name``, creating its folder; durable on return."""
 
     @abstractmethod
     def _publish(self, hidden: str, name: str, *, replace: bool) -> None:
-        """Give the hidden file its final name in one step.
+        """Rename the hidden file to its final name, atomically.
 
-        Raises FileExistsError where ``replace`` is False, the name is taken, and the place can tell.
+        Raises FileExistsError if ``replace`` is False, the name is taken, and the place can tell.
         """
 
     @abstractmethod
     def _chunks(self, name: str) -> Iterator[bytes]:
-        """The content of a file. Raises FileNotFoundError."""
+        """Yield the content of a file. Raises FileNotFoundError."""
 
     @abstractmethod
     def _size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none, -1 where something else has the name."""
+        """Return the size of a file in bytes; None if it is missing, -1 if the name is not a regular file."""
 
     @abstractmethod
     def _entries(self, folder: str) -> list[Entry]:
-        """All entries of a folder, hidden ones too, links not; none where there is no such folder."""
+        """List a folder, including hidden entries but not links; an empty list if the folder is missing."""
 
     @abstractmethod
     def _remove(self, name: str) -> None:
-        """Remove a file. Missing is fine."""
+        """Remove a file, if it exists."""
 
     @abstractmethod
     def _remove_folder(self, name: str, last: str) -> None:
-        """Remove a folder with all that is in it, its file ``last`` after everything else. Missing is fine."""
+        """Remove a folder and its contents, if it exists, with its file ``last`` after everything else."""
 
     @abstractmethod
     def locked(self, name: str) -> AbstractContextManager[None]:
-        """Keep other builders out of what ``name`` stands for, where the place knows locks.
+        """Keep other builders out of what ``name`` stands for, if the place supports locks.
 
-        Only folders do. Whatever must be right elsewhere too may not rest on this. Raises MachineError
-        when another builder does not give the lock back.
+        Only folders do, so correctness elsewhere must not depend on it. Raises MachineError when another
+        builder does not release the lock in time.
         """
 
     @abstractmethod
     def point(self, name: str, target: str) -> None:
-        """Make ``name`` a link to its neighbour ``target``, in one step, where the place knows links."""
+        """Make ``name`` a link to its neighbour ``target``, atomically, if the place supports links."""
 
     # What is made of it.
 
     @patient
     def put(self, local: Path, name: str, sha256: str, *, replace: bool = False) -> bool:
-        """Publish a local file whose SHA-256 is known; False says that it stood there already, also where the answer
-        to an attempt of ours was lost on its way.
+        """Publish a local file whose SHA-256 is known; return False if it was published already.
 
-        Raises TargetError (VERIFY) when what arrived has another checksum, or another content has the name
-        and ``replace`` is False; OSError when the local file cannot be read.
+        False is also returned when an earlier attempt of this call succeeded but its answer was lost.
+        Raises TargetError (VERIFY) when what arrived has another checksum, or the name has other content and
+        ``replace`` is False; OSError when the local file cannot be read.
         """
         check_name(name)
         if not _SHA256.fullmatch(sha256):
@@ -171,7 +171,7 @@ class Store(ABC):
 
     @patient
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file, over the one that stands there; a reader sees the one or the other, whole."""
+        """Write a small file, replacing any that exists; readers see the old or the new one, whole."""
         check_name(name)
         with self._asking(f"to write {name}"):
             hidden = self._hidden(name)
@@ -183,7 +183,7 @@ class Store(ABC):
 
     @patient
     def get(self, name: str, local: Path, sha256: str) -> None:
-        """Bring a file here; ``local`` appears whole and with this checksum, or not at all.
+        """Download a file; ``local`` appears whole and with this checksum, or not at all.
 
         Raises TargetError (VERIFY) when the file is not in the store or has another checksum.
         """
@@ -211,9 +211,9 @@ class Store(ABC):
 
     @patient
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where there is none.
+        """Return the content of a small file; None if it is missing.
 
-        Raises RequestError for one of more than LARGEST bytes, and for what is no regular file.
+        Raises RequestError if it has more than LARGEST bytes or is not a regular file.
         """
         check_name(name)
         content = bytearray()
@@ -235,7 +235,7 @@ class Store(ABC):
 
     @patient
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Return the size of a file in bytes; None if it is missing or not a regular file."""
         check_name(name)
         with self._asking(f"to look at {name}"):
             size = self._size(name)
@@ -243,7 +243,7 @@ class Store(ABC):
 
     @patient
     def digest(self, name: str) -> str | None:
-        """SHA-256 of a file, read as it stands in the store; None where there is none."""
+        """Read a file from the store and return its SHA-256; None if it is missing."""
         check_name(name)
         with self._asking(f"to read {name}"):
             try:
@@ -253,7 +253,7 @@ class Store(ABC):
 
     @patient
     def entries(self, folder: str = "") -> list[Entry]:
-        """What is in a folder, by name, without hidden files and links; nothing where there is no such folder."""
+        """List a folder by name, without hidden files and links; an empty list if the folder is missing."""
         if folder:
             check_name(folder)
         with self._asking(f"to list {folder or 'it'}"):
@@ -262,14 +262,14 @@ class Store(ABC):
 
     @patient
     def remove(self, name: str) -> None:
-        """Remove a file. Missing is fine."""
+        """Remove a file, if it exists."""
         check_name(name)
         with self._asking(f"to remove {name}"):
             self._remove(name)
 
     @patient
     def remove_folder(self, name: str, *, last: str) -> None:
-        """Remove a folder with all that is in it, hidden files too, and its file ``last`` after all others."""
+        """Remove a folder and its contents, hidden files too, with its file ``last`` after everything else."""
         check_name(name)
         check_part(last)
         with self._asking(f"to remove {name}"):
@@ -277,16 +277,16 @@ class Store(ABC):
 
     @patient
     def sweep(self, folder: str = "") -> int:
-        """Remove what uploads of dead builders left in a folder a day ago or earlier; how many there were."""
+        """Remove uploads that dead builders left in a folder over STALE_AFTER seconds ago; return their number."""
         if folder:
             check_name(folder)
         with self._asking(f"to clean {folder or 'it'}"):
             return self._sweep(folder)
 
     def check(self) -> None:
-        """Write, read and remove a small hidden file, so that a store that refuses does so before hours of work.
+        """Write, read and remove a small hidden file, so that an unusable store fails before hours of work.
 
-        It is asked once: nothing is lost yet.
+        It makes a single attempt, because nothing would be lost yet.
         """
         with self._asking("a trial file"):
             hidden = self._hidden("trial")
@@ -327,7 +327,7 @@ class Store(ABC):
         return digest.hexdigest()
 
     def _read_chunks(self, name: str) -> Iterator[bytes]:
-        """The content of a file that must be there, with only the store's own failures put down to the store."""
+        """Yield the content of a file that must exist; only the store's own failures are attributed to it."""
         chunks = self._chunks(name)
         while True:
             with self._asking(f"to read {name}"):
@@ -342,7 +342,7 @@ class Store(ABC):
             yield chunk
 
     def _stands(self, name: str, size: int, sha256: str) -> bool | None:
-        """None where nothing has the name, else whether it is this content."""
+        """Return whether ``name`` has this content; None if it is missing."""
         found = self._size(name)
         if found is None:
             return None
@@ -359,7 +359,7 @@ class Store(ABC):
         )
 
     def _verify(self, hidden: str, name: str, size: int, sha256: str) -> None:
-        """Read back what was uploaded."""
+        """Read back an upload and compare it. Raises TargetError (VERIFY) if it differs."""
         arrived = self._size(hidden)
         found = self._digest(hidden) if arrived == size else None
         if found != sha256:

@@ -1,4 +1,4 @@
-"""A store behind any URL that fsspec knows: ``s3://``, ``gs://``, ``sftp://``, ``memory://``, ..."""
+"""A store behind any URL that fsspec supports: ``s3://``, ``gs://``, ``sftp://``, ``memory://``, ..."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WITHOUT_FOLDERS = {
 
 
 class RemoteStore(Store):
-    """Files below a URL. Options and credentials come from where the package behind it looks for them."""
+    """Files below a URL. Options and credentials come from where the scheme's package looks for them."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url.rstrip("/") if not url.endswith("://") else url)
@@ -54,7 +54,10 @@ class RemoteStore(Store):
         return f"{self._base}/{name}" if name else self._base
 
     def _fresh(self) -> Any:
-        """The file system without its memory of listings: other builders write there too."""
+        """Return the file system after clearing its cache of listings, because other builders write there too.
+
+        https://filesystem-spec.readthedocs.io/en/latest/features.html
+        """
         self._fs.invalidate_cache()
         return self._fs
 
@@ -126,8 +129,8 @@ class RemoteStore(Store):
             self._fs.rm(path, recursive=True)
 
     def locked(self, name: str) -> AbstractContextManager[None]:
-        """No lock: object stores have none."""
+        """Return a context that locks nothing: object stores have no locks."""
         return nullcontext()
 
     def point(self, name: str, target: str) -> None:
-        """No link: object stores have none."""
+        """Do nothing: object stores have no links."""

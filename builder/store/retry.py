@@ -1,4 +1,4 @@
-"""Asking a store again: what failed because of the network may well succeed a moment later."""
+"""Retry calls to a store: a network failure may pass within moments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_WAIT = 20.0
 
 
 class Asked(Protocol):
-    """Something that is asked, and can tell of it."""
+    """An object whose calls are retried, with a ``warn`` to report each retry."""
 
     warn: Callable[[str], None]
 
@@ -30,9 +30,9 @@ _Answer = TypeVar("_Answer")
 def patient(
     method: Callable[Concatenate[_Asked, _Arguments], _Answer],
 ) -> Callable[Concatenate[_Asked, _Arguments], _Answer]:
-    """Call ``method`` again while it fails for a reason that may pass; the last failure is what its caller sees.
+    """Retry ``method`` while it fails for a reason that may pass; raise the last failure.
 
-    The method must be one that may be called again after any failure of it.
+    ``method`` must be safe to call again after any failure.
     """
 
     @wraps(method)
