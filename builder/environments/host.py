@@ -187,12 +187,21 @@ def environment_digest(request: EnvironmentRequest, resources: Path, interpreter
 
 
 def look_around(resources: Path, view: HostView) -> Inventory:
-    """What this machine has for builds that see ``view`` of it."""
+    """Find what this machine has for builds that see ``view`` of it. Raises MachineError if it cannot be looked at."""
     script = (resources / "inventory.sh").read_text(encoding="utf-8")
     lines: list[str] = []
-    with temporary() as scratch, view.command(scratch, "/", [], ["sh", "-c", script]) as (command, cwd, _):
-        run_process(command, env={"PATH": view.path}, cwd=cwd, on_line=lines.append, limits=Limits())
-    return Inventory.parse(lines)
+    # The view is composed of the machine's mounts, and one of those may just be changing: it is tried once more.
+    for _ in range(2):
+        lines.clear()
+        with temporary() as scratch, view.command(scratch, "/", [], ["sh", "-c", script]) as (command, cwd, _env):
+            outcome = run_process(command, env={"PATH": view.path}, cwd=cwd, on_line=lines.append, limits=Limits())
+        if outcome.exit_code == 0:
+            return Inventory.parse(lines)
+    raise MachineError(
+        f"the programs of this machine could not be looked at (exit code {outcome.exit_code})",
+        details="\n".join(lines[-10:]),
+        hint="'doctor' shows what host builds need; --environment docker builds in a container",
+    )
 
 
 def exposure(namespaces: Namespaces | None) -> tuple[str, ...]:

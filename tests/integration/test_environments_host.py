@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder.core.errors import MachineError
-from builder.environments.host import MARKER, exposure, ready_host
-from builder.environments.interface import EnvironmentRequest, Folders, Limits, Opened, Ready
+from builder.environments import host
+from builder.environments.host import MARKER, HostView, exposure, ready_host
+from builder.environments.interface import EnvironmentRequest, Folders, Limits, Opened, Outcome, Ready
 from builder.environments.interpreters import find_interpreter
 from builder.environments.namespace import find_namespaces
 from builder.environments.network import NetworkSettings
@@ -233,3 +236,26 @@ def test_namespaces_are_found_with_an_ordinary_users_path(monkeypatch: pytest.Mo
         assert find_namespaces() == expected
     finally:
         find_namespaces.cache_clear()
+
+
+def test_a_view_that_cannot_be_composed_is_told_and_not_taken_for_an_empty_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it may be a mount that just changes; twice it is an error, with what was said."""
+    view = HostView(None, tmp_path, os.environ["PATH"], os.environ)
+    plain, calls = host.run_process, []
+
+    def failing(command: Sequence[str], **how: Any) -> Outcome:
+        calls.append(command)
+        if len(calls) in broken:
+            return plain(["sh", "-c", "echo mount: it is gone; exit 32"], **how)
+        return plain(command, **how)
+
+    monkeypatch.setattr(host, "run_process", failing)
+    broken = {1}
+    assert "git" in host.look_around(DOCKER, view).programs
+    calls.clear()
+    broken = {1, 2}
+    with pytest.raises(MachineError, match=r"could not be looked at \(exit code 32\)") as caught:
+        host.look_around(DOCKER, view)
+    assert caught.value.details == "mount: it is gone"
