@@ -1,8 +1,8 @@
-"""The ledger: which runs there were, what became of their targets, and how long that took.
+"""The ledger: the history of runs, of the results of their targets, and of durations.
 
-An SQLite database in the workspace. Losing it loses history only: wheels and their records stand on their own, and
-``rebuild`` restores what the records know. Threads and processes may write at once. All it says about the machine
-is the architecture.
+It is an SQLite database in the workspace. Losing it loses history only: wheels and their records stand on their
+own, and ``rebuild`` restores what the records know. Threads and processes may write concurrently. Of the machine it
+stores the architecture only.
 """
 
 from builder.ledger.builds import BuildLedger

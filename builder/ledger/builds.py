@@ -1,4 +1,4 @@
-"""The ledger as a build uses it."""
+"""A ledger whose errors never fail a build."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _T = TypeVar("_T")
 
 
 class BuildLedger:
-    """A ledger that cannot fail a build: the first thing that goes wrong is a warning, the next ones nothing.
+    """A ledger that cannot fail a build: its first error becomes a warning, later ones are silent.
 
-    Questions to a ledger that cannot answer them get the answer of an empty one. See Ledger for the methods.
+    While the ledger cannot be read, queries answer as for an empty one. See Ledger for the methods.
     """
 
     def __init__(self, path: Path, reporter: Reporter) -> None:
@@ -40,32 +40,32 @@ class BuildLedger:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the ledger."""
         self._with_ledger(Ledger.close, None)
         self._ledger = None
 
     def begin(self, run: str, started: datetime, command: Sequence[str]) -> None:
-        """Note that a run began."""
+        """Record that a run began."""
         self._with_ledger(lambda ledger: ledger.begin(run, started, command), None)
 
     def record(self, run: str, *results: TargetResult) -> None:
-        """Note what became of targets."""
+        """Record the results of targets."""
         self._with_ledger(lambda ledger: ledger.record(run, *results), None)
 
     def finish(self, run: str, exit_code: int | None) -> None:
-        """Note that a run has ended."""
+        """Record that a run has ended."""
         self._with_ledger(lambda ledger: ledger.finish(run, exit_code), None)
 
     def interrupted(self) -> list[RunEntry]:
-        """Runs whose end nobody noted."""
+        """List the runs that have no recorded end."""
         return self._with_ledger(Ledger.interrupted, [])
 
     def last_built(self, target: str) -> Entry | None:
-        """The newest entry of a target of which the wheel was built."""
+        """Return the newest entry of a target whose wheel was built; None if there is none."""
         return self._with_ledger(lambda ledger: ledger.last_built(target), None)
 
     def estimates(self) -> Estimates:
-        """What the builds so far tell about the next ones."""
+        """Estimate the next builds from the ones so far."""
         return self._with_ledger(Ledger.estimates, Estimates())
 
     def _with_ledger(self, action: Callable[[Ledger], _T], otherwise: _T) -> _T:

@@ -1,4 +1,4 @@
-"""The database below the ledger: its tables by version, how it is opened, and its errors in words."""
+"""The database below the ledger: schema migrations, connections, locks and clear errors."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ _FOREIGN = """
 
 
 def version_of(path: Path) -> int:
-    """The version of the tables in the file, which stays as it is; 0 for none. Raises MachineError for a newer one."""
+    """Return the schema version of the file without changing it; 0 if it is missing or empty.
+
+    Raises MachineError for a newer version, a damaged file, or another program's database.
+    """
     size = path.stat().st_size if path.is_file() else None
     if size == 0 or not path.exists():
         return 0
@@ -111,7 +114,7 @@ def version_of(path: Path) -> int:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection for any thread, one at a time; makes the file where it is absent, and all of its tables."""
+    """Connect for any thread, one at a time; create the file and bring its tables up to date."""
     database = _prepared(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False))
     try:
         with suppress(sqlite3.OperationalError):
@@ -129,7 +132,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_for_reading(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing, also where this user may not write beside the file."""
+    """Connect read-only, even if this user may not write beside the file."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         return _reader(uri)
@@ -142,7 +145,7 @@ def connect_for_reading(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(database: sqlite3.Connection, *, write: bool = True) -> Iterator[None]:
-    """Everything in the ``with`` block, or nothing of it; without ``write``, one state of the database to read."""
+    """Run the ``with`` block in one transaction; without ``write``, read one consistent snapshot."""
     try:
         database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         yield
@@ -154,9 +157,9 @@ def transaction(database: sqlite3.Connection, *, write: bool = True) -> Iterator
 
 
 def lock(path: Path, *, alone: bool) -> Callable[[], None]:
-    """Hold the ledger, together with others who write or ``alone`` to replace the file; gives what lets go of it.
+    """Lock the ledger, shared with other writers or ``alone`` to replace the file; return what releases it.
 
-    Raises MachineError: at once when somebody else writes and it should be ``alone``, else after BUSY_SECONDS.
+    Raises MachineError: at once when ``alone`` is asked for and another holds it, else after BUSY_SECONDS.
     """
     place = _lock_of(path)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +182,7 @@ def lock(path: Path, *, alone: bool) -> Callable[[], None]:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Errors of the database as MachineError, which names the file and the next step."""
+    """Raise errors of the database as MachineError, with the file and the next step."""
     try:
         yield
     except ValidationError as error:
@@ -200,7 +203,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def damaged(path: Path, why: str) -> MachineError:
-    """The error of a file that is no whole ledger."""
+    """Return the error for a file that is not an intact ledger."""
     return MachineError(
         f"the ledger {path} is damaged: {why}",
         hint="'python -m builder ledger rebuild' restores it from the records beside the wheels, and keeps this file",
@@ -208,7 +211,7 @@ def damaged(path: Path, why: str) -> MachineError:
 
 
 def first_error(error: ValidationError) -> str:
-    """The first complaint: ``phases.0.seconds: Input should be ...``."""
+    """Format the first validation error: ``phases.0.seconds: Input should be ...``."""
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
@@ -256,7 +259,10 @@ def _migrate(database: sqlite3.Connection) -> None:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script one by one: ``executescript`` would end the transaction."""
+    """Yield the statements of a script one by one: ``executescript`` would commit the open transaction.
+
+    https://docs.python.org/3/library/sqlite3.html#sqlite3.Cursor.executescript
+    """
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

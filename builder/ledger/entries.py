@@ -1,4 +1,4 @@
-"""What the ledger holds, checked on its way in and on its way out."""
+"""The entries of the ledger, validated when written and when read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def clean(value: Any) -> Any:
-    """Text without control characters, and URLs in it without ``user:password@``; any other value as it is."""
+    """Return text without control characters and without ``user:password@`` in URLs; other values unchanged."""
     if not isinstance(value, str):
         return value
     return without_credentials(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value))
@@ -30,7 +30,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def stamp(moment: datetime | None) -> str | None:
-    """RFC 3339 in UTC, to the second: such texts sort as their times do. ``moment`` needs a time zone."""
+    """Format a moment as RFC 3339 in UTC, to the second, which sorts by time. It needs a time zone."""
     return None if moment is None else _utc(moment).isoformat()
 
 
@@ -46,7 +46,7 @@ class _Row(BaseModel):
 
 
 class PhaseEntry(_Row):
-    """One phase of a target; ``peak_memory`` in bytes. What was not measured is None."""
+    """One phase of a target; ``peak_memory`` is in bytes. None means not measured."""
 
     name: Text
     started: Moment | None = None
@@ -64,17 +64,17 @@ class Failure(_Row):
 
 
 class CacheCounts(_Row):
-    """How often the compile cache had an object file."""
+    """Hits and misses of the compile cache."""
 
     hits: Count
     misses: Count
 
 
 class Entry(_Row):
-    """What became of one target in one run: as in ``result.json``, with the run, and when the target was done.
+    """The result of one target in one run: as in ``result.json``, with the run and the time it finished.
 
-    ``purpose`` is what the run was for (build, rehearse, pull), ``peak_memory`` and ``disk_growth`` are in
-    bytes, ``log`` a path, ``attempts`` how often the target was begun in that run.
+    ``purpose`` is the kind of run (build, rehearse, pull), ``peak_memory`` and ``disk_growth`` are in bytes, ``log``
+    is a path, ``attempts`` the number of times that the run began the target.
     """
 
     run: Text
@@ -101,13 +101,13 @@ class Entry(_Row):
         return sum(phase.seconds for phase in self.phases)
 
     def to_json(self) -> dict[str, Any]:
-        """The entry for programs; times are RFC 3339."""
+        """Return the entry as JSON values; times are RFC 3339."""
         return {**self.model_dump(mode="json"), "seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True)
 class RunEntry:
-    """A run: when it began, and its command line."""
+    """A run: its start and its command line."""
 
     id: str
     started: datetime

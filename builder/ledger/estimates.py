@@ -1,4 +1,4 @@
-"""How long the next build of a target should take, learnt from the last ones."""
+"""Estimates of the next build of a target, from the durations of earlier ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Basis = Literal["target", "line", "arch"]
 class Sample:
     """A target that was built: seconds by phase, peak memory in bytes, and by how many bytes its folders grew.
 
-    ``warm`` means that the compile cache had most of the object files.
+    ``warm`` means that most object files came from the compile cache.
     """
 
     target: str
@@ -31,9 +31,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Expected:
-    """What to expect, by ``samples`` builds: medians in seconds, and the highest peak memory and growth in bytes.
+    """The expectation from ``samples`` builds: medians in seconds, and the highest peak memory and growth in bytes.
 
-    The median of a phase is over the builds that had it, so that phases need not add up to ``seconds``.
+    The median of a phase is over the builds that had it, so phases need not add up to ``seconds``.
     """
 
     seconds: float
@@ -46,24 +46,24 @@ class Expected:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a target should take with a warm compile cache, and with a cold one; None where there is no such build."""
+    """The expectation for a target with a warm compile cache, and with a cold one; None if there is no such build."""
 
     cold: Expected | None
     warm: Expected | None
 
     def best(self, *, warm: bool) -> Expected | None:
-        """The expectation for that state of the cache; where there is none, for the other."""
+        """Return the expectation for that state of the cache, or else for the other."""
         return (self.warm or self.cold) if warm else (self.cold or self.warm)
 
     @property
     def disk_growth(self) -> int | None:
-        """The most bytes that a build's folders grew, in either state of the cache; None where that is not known."""
+        """The most bytes that a build's folders grew, in either state of the cache; None if unknown."""
         known = [each.disk_growth for each in (self.cold, self.warm) if each and each.disk_growth is not None]
         return max(known, default=None)
 
 
 class Estimates:
-    """Made once from the builds of a ledger, then asked for each target."""
+    """Estimates by target, computed from the builds in a ledger."""
 
     def __init__(self, newest_first: Iterable[Sample] = ()) -> None:
         self._samples: dict[tuple[Basis, str, bool], list[Sample]] = defaultdict(list)
@@ -74,7 +74,7 @@ class Estimates:
                     known.append(sample)
 
     def of(self, target: str) -> Estimate | None:
-        """What to expect of the target with this id; None where nothing of its architecture was ever built."""
+        """Estimate the target with this id; None if nothing of its architecture was ever built."""
         cold, warm = (self._expected(target, warm) for warm in (False, True))
         return Estimate(cold, warm) if cold or warm else None
 
@@ -98,7 +98,10 @@ class Estimates:
 
 
 def _kin(target: str) -> dict[Basis, str]:
-    """Whose builds tell of this target, the nearest first. Its id is ``<release line>-py<Python>-<architecture>``."""
+    """Return the groups of builds to estimate a target from, the closest first.
+
+    A target's id is ``<release line>-py<Python>-<architecture>``.
+    """
     line, _, cell = target.rpartition("-py")
     arch = cell.rpartition("-")[2]
     return {"target": target, "line": f"{line} {arch}", "arch": arch}

@@ -1,4 +1,4 @@
-"""Writing and reading the ledger."""
+"""Write and read the ledger."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ _SAMPLES = """
 
 
 def ledger_path(workspace: Workspace) -> Path:
-    """Where the ledger of a workspace is."""
+    """Return the path of a workspace's ledger."""
     return workspace.root / "ledger.sqlite"
 
 
 class Ledger:
-    """An open ledger, which threads may share. Its methods raise MachineError with the file and the next step.
+    """An open ledger, shared by threads. Its methods raise MachineError with the file and the next step.
 
-    ``Ledger.open`` makes one. Where a build must go on whatever becomes of its ledger, BuildLedger is the one to use.
+    Create one with ``Ledger.open``. Use BuildLedger where an error of the ledger must not stop a build.
     """
 
     def __init__(self, path: Path, database: sqlite3.Connection, release: Callable[[], None]) -> None:
@@ -86,9 +86,9 @@ class Ledger:
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Ledger:
-        """The ledger in that file, brought up to date; made where it is absent, unless ``read_only``.
+        """Open the ledger in that file, migrating it; create it if missing, unless ``read_only``.
 
-        One that a newer builder wrote is refused, and stays as it is.
+        A ledger that a newer builder wrote is refused and left unchanged. Raises MachineError.
         """
         path = path.absolute()
         with explained(path):
@@ -114,14 +114,14 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file. What was recorded is in it already."""
+        """Close the file. Everything recorded is already in it."""
         with self._one_thread:
             self._database.close()
             release, self._release = self._release, lambda: None
             release()
 
     def begin(self, run: str, started: datetime, command: Sequence[str]) -> None:
-        """Note that a run began. URLs in its command line lose user and password."""
+        """Record that a run began. URLs in its command line lose user and password."""
         words = json.dumps([clean(word) for word in command])
         with self._writing() as database:
             database.execute("INSERT OR IGNORE INTO runs (id) VALUES (?)", [run])
@@ -131,18 +131,18 @@ class Ledger:
             )
 
     def record(self, run: str, *results: TargetResult) -> None:
-        """Note what became of targets just now, of all of them or of none. The last word on a target of a run stays."""
+        """Record results of targets as of now, all or none; a target's last result in a run replaces earlier ones."""
         now = datetime.now(timezone.utc)
         self.add(*(Entry.model_validate({"finished": now, **result.to_json(), "run": run}) for result in results))
 
     def add(self, *entries: Entry) -> None:
-        """Note entries as they are, all or none."""
+        """Add entries unchanged, all or none."""
         with self._writing() as database:
             for entry in entries:
                 self._insert(database, entry)
 
     def finish(self, run: str, exit_code: int | None) -> None:
-        """Note that a run has ended; None for one that was killed, by whoever found that out."""
+        """Record that a run has ended; the exit code is None for a run that was found to be killed."""
         with self._writing() as database:
             database.execute("INSERT OR IGNORE INTO runs (id) VALUES (?)", [run])
             database.execute(
@@ -151,9 +151,9 @@ class Ledger:
             )
 
     def interrupted(self) -> list[RunEntry]:
-        """Runs that began and whose end nobody noted, the oldest first.
+        """List the runs that began and have no recorded end, the oldest first.
 
-        Their builders were killed, or are still at work: which of them, a ledger cannot know.
+        Their builders were killed or are still at work; the ledger cannot tell which.
         """
         query = "SELECT * FROM runs WHERE started IS NOT NULL AND finished IS NULL ORDER BY started, id"
         with self._reading() as database:
@@ -170,18 +170,18 @@ class Ledger:
         limit: int | None = None,
         since: datetime | None = None,
     ) -> list[Entry]:
-        """Entries, the newest first. ``target`` is a glob over ids; ``since`` is a time with its zone."""
+        """List entries, the newest first. ``target`` is a glob over ids; ``since`` needs a time zone."""
         return self._entries(
             _HISTORY,
             {"target": target, "status": status, "since": stamp(since), "limit": -1 if limit is None else limit},
         )
 
     def last_built(self, target: str) -> Entry | None:
-        """The newest entry of a target, by its id, of which the wheel was built."""
+        """Return the newest entry of a target, by its id, whose wheel was built; None if there is none."""
         return next(iter(self._entries(_LAST_BUILT, {"target": target})), None)
 
     def estimates(self) -> Estimates:
-        """What the builds so far tell about the next ones."""
+        """Estimate the next builds from the ones so far."""
         builds: dict[int, tuple[sqlite3.Row, dict[str, float]]] = {}
         with self._reading() as database:
             for row in database.execute(_SAMPLES, {"samples": SAMPLES}):
@@ -246,7 +246,7 @@ class Ledger:
         )
 
     def _relative(self, log: str | None) -> str | None:
-        """A workspace may move, and where it was is nobody's business."""
+        """Return a log's path relative to the workspace, which may move and should not reveal where it was."""
         if log is not None and Path(log).is_relative_to(self.path.parent):
             return str(Path(log).relative_to(self.path.parent))
         return log

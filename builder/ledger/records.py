@@ -1,4 +1,4 @@
-"""Restoring the ledger from the records beside wheels."""
+"""Restore the ledger from the records beside wheels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PREFIX = ".ledger-"
 
 
 class _Record(Entry):
-    """What a whole record beside a wheel must have."""
+    """The fields that a complete record beside a wheel must have."""
 
     wheel: Text
     sha256: Text
@@ -41,13 +41,12 @@ class _Record(Entry):
 def rebuild(
     path: Path, output: Path, reporter: Reporter, read: Callable[[Path], Mapping[str, Any]], *, missing_ok: bool = False
 ) -> int:
-    """Make the ledger anew from the wheels' records in ``output``; gives the number of targets restored.
+    """Rebuild the ledger from the wheels' records in ``output``; return the number of targets restored.
 
-    ``read`` gives the record beside a wheel, and raises BuilderError or OSError where there is none.
-    Failed and skipped targets have no records. A ledger that exists is moved aside, whatever state it is in. Broken
-    records, and records without their wheel, are warned about and left out. Raises RequestError where there is no
-    such folder, unless ``missing_ok`` says that it then just holds no wheels; MachineError when a builder is writing
-    to the ledger.
+    ``read`` returns the record beside a wheel, and raises BuilderError or OSError if there is none.
+    Failed and skipped targets have no records. An existing ledger is moved aside, whatever its state. Broken records,
+    and records without their wheel, are left out with a warning. Raises RequestError if ``output`` does not exist,
+    unless ``missing_ok`` makes that an empty folder; MachineError when a builder is writing to the ledger.
     """
     if not output.is_dir() and not (missing_ok and not os.path.lexists(output)):
         raise RequestError(f"there is no folder of wheels {output}", hint="name the folder that has them with --output")
@@ -88,7 +87,7 @@ def _read_records(output: Path, reporter: Reporter, read: Callable[[Path], Mappi
 
 
 def _entry(record: Mapping[str, Any], output: Path) -> Entry:
-    """Raises ValueError or OSError where the record's wheel does not stand beside it."""
+    """Convert a record to an entry. Raises ValueError or OSError unless its wheel stands beside it."""
     more = {"id": record["target"], "status": "built", "reason": RESTORED, "log": None, "failure": None}
     entry = _Record.model_validate({**record, **more})
     try:
@@ -101,7 +100,7 @@ def _entry(record: Mapping[str, Any], output: Path) -> Entry:
 
 
 def _move_aside(path: Path) -> Path | None:
-    """Rename the ledger with the files that SQLite keeps beside it; gives the new name."""
+    """Rename the ledger and SQLite's files beside it; return the new name, or None if there was no ledger."""
     now = datetime.now(timezone.utc)
     aside = path.with_name(f"{path.stem}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}{path.suffix}")
     existed = os.path.lexists(path)

@@ -1,4 +1,4 @@
-"""Releases in a store: transactions over the targets that they are to hold."""
+"""Releases in a store: transactions over the targets that a release expects."""
 
 from __future__ import annotations
 

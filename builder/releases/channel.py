@@ -1,4 +1,4 @@
-"""The releases of a channel: which there are, which is the latest, and which go."""
+"""The releases of a channel: list them, find and move the latest, prune old ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROUNDS = 20
 
 
 class Pointer(Document):
-    """``latest.json``: the newest release that may be used, and the checksum of its manifest."""
+    """``latest.json``: the newest usable release, and the checksum of its manifest."""
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
     release: Part
@@ -51,7 +51,7 @@ class Tombstone(Document):
 
 @dataclass(frozen=True)
 class Found:
-    """A folder of a channel: a release with its manifest and that one's checksum, or something else and why."""
+    """A folder of a channel: a release with its manifest and the manifest's SHA-256, or the problem with it."""
 
     name: str
     manifest: Manifest | None
@@ -62,7 +62,7 @@ class Found:
 
 @dataclass
 class Pruned:
-    """What ``prune`` did: releases removed and kept, and folders left alone, each with the reason."""
+    """The result of ``prune``: releases removed and kept, and folders left alone, each with the reason."""
 
     removed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Pruned:
 
 
 def releases(store: Store, channel: str) -> list[Found]:
-    """Every folder of a channel: releases from new to old, then the others by name. Empty ones are nothing."""
+    """List the folders of a channel: releases from new to old, then the others by name, without empty ones."""
     found: list[Found] = []
     others: list[Found] = []
     for entry in store.entries(check_part(channel, "channel")):
@@ -100,7 +100,7 @@ def _look(store: Store, channel: str, name: str) -> Found:
 
 
 def next_name(store: Store, channel: str, stem: str) -> str:
-    """``stem``, or ``stem.2``, ``stem.3``, ...: the first under which nothing stands in the channel."""
+    """Return the first free name among ``stem``, ``stem.2``, ``stem.3``, ... in the channel."""
     taken = {entry.name for entry in store.entries(check_part(channel, "channel"))}
     number = 1
     while (name := check_part(stem if number == 1 else f"{stem}.{number}", "release")) in taken:
@@ -109,17 +109,17 @@ def next_name(store: Store, channel: str, stem: str) -> str:
 
 
 def read_pointer(store: Store, channel: str) -> Pointer | None:
-    """What latest.json says, unchecked; None where nothing has been published yet."""
+    """Read latest.json without checking the release; None if nothing has been published yet."""
     name = f"{check_part(channel, 'channel')}/{LATEST}"
     data = store.read(name)
     return None if data is None else parse(Pointer, data, f"{name} in {store.url}")
 
 
 def latest(store: Store, channel: str, *, patience: float = 2.0) -> Manifest | None:
-    """The manifest that ``latest`` points to, with its checksum verified; None before the first release.
+    """Return the manifest that ``latest`` points to, its checksum verified; None before the first release.
 
-    A manifest is replaced a moment before its pointer: within ``patience`` seconds they agree again.
-    Raises TargetError (VERIFY) when they do not.
+    A manifest is replaced shortly before its pointer, so a mismatch is retried for ``patience`` seconds.
+    Raises TargetError (VERIFY) if they still differ then.
     """
     end = time.monotonic() + patience
     while True:
@@ -140,9 +140,9 @@ def latest(store: Store, channel: str, *, patience: float = 2.0) -> Manifest | N
 
 
 def verify(store: Store, manifest: Manifest, known: Collection[tuple[str, str]] = ()) -> list[str]:
-    """What is wrong with the files of a release; empty when all are there with size and checksum.
+    """List what is wrong with the files of a release; empty if all exist with the right size and checksum.
 
-    Files in ``known`` (name in the store, SHA-256) were read back by the caller: their size is enough.
+    For files in ``known`` (name in the store, SHA-256), which the caller has read back, only the size is checked.
     """
     return list(_problems(store, manifest, known))
 
@@ -161,11 +161,11 @@ def _problems(store: Store, manifest: Manifest, known: Collection[tuple[str, str
 
 
 def move_latest(store: Store, channel: str, known: Collection[tuple[str, str]] = ()) -> dict[str, list[str]]:
-    """Let ``latest`` point to the newest release that is green and whole; never to an older one than now.
+    """Point ``latest`` to the newest release that is green and whole; never to an older one than now.
 
-    The pointer follows from the manifests alone, and is computed again after it was written: two writers
-    without a lock end with the same pointer, whichever writes last. Returns what is wrong with newer
-    releases that would otherwise have been taken. ``known``: see ``verify``.
+    The pointer is computed from the manifests alone, and again after each write, so that two writers without
+    a lock end with the same pointer, whichever writes last. Returns the problems of newer releases that would
+    otherwise have been chosen. ``known``: see ``verify``. Raises MachineError after ROUNDS attempts.
     """
     damaged: dict[str, list[str]] = {}
     for _ in range(ROUNDS):
@@ -213,9 +213,9 @@ def _newest(
 def prune(store: Store, channel: str, keep: int) -> Pruned:
     """Remove all but the newest ``keep`` releases of a channel, and never the one that ``latest`` points to.
 
-    Only folders with a manifest of this builder's making go. A tombstone is written first and removed
-    last, the manifest goes right after it is written: a removal that was cut short is finished by the next.
-    Raises RequestError when ``keep`` is below 1.
+    Only folders with a manifest that this builder can read are removed. A tombstone is written first and
+    removed last, and the manifest is removed right after the tombstone is written, so that the next call
+    finishes a removal that was interrupted. Raises RequestError when ``keep`` is below 1.
     """
     if keep < 1:
         raise RequestError(f"to keep {keep} releases would remove them all", hint="keep at least 1")
@@ -244,7 +244,7 @@ def prune(store: Store, channel: str, keep: int) -> Pruned:
 
 
 def _finish(store: Store, channel: str, found: Found) -> str | None:
-    """Remove the rest of a release whose removal was cut short; the reason where ``found`` is none."""
+    """Finish an interrupted removal; return the reason if ``found`` is not one."""
     try:
         data = store.read(f"{channel}/{check_part(found.name)}/{TOMBSTONE}")
         if data is None:

@@ -1,7 +1,7 @@
-"""What a release says of itself: the journals that its writers keep, and the manifest that is their sum.
+"""The records of a release: a journal for each writer, and the manifest that merges them.
 
-Every writer has a journal of its own, so that two of them never overwrite each other's words, also where
-a store knows no locks. The manifest is computed from all journals and from nothing else.
+Each writer has its own journal, so that two writers never overwrite each other, even where a store has
+no locks. The manifest is computed from the journals and from nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Status = Literal["built", "skipped", "failed", "waived", "missing"]
 
 
 def now() -> str:
-    """This moment, RFC 3339, to the microsecond: which of two reports came first depends on it."""
+    """Return the current time as RFC 3339 in microseconds, so that reports sort by time."""
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
@@ -59,14 +59,14 @@ class File(Document):
 
 
 class Expectation(Document):
-    """A target that a release is to hold, and the command that fills it in."""
+    """A target that a release expects, and the command that builds it."""
 
     required: bool = True
     command: str
 
 
 class Outcome(Document):
-    """What became of a target at the time ``at``; it is there when it has a wheel, the first of its files."""
+    """The result of a target at the time ``at``; it is there if it has files, the wheel first."""
 
     status: Literal["built", "skipped", "failed"]
     at: str
@@ -77,14 +77,14 @@ class Outcome(Document):
 
 
 class Waiver(Document):
-    """Why a release may do without a target."""
+    """The reason why a release may do without a target."""
 
     reason: str
     at: str
 
 
 class Journal(Document):
-    """What one writer knows; only that writer changes it."""
+    """What one writer has reported; only that writer changes it."""
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
     writer: Part
@@ -95,7 +95,7 @@ class Journal(Document):
 
 
 class Target(Document):
-    """A target in a manifest: the files are there with status ``built`` or ``skipped``, and only then."""
+    """A target in a manifest; its files are there if and only if the status is ``built`` or ``skipped``."""
 
     target: Part
     required: bool
@@ -115,7 +115,7 @@ class Target(Document):
 
 
 class Manifest(Document):
-    """A release: every expected target, and what became of it."""
+    """A release: every expected target and its result."""
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
     release: Part
@@ -137,15 +137,15 @@ class Manifest(Document):
 
     @property
     def green(self) -> bool:
-        """True when nothing blocks, and there is something at all."""
+        """True when nothing blocks and at least one target is there."""
         return not self.blocking and any(target.there for target in self.expected)
 
     def of(self, target: str) -> Target | None:
-        """The entry of one target."""
+        """Return the entry of one target; None if the release does not expect it."""
         return next((entry for entry in self.expected if entry.target == target), None)
 
     def to_bytes(self) -> bytes:
-        """As it stands in the store; the same content gives the same bytes."""
+        """Serialize the manifest as it is stored; equal content gives equal bytes."""
         return to_bytes(self)
 
 
@@ -153,12 +153,12 @@ AnyDocument = TypeVar("AnyDocument", bound=Document)
 
 
 def to_bytes(document: Document) -> bytes:
-    """Readable JSON."""
+    """Serialize a document as readable JSON."""
     return (json.dumps(document.model_dump(by_alias=True), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def parse(kind: type[AnyDocument], data: bytes, place: str) -> AnyDocument:
-    """Read a document that stands at ``place`` (for messages). Raises RequestError when it is not whole or not ours."""
+    """Parse a document; ``place`` names it in messages. Raises RequestError if it is damaged or not the builder's."""
     try:
         content = json.loads(data)
         schema = content.get("schema") if isinstance(content, dict) else None
@@ -179,7 +179,7 @@ def parse(kind: type[AnyDocument], data: bytes, place: str) -> AnyDocument:
 
 
 def merge(channel: str, release: str, journals: Iterable[Journal]) -> Manifest:
-    """The manifest that all journals of a release add up to, in whatever order they come."""
+    """Merge the journals of a release, in any order, into its manifest."""
     known = sorted(journals, key=lambda journal: (journal.started, journal.writer))
     expected: dict[str, Expectation] = {}
     outcomes: dict[str, list[Outcome]] = {}
@@ -231,7 +231,7 @@ def _moment(outcome: Outcome) -> tuple[str, str]:
 
 
 def read_manifest(store: Store, channel: str, release: str) -> Manifest:
-    """The manifest of a release. Raises RequestError when there is none, or none of this builder's making."""
+    """Read the manifest of a release. Raises RequestError if it is missing or not this builder's."""
     name = f"{check_part(channel, 'channel')}/{check_part(release, 'release')}/{MANIFEST}"
     data = store.read(name)
     if data is None:
@@ -240,7 +240,7 @@ def read_manifest(store: Store, channel: str, release: str) -> Manifest:
 
 
 def parse_manifest(store: Store, channel: str, release: str, data: bytes) -> Manifest:
-    """The manifest in ``data``, which was read from the folder of that release. Raises RequestError."""
+    """Parse ``data``, read from the folder of that release, as its manifest. Raises RequestError."""
     place = f"{channel}/{release}/{MANIFEST} in {store.url}"
     manifest = parse(Manifest, data, place)
     if (manifest.channel, manifest.release) != (channel, release):
@@ -249,7 +249,7 @@ def parse_manifest(store: Store, channel: str, release: str, data: bytes) -> Man
 
 
 def read_journals(store: Store, channel: str, release: str) -> Mapping[str, bytes]:
-    """Name and content of every journal of a release."""
+    """Read every journal of a release: content by name in the store."""
     folder = f"{channel}/{release}/{JOURNAL}"
     found = {}
     for entry in store.entries(folder):
@@ -261,7 +261,7 @@ def read_journals(store: Store, channel: str, release: str) -> Mapping[str, byte
 
 
 def order(release: str, created: str = "") -> tuple[Any, ...]:
-    """Sorts releases from old to new: by the date in the name, else that of creation, then by name, 2 before 10."""
+    """Return a sort key from old to new: the date in the name, else that of creation, then the name, 2 before 10."""
     dated = re.match(r"\d{4}-\d\d-\d\d", release)
     parts = tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", release))
     return (dated[0] if dated else created[:10], parts)

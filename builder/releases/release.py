@@ -1,4 +1,4 @@
-"""One release: expected targets, what becomes of them, and the commit that makes it known."""
+"""One release: expected targets, their results, and the commit that publishes the manifest."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from builder.store import Store, check_part
 
 
 def fill_command(target: str) -> str:
-    """The command that builds one target."""
+    """Return the command line that builds one target."""
     return f"python -m builder --target {shlex.quote(target)}"
 
 
 class Release:
-    """``<channel>/<name>/`` in a store, begun or continued; any number of builders may work on it.
+    """``<channel>/<name>/`` in a store, new or continued; any number of builders may work on it.
 
-    What ``expect``, ``add``, ``fail`` and ``waive`` say is in the store when they return, and survives the
+    What ``expect``, ``add``, ``fail`` and ``waive`` record is in the store when they return, and survives the
     death of this process; ``commit`` writes the manifest, which is what others read.
     """
 
@@ -62,9 +62,9 @@ class Release:
     def expect(
         self, targets: Iterable[str], *, required: bool = True, commands: Mapping[str, str] | None = None
     ) -> None:
-        """Name targets that the release is to hold; a target that is required anywhere is required.
+        """Add targets that the release expects; a target that any writer requires is required.
 
-        ``commands`` gives, by target, what builds it, where that is not ``fill_command``. Raises
+        ``commands`` gives, by target, the command that builds it, if that is not ``fill_command``. Raises
         RequestError for a new required target of a release that ``latest`` points to.
         """
         standing = self.manifest()
@@ -91,11 +91,11 @@ class Release:
         status: Literal["built", "skipped"] = "built",
         reason: str = "",
     ) -> Target:
-        """Put a target's files, one wheel among them, into the release; ``skipped`` is a wheel made earlier.
+        """Add a target's files, exactly one of them a wheel; ``skipped`` is a wheel that was built earlier.
 
-        ``sha256`` is the wheel's, where the caller knows it already. Adding the same again does nothing but
-        replace files that were lost or damaged in the store. Raises TargetError (VERIFY) when the release
-        holds other files for this target, or a file does not arrive whole.
+        ``sha256`` is the wheel's, if the caller knows it already. Adding the same files again only replaces those
+        that were lost or damaged in the store. Raises TargetError (VERIFY) when the release holds other files for
+        this target, or a file does not arrive whole; RequestError for a target that is not expected.
         """
         manifest = self.manifest()
         standing = self._entry(manifest, target)
@@ -132,9 +132,9 @@ class Release:
         return self._expected(target)
 
     def fail(self, target: str, reason: str, command: str | None = None, *, fingerprint: str | None = None) -> None:
-        """Note why a target is not there, and the command that fills the hole; what is there stays.
+        """Record why a target is missing, and the command that builds it; a target that is there stays.
 
-        ``fingerprint`` is that of the build that failed, where it came as far as having one.
+        ``fingerprint`` is that of the failed build, if it got far enough to have one.
         """
         _check_reason(target, reason)
         if self._expected(target).there:
@@ -145,21 +145,21 @@ class Release:
         self._save()
 
     def waive(self, target: str, reason: str) -> None:
-        """Let the release do without a target, for a reason that its manifest carries."""
+        """Allow the release to do without a target; the manifest carries the reason."""
         _check_reason(target, reason)
         self._expected(target)
         self._journal.waived[target] = Waiver(reason=reason, at=now())
         self._save()
 
     def manifest(self) -> Manifest:
-        """The manifest as all journals in the store have it now, committed or not."""
+        """Merge the journals now in the store into a manifest, committed or not."""
         return self._merge(read_journals(self.store, self.channel, self.name))
 
     def commit(self) -> Manifest:
-        """Write the manifest, and let ``latest`` move to the newest release that is green and whole.
+        """Write the manifest, and move ``latest`` to the newest release that is green and whole.
 
-        Raises TargetError (VERIFY) when this release would be that one but for lost or damaged files; the
-        manifest stands then, and ``latest`` has not moved to it.
+        Raises TargetError (VERIFY) when only lost or damaged files keep this release from becoming ``latest``;
+        the manifest is written then, and ``latest`` does not point to it.
         """
         with self.store.locked(self.channel):
             manifest = self._write_manifest()
@@ -174,7 +174,7 @@ class Release:
         return manifest
 
     def _write_manifest(self) -> Manifest:
-        """Write what the journals add up to, until no other writer has added to them meanwhile.
+        """Write the merged journals, and again until no other writer has changed a journal meanwhile.
 
         Of two writers without a lock, the one that reads the journals later has read the other's: either it
         writes last, or the other finds its journal when it looks again, and writes once more.
