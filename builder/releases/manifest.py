@@ -46,6 +46,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Document(BaseModel):
+    """What all documents of a release have in common."""
+
     # Keys that a later builder adds within the same schema do not stop this one.
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
