@@ -19,7 +19,8 @@ EXPECTED = Expectation("cp311", "x86_64", "2.5.1", "manylinux_2_17_x86_64", COMM
 TAGS = ("cp311-cp311-manylinux_2_17_x86_64", "cp311-cp311-manylinux2014_x86_64")
 NAME = "torch_npu-2.5.1.post1-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
 INFO = "torch_npu-2.5.1.post1.dist-info"
-METADATA = "Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.5.1.post1\n"
+METADATA = "Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.5.1.post1\nRequires-Dist: torch==2.5.1\n"
+HEADER = "torch_npu/include/torch_npu/csrc/core/npu/NPUFunctions.h"
 ENTRY_POINTS = (
     "[console_scripts]\ntorch_npu_run = torch_npu.distributed.run:_main\n\n"
     "[torch.backends]\ntorch_npu = torch_npu:_autoload\n"
@@ -66,7 +67,11 @@ def make_wheel(
         "torch_npu/version.py": f"__version__ = '{version}'\ngit_version = '{commit}'\n".encode(),
         "torch_npu/lib/libtorch_npu.so": elf() if library is None else library,
         f"torch_npu/_C.cpython-{python}-x86_64-linux-gnu.so": elf(),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n".encode(),
+        HEADER: b"",
+        f"{info}/METADATA": (
+            f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n"
+            f"Requires-Dist: torch=={'.'.join(version.split('+')[0].split('.')[:3])}\n"
+        ).encode(),
         f"{info}/WHEEL": (
             "Wheel-Version: 1.0\nRoot-Is-Purelib: false\n" + "".join(f"Tag: {t}\n" for t in tags)
         ).encode(),

@@ -133,6 +133,7 @@ def ready_docker(
             ("environment", image.name),
             ("PyTorch", str(pytorch.site.parent)),
         ),
+        pytorch=pytorch.site,
     )
 
 

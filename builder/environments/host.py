@@ -150,6 +150,7 @@ def ready_host(
         warnings=tuple(warnings),
         exposure=exposure(namespaces),
         held=(("environment", str(home)), ("PyTorch", str(pytorch.site.parent))),
+        pytorch=pytorch.site,
     )
 
 

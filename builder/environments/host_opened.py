@@ -144,6 +144,8 @@ class Host:
         names = ("LD_LIBRARY_PATH", "TMPDIR") if self._namespaces is None else ("LD_LIBRARY_PATH",)
         self.base_env: Mapping[str, str] = {
             **{name: self._view.env[name] for name in names if name in self._view.env},
+            # https://setuptools.pypa.io/en/latest/userguide/ext_modules.html: over the interpreter's own LDSHARED.
+            **({"LDSHARED": environment.interpreter.ldshared} if environment.interpreter.ldshared else {}),
             "PATH": os.pathsep.join([str(program), self._view.path]),
             "PYTHONPATH": modules_path,
             "HOME": str(home) if self._namespaces is None else _HOME,

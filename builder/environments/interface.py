@@ -223,3 +223,5 @@ class Ready:
     exposure: tuple[str, ...] = ()
     #: What stands on this machine for it: what each is, and its name or place.
     held: tuple[tuple[str, str], ...] = ()
+    #: The folder on this machine that holds the environment's torch package, for whoever reads its libraries.
+    pytorch: Path | None = None

@@ -24,12 +24,16 @@ try:
     pip = True
 except ImportError:
     pip = False
-print(json.dumps([platform.python_version(), os.path.exists(header), pip, platform.machine(), sys.executable]))
+link = (sysconfig.get_config_var("LDSHARED") or "").split()
+kept = [part for part in link if not part.startswith("-Wl,-rpath")]
+print(json.dumps([platform.python_version(), os.path.exists(header), pip, platform.machine(), sys.executable,
+                  " ".join(kept) if kept != link else ""]))
 """
 
 
-#: What a program said of itself: version, headers, pip, machine, its own path; None where it does not run.
-_Answer = tuple[str, bool, bool, str, str] | None
+#: What a program said of itself: version, headers, pip, machine, its own path, ``Interpreter.ldshared``; None where it
+#: does not run.
+_Answer = tuple[str, bool, bool, str, str, str] | None
 #: Answers by the path of the program.
 Answers = dict[Path, _Answer]
 #: Where the answers are kept inside ``asked_once``.
@@ -48,11 +52,16 @@ def asked_once(answers: Answers) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Interpreter:
-    """One that serves: ``path`` of the program, its full ``version``, and where it was found."""
+    """One that serves: ``path`` of the program, its full ``version``, and where it was found.
+
+    ``ldshared`` is the command by which setuptools would link extension modules, less the RPATH that pyenv and conda
+    put into it: a wheel would look for libraries in this machine's folders. Empty where there is none.
+    """
 
     path: Path
     version: str
     origin: str
+    ldshared: str = ""
 
 
 def find_interpreter(python: str, env: Mapping[str, str] | None = None) -> Interpreter | None:
@@ -88,7 +97,7 @@ def search(python: str, env: Mapping[str, str]) -> tuple[Interpreter | None, lis
         if answer is None:
             reasons.append(f"{path} does not run")
             continue
-        version, headers, pip, machine, _ = answer
+        version, headers, pip, machine, _, ldshared = answer
         if not version.startswith(f"{python}."):
             reasons.append(f"{path} is Python {version}")
         elif machine != os.uname().machine:
@@ -98,7 +107,7 @@ def search(python: str, env: Mapping[str, str]) -> tuple[Interpreter | None, lis
         elif not pip:
             reasons.append(f"{path} lacks the modules venv and ensurepip")
         else:
-            return Interpreter(path, version, origin), reasons
+            return Interpreter(path, version, origin, ldshared), reasons
     return None, reasons
 
 
@@ -129,7 +138,7 @@ def _start(path: Path, env: Mapping[str, str]) -> _Answer:
     clean = {name: value for name, value in env.items() if not name.startswith("PYTHON")}
     try:
         done = subprocess.run([str(path), "-c", _QUESTION], capture_output=True, text=True, timeout=60, env=clean)
-        version, headers, pip, machine, executable = json.loads(done.stdout)
+        version, headers, pip, machine, executable, ldshared = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return version, headers, pip, machine, executable
+    return version, headers, pip, machine, executable, ldshared

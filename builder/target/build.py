@@ -132,7 +132,7 @@ class TargetBuild:
             with self.phase("repair"):
                 wheel = finish.repair(opened, scripts[1], spec)
         with self.phase("verify"), deadline(self.options.limit_of("verify")):
-            verified = finish.verified(wheel, tree, spec)
+            verified = finish.verified(wheel, tree, spec, environment)
         with self.phase("publish"), deadline(self.options.limit_of("publish")):
             compiled = Compiled(tree, changes, inputs, environment, probed, spec)
             finish.publish(wheel, compiled, verified, run=self.run_id, started=self.started)

@@ -28,9 +28,13 @@ from builder.target.build_tree import Scratch
 from builder.target.compile_spec import CompileSpec
 from builder.target.diagnosis import cut_short
 from builder.wheels import provenance
+from builder.wheels.findings import Severity
+from builder.wheels.loading import Surroundings
 from builder.wheels.publication import publish_wheel
 from builder.wheels.record import SCHEMA, WheelRecord
 from builder.wheels.repair import auditwheel_command, built_wheel, take_wheel
+from builder.wheels.standing import records
+from builder.wheels.surroundings import cann_of_tree, torch_of
 from builder.wheels.verify import Expectation, Verified, verify
 
 #: Lines of auditwheel's that an error carries.
@@ -108,8 +112,11 @@ class Finish:
         """A copy of the wheel where the build could not write: what is verified is what is published."""
         return take_wheel(root, folder, self.result.log.with_suffix(".wheel"))
 
-    def verified(self, wheel: Path, tree: PreparedTree, spec: CompileSpec) -> Verified:
-        """The wheel's own facts, held against what was asked for. Raises TargetError."""
+    def verified(self, wheel: Path, tree: PreparedTree, spec: CompileSpec, environment: Ready) -> Verified:
+        """Hold the wheel's own facts against what was asked for, and its symbols against who will offer them.
+
+        Raises TargetError (VERIFY).
+        """
         commits = tree.record["commits"]
         expected = Expectation(
             python_tag=self.target.tag,
@@ -118,8 +125,32 @@ class Finish:
             platform=spec.repair.platform,
             git_version=commits["torch_npu"],
             version_suffix=suffix_of(self.options.version_suffix, commits),
+            last_size=self._last_size(),
         )
-        return abandonable(lambda: verify(wheel, expected), f"the reading of {wheel}")
+        operators = tuple(str(name) for name in tree.record["custom_operators"])
+
+        def check() -> Verified:
+            # What the build linked with: its stubs of CANN stand in the copy of the tree that it spoils.
+            return verify(
+                wheel,
+                expected,
+                Surroundings(
+                    torch=torch_of(environment.pytorch) if environment.pytorch is not None else None,
+                    cann=cann_of_tree(self.scratch.path),
+                    custom_operators=operators,
+                ),
+            )
+
+        found = abandonable(check, f"the reading of {wheel}")
+        for one in found.findings:
+            if one.rule.severity is Severity.WARNING:
+                self.warn(f"{one}; {one.rule.advice}")
+        return found
+
+    def _last_size(self) -> int | None:
+        """Bytes of the last wheel of this target that stands in the output folder."""
+        last = records(self.output).get(self.target.id)
+        return last[1].size if last is not None else None
 
     def publish(self, wheel: Path, compiled: Compiled, verified: Verified, *, run: str, started: datetime) -> None:
         """Put the wheel, its debug symbols and its record into the output folder."""
@@ -165,6 +196,7 @@ class Finish:
             "platforms": list(verified.platforms),
             "requires": list(verified.requires),
             "git_version": verified.git_version,
+            "needs_cann": verified.needs.cann,
             "target": self.target.id,
             "inputs": dict(inputs),
             "tree": tree.digest if not compiled.changes else inputs["changes_by_hand"],

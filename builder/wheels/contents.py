@@ -134,14 +134,16 @@ def _has_place(parts: list[str], dist_info: str, *, folder: bool) -> bool:
 def _kind_faults(info: zipfile.ZipInfo) -> Iterator[str]:
     """Regular files and folders without special rights. Wheels that were packed on Windows have no modes at all."""
     mode = info.external_attr >> 16
-    wanted = stat.S_IFDIR if info.is_dir() else stat.S_IFREG
+    # ZipInfo.is_dir fails for an empty name before Python 3.13.
+    folder = info.filename.endswith("/")
+    wanted = stat.S_IFDIR if folder else stat.S_IFREG
     if stat.S_IFMT(mode) not in (0, wanted):
-        yield f"{shown(info.filename)} is {_kind(mode)}, expected {'a folder' if info.is_dir() else 'a regular file'}"
+        yield f"{shown(info.filename)} is {_kind(mode)}, expected {'a folder' if folder else 'a regular file'}"
     if mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX):
         yield f"{shown(info.filename)} has special rights (mode {stat.S_IMODE(mode):o})"
     if mode & stat.S_IWOTH:
         yield f"{shown(info.filename)} can be written by everybody (mode {stat.S_IMODE(mode):o})"
-    if info.is_dir() and info.file_size:
+    if folder and info.file_size:
         yield f"the folder {shown(info.filename)} has a content"
     if info.flag_bits & ~_HARMLESS_FLAGS or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         yield f"{shown(info.filename)} is packed in another way than deflated (flags {info.flag_bits:#x})"

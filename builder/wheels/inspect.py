@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
 from functools import cached_property
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
@@ -32,6 +31,7 @@ from packaging.version import Version
 
 from builder.core.errors import OF_THE_MACHINE, FailureKind, TargetError
 from builder.core.untrusted import open_inside
+from builder.wheels.elf import MAGIC, SharedObject, read_shared_object
 
 # Released wheels, 134 of them from 2.1.0rc1 to 2.14.0: at most 2,882 members, 156 MB unpacked, a member of 126 MB.
 #: Members of a wheel, folders counted.
@@ -42,10 +42,6 @@ DIRECTORY_LIMIT = 4 << 20
 TEXT_LIMIT = 4 << 20
 #: Bytes of one member, unpacked.
 MEMBER_LIMIT = 1 << 30
-#: Entries of a library's dynamic section.
-DYNAMIC_COUNT = 10_000
-#: Sections of a library; a large one has 40.
-SECTION_COUNT = 10_000
 #: Bytes of a library that are held in memory; more of them go through a nameless file.
 _IN_MEMORY = 16 << 20
 _CHUNK = 1 << 20
@@ -60,15 +56,6 @@ _ZIP64_LOCATOR = b"PK\x06\x07"
 _ZIP64_LOCATOR_SIZE = 20
 #: What is the machine's and no word about the wheel.
 _OF_THE_MACHINE = OF_THE_MACHINE | {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
-
-
-@dataclass(frozen=True)
-class Library:
-    """A shared library inside a wheel: where it is, its ELF machine (``EM_X86_64``), what it needs."""
-
-    path: str
-    machine: str
-    needed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -235,8 +222,8 @@ class Wheel:
         if size and size != str(count):
             yield f"{shown(name)} has {count} bytes, RECORD says {shown(size)}"
 
-    def libraries(self) -> Iterator[Library]:
-        """Every ELF file."""
+    def libraries(self) -> Iterator[tuple[str, SharedObject]]:
+        """Every ELF file: its name, and what it says of itself. Raises TargetError (VERIFY) for a damaged one."""
         for name in self.files:
             if ".so" not in PurePosixPath(name).name:
                 continue
@@ -244,13 +231,13 @@ class Wheel:
                 for chunk in self.chunks(name):
                     content.write(chunk)
                 content.seek(0)
-                if content.read(4) != b"\x7fELF":
+                if content.read(len(MAGIC)) != MAGIC:
                     continue
                 content.seek(0)
                 # pyelftools meets broken files with whatever the first wrong number leads to.
                 with parsing(self.path.name, f"{shown(name)} is no readable shared library"):
-                    machine, needed = _needs(content)
-            yield Library(path=name, machine=machine, needed=needed)
+                    library = read_shared_object(content)
+            yield name, library
 
     def broken(self, what: str) -> TargetError:
         """The error that says what is wrong with this wheel."""
@@ -278,22 +265,6 @@ def _ending(stream: BinaryIO) -> Ending:
     if directory + size != place:
         raise ValueError("its directory is not where the file says")
     return Ending(members, directory, size)
-
-
-def _needs(content: IO[bytes]) -> tuple[str, tuple[str, ...]]:
-    """ELF machine, and the libraries in the dynamic section. Raises whatever pyelftools makes of damage."""
-    from elftools.elf.dynamic import DynamicSection
-    from elftools.elf.elffile import ELFFile
-
-    elf = ELFFile(content)
-    if elf.num_sections() > SECTION_COUNT:
-        raise ValueError(f"it has {elf.num_sections()} sections")
-    dynamic = elf.get_section_by_name(".dynamic")
-    tags = list(islice(dynamic.iter_tags(), DYNAMIC_COUNT + 1)) if isinstance(dynamic, DynamicSection) else []
-    if len(tags) > DYNAMIC_COUNT:
-        raise ValueError("its dynamic section has no end")
-    needed = tuple(str(getattr(tag, "needed")) for tag in tags if tag.entry.d_tag == "DT_NEEDED")  # noqa: B009  (set by pyelftools at run time)
-    return str(elf["e_machine"]), needed
 
 
 @contextmanager

@@ -90,6 +90,8 @@ class WheelRecord(BaseModel):
     platforms: list[_Line] = Field(default_factory=list)
     requires: list[_Line] = Field(default_factory=list)
     git_version: _Line | None = None
+    #: What the wheel takes of CANN: symbols by library, ``declared`` where a header alone knows them.
+    needs_cann: dict[str, list[_Line]] = Field(default_factory=dict)
     target: _Name
     #: None where an older builder did not record them.
     inputs: _Object | None = None
