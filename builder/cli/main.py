@@ -15,6 +15,7 @@ from builder.cli.options import (
     AS_OF,
     DEMO_SELECTION,
     ENVIRONMENT,
+    FOLDER,
     GENERAL,
     INPUTS,
     LIMITS,
@@ -188,6 +189,45 @@ def lock(**values: Any) -> None:
     targets, _ = targets_of(values, matrix, reporter)
     write_lock(values["file"], plan_targets(targets, matrix, workspace_of(values), options, reporter), options)
     reporter.message(f"{values['file']} locks {len(targets)} target{'' if len(targets) == 1 else 's'}")
+
+
+@cli.command(
+    section=NIGHTS,
+    examples=(
+        "torch-npu-builder verify dist/",
+        "torch-npu-builder verify torch-npu==2.7.1.post2 --python=3.11 --here",
+        "torch-npu-builder verify a.whl --cann=/usr/local/Ascend/ascend-toolkit/latest --torch=site-packages",
+    ),
+)
+@click.argument("wheels", nargs=-1, metavar="WHEEL...")
+@options(MATRIX, PLACES, GENERAL)
+@option("--target", metavar="ID", help="The target that the wheel must be of.", shell_complete=complete_target)
+@option("--torch", type=FOLDER, help="Look symbols up in the PyTorch of this site-packages folder.")
+@option("--cann", type=FOLDER, help="Look symbols up in this CANN toolkit.")
+@option("--here", is_flag=True, help="Would it load on this machine: with python3's torch and the CANN installed here?")
+@plain_option("--python", multiple=True, metavar="X.Y", help="Of a release on PyPI: wheels for this Python only.")
+@plain_option("--arch", multiple=True, metavar="ARCH", help="Of a release on PyPI: this machine's by default.")
+@plain_option("--all", "all_findings", is_flag=True, help="Show notes as well.")
+@plain_option("--rules", is_flag=True, help="Instead: list what is checked.")
+@plain_option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
+def verify(wheels: tuple[str, ...], **values: Any) -> int:
+    """Judge wheels of torch_npu: files, folders, URLs, or releases on PyPI (torch-npu==VERSION).
+
+    Each is read without being installed or imported. Exit code 1 where one has errors.
+    """
+    from builder.cli.verify_command import Asked, Verification, show_rules
+    from builder.matrix.selection import parse_target_id
+
+    if values["rules"]:
+        show_rules(as_json=values["as_json"])
+        return 0
+    if not wheels:
+        raise click.UsageError("name a WHEEL: a file, a folder, a URL, or torch-npu==VERSION")
+    matrix = matrix_of(values)
+    target = parse_target_id(matrix, values["target"]) if values["target"] else None
+    names = ("torch", "cann", "here", "python", "arch", "as_json", "all_findings")
+    asked = Asked(wheels, target, **{name: values[name] for name in names})
+    return Verification(asked, matrix, workspace_of(values), reporter_of(values)).run()
 
 
 @cli.command(section=NIGHTS, examples=("torch-npu-builder audit --pytorch=2.7 --released",))

@@ -126,6 +126,7 @@ class Finish:
             git_version=commits["torch_npu"],
             version_suffix=suffix_of(self.options.version_suffix, commits),
             last_size=self._last_size(),
+            requires_torch=bool(self.target.release.torch_requirement),
         )
         operators = tuple(str(name) for name in tree.record["custom_operators"])
 

@@ -88,6 +88,12 @@ _RULES = (
     Rule("requires", _E, "it requires the one torch that it was built for", f"{_UPSTREAM} as install_requires"),
     Rule("entry-points", _E, "each entry point leads to something that is there", "define it, or leave it out"),
     Rule("headers", _E, "the headers for extensions are there", "look for what setup.py left out of package_data"),
+    Rule("record", _E, "the record beside it is this wheel's", "take wheel and record from the same place"),
+    Rule("torch-version", _E, "the PyTorch at hand is the one that it requires", "install the torch that it requires"),
+    Rule(
+        "cann-version", _W, "the CANN toolkit at hand is the one that its release line is for",
+        "install that CANN, or the wheel that is for this one ('explain LINE' shows a line's CANN)",
+    ),
     Rule("bind-now", _W, "libraries resolve all symbols when they are loaded", "link with -Wl,-z,now"),
     Rule("compiler", _W, "it was compiled by the matrix's gcc", "build it on the image that the matrix names"),
     Rule("size", _W, "it is about as large as the last wheel of its target", "compare the two, member by member"),
@@ -95,7 +101,7 @@ _RULES = (
     Rule("build-paths", _N, "no library names a place of the machine that built it", "compile with -ffile-prefix-map"),
     Rule(
         "not-checked", _N, "everything that it needs can be looked up here",
-        "name a PyTorch with --torch DIR, a CANN toolkit with --cann DIR",
+        "name the PyTorch with --torch DIR, the CANN toolkit with --cann DIR",
     ),
 )  # fmt: skip
 

@@ -37,7 +37,7 @@ _OWN = re.compile(
     r"_Z(?:T[ISV])?N?[rVK]*(?:6op_api|6acl_op|9op_plugin|6at_npu|9torch_npu|7c10_npu|8c10d_npu|4hccl|12npu_profiler)"
 )
 #: Names of CANN's functions.
-_OF_CANN = re.compile(r"(?:acl|ge|hccl|Hccl|hcom|Hcom|rt|mstx|dcmi|halHost)[A-Z_]\w*")
+_OF_CANN = re.compile(r"acl\w+|(?:ge|hccl|Hccl|hcom|Hcom|rt|mstx|dcmi|halHost)[A-Z_]\w*")
 #: Its C++ namespaces, and the bounded C functions that it brings (libc_sec.so): no header of a tree declares those.
 _MORE_OF_CANN = re.compile(
     r"_Z(?:T[ISVTWHC])?N?[rVK]*[RO]?(?:2ge|4hccl|3tdt|3atb|14ascend_private)\d|_ZN?K?\w*3atb"
@@ -164,7 +164,9 @@ class Loading:
         for path, names in missing.items():
             yield from self._told(path, sorted(set(names)))
         for whose, count in unknown.items():
-            yield finding("not-checked", f"{count} symbols of {whose} were not looked up: there is no {whose} at hand")
+            option = "--cann DIR" if whose == "CANN" else "--torch DIR"
+            symbols = f"{count} symbol{'' if count == 1 else 's'} of {whose}"
+            yield finding("not-checked", f"{symbols} not looked up: none at hand has them; name one with {option}")
 
     def _not_at_hand(self, path: str, name: str) -> str | None:
         """Who alone could offer a symbol that nobody here has, and is not at hand; None where it is missing."""

@@ -7,6 +7,7 @@ stubs and headers of a source tree, a toolkit's folder, or what is kept of a rel
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import stat
@@ -23,6 +24,8 @@ from builder.wheels.elf import read_library
 #: Libraries of a toolkit that are read; there are some 600 in 8.x.
 _LIBRARY_COUNT = 5_000
 _TEXT_LIMIT = 16 << 20
+#: Bytes of libc10.so, of which there is 1 MB.
+_SMALL_LIBRARY = 64 << 20
 #: A function that a C header declares. CANN's have C linkage and one of these prefixes.
 _DECLARED = re.compile(
     r"\b((?:acl|Acl|ge|hccl|Hccl|Hcom|hcom|rt|Mstx|mstx|dcmi|aclnn|ascend|halHost|tdt|Atb|atb)\w*)\s*\("
@@ -46,7 +49,8 @@ class Libraries:
     """Shared libraries that stand together: ``exported`` gives the library of each symbol.
 
     ``declared`` are functions that headers promise though no library at hand has them, ``name`` is for messages,
-    ``version`` is empty where it is not known. What is not ``complete`` may lack what the real thing has.
+    ``version`` and ``machine`` (``EM_X86_64``) are empty where they are not known. What is not ``complete`` may lack
+    what the real thing has.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Libraries:
     exported: Mapping[str, str] = field(repr=False)
     declared: frozenset[str] = field(default=frozenset(), repr=False)
     version: str = ""
+    machine: str = ""
     complete: bool = True
 
     def has(self, symbol: str) -> bool:
@@ -92,12 +97,14 @@ def torch_of(site: Path) -> Libraries:
             kind=FailureKind.VERIFY,
             hint="name the site-packages folder that torch is installed in",
         )
-    found = _libraries(sorted((package / "lib").glob("*.so*")))
+    paths = sorted((package / "lib").glob("*.so*"))
+    version = _version_of(package / "version.py")
     return Libraries(
-        f"torch {(version := _version_of(package / 'version.py')) or 'of unknown version'}",
-        frozenset(path.name for path in (package / "lib").glob("*.so*")),
-        found,
+        f"torch {version or 'of unknown version'}",
+        frozenset(path.name for path in paths),
+        _libraries(paths),
         version=version,
+        machine=_machine(package / "lib" / "libc10.so"),
     )
 
 
@@ -183,6 +190,15 @@ def _libraries(paths: Iterable[Path]) -> dict[str, str]:
             if stat.S_ISREG(os.fstat(content.fileno()).st_mode):
                 _take(found, path.name, content, str(path))
     return found
+
+
+def _machine(path: Path) -> str:
+    """The ELF machine of a library; empty where it is none."""
+    try:
+        library = read_library(io.BytesIO(read_regular(path, _SMALL_LIBRARY)), str(path))
+    except (OSError, ValueError):
+        return ""
+    return library.machine if library is not None else ""
 
 
 def _take(found: dict[str, str], name: str, content: IO[bytes], label: str) -> None:

@@ -19,16 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from builder.core.digests import sha256_of
 from builder.core.errors import TargetError
 from builder.core.untrusted import read_regular
-from builder.core.workspace import atomic_json
+from builder.core.workspace import atomic_json, publish
 from builder.wheels.indexclient import CHUNK, IndexClient, NoRanges, broken, go_on, without_login
 from builder.wheels.inspect import TEXT_LIMIT, Wheel
 
@@ -232,6 +233,28 @@ class ReleasedIndex:
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def download(self, url: str, filename: str, sha256: str | None, folder: Path) -> Path:
+        """Fetch a whole wheel into ``folder``, under its own name; one that is there already and is that file is kept.
+
+        Raises TargetError: NETWORK when it cannot be fetched, VERIFY when it is another than the index says;
+        MachineError when the folder cannot be written.
+        """
+
+        def once() -> Path:
+            folder.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=folder, prefix=".", suffix=".download") as whole:
+                actual = self._client.download(url, whole)
+                if sha256 not in {None, actual}:
+                    raise broken(filename, f"its SHA-256 is {actual}, the index says {sha256}")
+                whole.flush()
+                publish(Path(whole.name), place)
+            return place
+
+        place = folder / filename
+        if sha256 is not None and place.is_file() and sha256_of(place) == sha256:
+            return place
+        return self._client.attempt(filename, url, once)
 
     def _wheels(self, project: str) -> Iterator[tuple[DistributionPackage, WheelName]]:
         for package in self._client.packages(canonicalize_name(project)):

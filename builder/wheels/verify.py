@@ -25,7 +25,8 @@ from builder.wheels.loading import Loading, Needs, Surroundings
 from builder.wheels.policies import policy_of
 from builder.wheels.upstream_wheels import compiler
 
-_MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
+#: ELF machines by architecture.
+MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 _VERSION_FILE = "torch_npu/version.py"
 _LIBRARY = "torch_npu/lib/libtorch_npu.so"
 #: What an extension that builds on torch_npu includes; setup.py copies it.
@@ -44,7 +45,8 @@ class Expectation:
 
     ``platform`` is the tag asked of auditwheel; ``auto`` accepts any manylinux policy of the right
     architecture. ``git_version`` is the commit of the checkout, ``version_suffix`` what was added to its version,
-    ``gcc`` the compiler that the matrix names, ``last_size`` the bytes of the target's last wheel.
+    ``gcc`` the compiler that the matrix names, ``last_size`` the bytes of the target's last wheel. Wheels of some lines
+    require no torch.
     """
 
     python_tag: str
@@ -55,6 +57,7 @@ class Expectation:
     version_suffix: str = ""
     gcc: str | None = None
     last_size: int | None = None
+    requires_torch: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def judge(path: Path, expected: Expectation | None = None, around: Surroundings 
 def expectation_of(wheel: Wheel) -> Expectation:
     """What a wheel must be by its own name. Raises TargetError (VERIFY) for one that is for nothing we build."""
     pythons = {tag.interpreter for tag in wheel.tags}
-    arches = {arch for tag in wheel.tags for arch in _MACHINES if tag.platform.endswith(f"_{arch}")}
+    arches = {arch for tag in wheel.tags for arch in MACHINES if tag.platform.endswith(f"_{arch}")}
     if len(pythons) != 1 or len(arches) != 1:
         raise wheel.broken(f"its tags are for {_show(wheel.tags)}, expected one CPython on x86_64 or aarch64")
     release = ".".join(str(part) for part in (*wheel.version.release, 0, 0)[:3])
@@ -212,7 +215,6 @@ class _Families:
                 yield finding("version-file", f"{_VERSION_FILE} says {version}, the file name says {wheel.version}")
 
     def _requirements(self) -> Iterator[Finding]:
-        """Lines since 2.1.0 require their torch; older ones leave it to whoever installs."""
         found = []
         for text in self.wheel.metadata.get_all("Requires-Dist", []):
             with parsing(self.wheel.path.name, f"METADATA requires {shown(str(text))}"):
@@ -226,7 +228,7 @@ class _Families:
                 right = len(pins) == 1 and Version(pins[0].version).public == wanted.public
             if not right:
                 yield finding("requires", f"METADATA requires {shown(str(requirement))}, expected torch=={wanted}")
-        if not found and wanted >= _REQUIRES_TORCH:
+        if not found and self.expected.requires_torch:
             yield finding("requires", f"METADATA requires no torch, expected torch=={wanted}")
 
     def _headers(self) -> Iterator[Finding]:
@@ -237,9 +239,9 @@ class _Families:
         expected = self.expected
         for path, library in self.wheel.libraries():
             self.libraries[path] = library
-            if library.machine != _MACHINES[expected.arch]:
+            if library.machine != MACHINES[expected.arch]:
                 yield finding(
-                    "machine", f"it is for {shown(library.machine)}, expected {_MACHINES[expected.arch]}", path
+                    "machine", f"it is for {shown(library.machine)}, expected {MACHINES[expected.arch]}", path
                 )
             cuda = [name for name in library.needed if "cuda" in name]
             if cuda:
@@ -293,10 +295,6 @@ class _Families:
         size = self.wheel.ending.place + self.wheel.ending.size
         if last and abs(size - last) > _SIZE * last:
             yield finding("size", f"it has {size >> 10} KiB, the last one of its target {last >> 10} KiB")
-
-
-#: The first PyTorch whose lines require it.
-_REQUIRES_TORCH = Version("2.1")
 
 
 def _show(tags: frozenset[object]) -> str:
