@@ -196,7 +196,7 @@ def lock(**values: Any) -> None:
     examples=(
         "torch-npu-builder verify dist/",
         "torch-npu-builder verify torch-npu==2.7.1.post2 --python=3.11 --here",
-        "torch-npu-builder verify a.whl --cann=/usr/local/Ascend/ascend-toolkit/latest --torch=site-packages",
+        "torch-npu-builder verify dist/ --target=v2.7.1-7.3.0-py3.11-x86_64 --json",
     ),
 )
 @click.argument("wheels", nargs=-1, metavar="WHEEL...")

@@ -87,11 +87,13 @@ class Loading:
     def needs(self) -> Needs:
         """What the wheel takes of CANN, by library."""
         found: dict[str, set[str]] = {}
-        if self.around.cann is not None:
-            for _, symbol in self._foreign():
-                library = self.around.cann.exported.get(symbol.name)
-                library = library or ("declared" if symbol.name in self.around.cann.declared else None)
-                if library is not None and not (self.around.torch and self.around.torch.has(symbol.name)):
+        cann = self.around.cann
+        for _, symbol in self._foreign() if cann is not None else ():
+            # Stubs and toolkits also offer what their C++ brings along: templates of the standard library.
+            if cann is not None and (_OF_CANN.match(symbol.name) or _MORE_OF_CANN.match(symbol.name)):
+                library = cann.exported.get(symbol.name)
+                library = library or ("declared" if symbol.name in cann.declared else None)
+                if library is not None:
                     found.setdefault(library, set()).add(symbol.name)
         return Needs({library: sorted(symbols) for library, symbols in sorted(found.items())})
 
