@@ -10,7 +10,6 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from difflib import unified_diff
-from pathlib import Path
 
 import pytest
 from support import CommandLine, Ran
