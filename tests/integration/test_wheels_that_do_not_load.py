@@ -46,7 +46,8 @@ def operators(cli: CommandLine, upstream: Miniature, source: str) -> str:
 def edited(cli: CommandLine, upstream: Miniature, name: str, old: str, new: str) -> str:
     """The option for a series of one patch, which replaces ``old`` in a file of torch_npu."""
     show = ["git", "-C", str(upstream.torch_npu), "show", f"v2.5.1-7.1.0:{name}"]
-    before = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    # As bytes: some of upstream's files end their lines as Windows does.
+    before = subprocess.run(show, capture_output=True, check=True).stdout.decode()
     assert old in before
     lines = before.splitlines(keepends=True), before.replace(old, new).splitlines(keepends=True)
     folder = cli.folder / "patches"
@@ -54,7 +55,7 @@ def edited(cli: CommandLine, upstream: Miniature, name: str, old: str, new: str)
     place = folder / "v2.5.1-*" / "torch_npu"
     place.mkdir(parents=True)
     (place / "series").write_text("edit.patch\n")
-    (place / "edit.patch").write_text("".join(unified_diff(*lines, f"a/{name}", f"b/{name}")))
+    (place / "edit.patch").write_bytes("".join(unified_diff(*lines, f"a/{name}", f"b/{name}")).encode())
     return f"--patches={folder}"
 
 
@@ -88,8 +89,9 @@ def test_an_operator_that_calls_what_is_nowhere(cli: CommandLine, build: Build, 
 
 
 def test_another_cxx_abi_than_torch_s(cli: CommandLine, build: Build, upstream: Miniature) -> None:
-    old = "set(PLUGIN_NAME torch_npu)"
-    option = edited(cli, upstream, "CMakeLists.txt", old, f"{old}\nset(GLIBCXX_USE_CXX11_ABI 1)")
+    old = "set(OPS_PLUGIN_SRCS)"
+    other = 'string(REPLACE "CXX11_ABI=0" "CXX11_ABI=1" CMAKE_CXX_FLAGS "${CMAKE_CXX_FLAGS}")'
+    option = edited(cli, upstream, "CMakeLists.txt", old, f"{old}\n{other}")
     refused(cli, build(option), "_GLIBCXX_USE_CXX11_ABI=1, torch 2.5.1 with 0")
 
 
