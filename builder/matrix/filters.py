@@ -16,18 +16,27 @@ from builder.matrix.base import ARCHITECTURES, Arch, python_key
 from builder.matrix.lifecycle import STATUSES
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine, Target
+from builder.matrix.names import (
+    GLOB,
+    LONGEST,
+    MACHINES,
+    either,
+    is_version,
+    known_lines,
+    nearest,
+    nearest_ids,
+    quoted,
+)
 
-_NAME = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
-_VERSION = re.compile(r"[0-9]+\.[0-9]+(\.[0-9]+)?")
-_GLOB = re.compile(r"[*?\[]")
 _COMPARISON = re.compile(r"\s*(~=|===?|!=|<=?|>=?)")
 _PYTHON = re.compile(r"3\.[0-9]{1,2}")
-_PYTHON_LIKE = re.compile(r"(?:py|cp|python|python-)?3[._]?([0-9]{1,2})(?:\.[0-9]+)?t?", re.IGNORECASE)
-_MACHINES: dict[str, Arch] = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+#: As programs, tags and people call Pythons: python3.9, cp39, 3.9.7.
+_PYTHON_LIKE = re.compile(r"(?:py|cp|python|python-)?3[._]?([0-9]{1,2})(?:\.[0-9]+)?", re.IGNORECASE)
 #: What people call statuses.
 _STATUS_NAMES: dict[str, tuple[str, ...]] = {
     **{status: (status,) for status in STATUSES},
     "eol": ("end-of-life",),
+    "maintenance": ("maintained",),
     "supported": ("development", "maintained"),
 }
 _CHANNEL_NAMES = {"release": ("release",), "nightly": ("nightly",), "all": ("release", "nightly")}
@@ -36,8 +45,6 @@ _SKIPPED = "'list' with the other options shows what there is to skip"
 _FEW = 8
 #: How many of more than these a message lists where none is like what was typed.
 _LIKEST = 5
-#: No name, version or glob that means anything is longer.
-_LONGEST = 200
 
 Keeps = Callable[[Target], bool]
 
@@ -95,47 +102,13 @@ class Filter:
 def native_arch() -> Arch:
     """The architecture of this machine. Raises MachineError where the matrix has none for it."""
     machine = platform.machine()
-    if machine.lower() not in _MACHINES:
+    if machine.lower() not in MACHINES:
         raise MachineError(
             f"this machine is {machine or 'of unknown architecture'}; release lines exist for "
             f"{' and '.join(ARCHITECTURES)}",
             hint="name the architecture with --arch",
         )
-    return _MACHINES[machine.lower()]
-
-
-def require_lines(matrix: Matrix) -> None:
-    """Raises RequestError where the matrix has no release line at all."""
-    if not matrix.releases:
-        raise RequestError(
-            f"the matrix in {matrix.directory} has no release lines",
-            hint="add some to its pytorch-*.yaml files, or leave --matrix out to use the builder's own",
-        )
-
-
-def known_lines(matrix: Matrix, text: str, option: str = "--pytorch") -> list[ReleaseLine]:
-    """The release lines that ``text`` means: one that is called so, with or without its ``v``, or all of a version.
-
-    Raises RequestError with the nearest names.
-    """
-    require_lines(matrix)
-    if _NAME.fullmatch(text) is None or len(text) > _LONGEST:
-        glob = f"; for a glob over targets use --target {text!r}" if _GLOB.search(text) and len(text) <= 60 else ""
-        raise RequestError(
-            f"{option}: {quoted(text)} cannot be the name of a release line",
-            hint=f"expected a name such as v2.5.1-7.1.0, 2.5.1 or 2.5; 'list' shows all{glob}",
-        )
-    version = _is_version(text)
-    # v2.7.1 is the name of a development branch; 2.7.1 means the releases of it.
-    named = matrix.release(text) or (None if version else matrix.release(f"v{text}"))
-    lines = [named] if named else [line for line in matrix.releases if version and text in (line.pytorch, line.minor)]
-    if not lines:
-        is_release = option == "--pytorch" and text in {line.release for line in matrix.releases}
-        raise RequestError(
-            f"{option}: the matrix has no release line {quoted(text)}",
-            hint=f"did you mean --release {text}?" if is_release else _nearest_release(matrix, text),
-        )
-    return lines
+    return MACHINES[machine.lower()]
 
 
 def pytorch_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
@@ -143,7 +116,7 @@ def pytorch_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
 
     def value(text: str) -> Value:
         lines = known_lines(matrix, text)
-        return Value(text, _on_lines(lines), is_version=matrix.release(text) is None and _is_version(text))
+        return Value(text, _on_lines(lines), is_version=matrix.release(text) is None and is_version(text))
 
     return Filter("--pytorch", _parsed(texts, value), lambda t: t.release.pytorch, "they are for PyTorch {}")
 
@@ -155,18 +128,22 @@ def release_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
 
     def value(text: str) -> Value:
         other = f"did you mean --pytorch {text}?" if text in versions else None
-        meant = _known("--release", "is of plugin release", text, known, other)
+        bare = re.sub(r"^v(?=[0-9])", "", text, flags=re.IGNORECASE)
+        meant = _known("--release", "is of plugin release", bare, known, other)
         return Value(meant, lambda target: target.release.release == meant)
 
     return Filter("--release", _parsed(texts, value), lambda t: t.release.release, "they are of plugin release {}")
 
 
 def cann_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
-    """``--cann``: CANN versions, as ``8.2.RC1`` or ``CANN 8.2.RC1``."""
+    """``--cann``: CANN versions, as ``8.2.RC1`` or ``CANN 8.2.RC1``; ``8.2`` is all of them that begin so."""
     known = dict.fromkeys(line.cann for line in matrix.releases if line.cann)
 
     def value(text: str) -> Value:
         bare = re.sub(r"^cann[ _-]*", "", text, flags=re.IGNORECASE)
+        begun = {name for name in known if name.casefold().startswith(f"{bare.casefold()}.")}
+        if begun and bare.casefold() not in {name.casefold() for name in known}:
+            return Value(bare, lambda target: target.release.cann in begun)
         meant = _known("--cann", "is for CANN", bare, known)
         return Value(meant, lambda target: target.release.cann == meant)
 
@@ -211,7 +188,7 @@ def target_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
 
     def value(text: str) -> Value:
         meant = _matching(text)
-        if len(text) > _LONGEST or not any(map(meant, ids)):
+        if len(text) > LONGEST or not any(map(meant, ids)):
             line = matrix.release(text)
             near = [f"'{text}-*'"] if line else nearest_ids(text, ids)
             raise RequestError(
@@ -229,7 +206,7 @@ def skip_filter(matrix: Matrix, texts: Sequence[str]) -> Filter:
 
     def value(text: str) -> Value:
         meant = _matching(text)
-        if len(text) > _LONGEST or not any(map(meant, names)):
+        if len(text) > LONGEST or not any(map(meant, names)):
             near = nearest_ids(text, names)
             raise RequestError(
                 f"--skip: no target and no release line is called {quoted(text)}",
@@ -269,12 +246,11 @@ def arch_filter(texts: Sequence[str]) -> Filter:
     def value(text: str) -> Value:
         if text == "all":
             return Value(text, lambda _: True)
-        name = native_arch() if text == "native" else text
+        name = native_arch() if text == "native" else MACHINES.get(text.lower(), text)
         if name not in ARCHITECTURES:
-            meant = _MACHINES.get(text.lower())
             raise RequestError(
                 f"--arch: {quoted(text)}: expected x86_64, aarch64, native or all",
-                hint=f"did you mean {meant}?" if meant else "native is the architecture of this machine",
+                hint="native is the architecture of this machine",
             )
         return Value(name, lambda target: target.arch == name)
 
@@ -286,41 +262,13 @@ def split(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(part.strip() for text in texts for part in text.split(",")))
 
 
-def nearest(text: str, names: Iterable[str], count: int = 3) -> list[str]:
-    """Names that ``text`` may have been meant for, the likeliest first."""
-    return difflib.get_close_matches(text, list(dict.fromkeys(names)), n=count, cutoff=0.6)
-
-
-def nearest_ids(text: str, ids: Sequence[str]) -> list[str]:
-    """As ``nearest``, for ids of targets and globs; ``arm64`` at the end can only have meant ``aarch64``."""
-    head, dash, machine = text.rpartition("-")
-    respelt = f"{head}{dash}{_MACHINES.get(machine.lower(), machine)}"
-    if dash and len(text) <= _LONGEST and any(fnmatchcase(name, respelt) for name in ids):
-        return [respelt if respelt in ids else f"'{respelt}'"]
-    return nearest(text, ids)
-
-
-def either(names: Sequence[str], word: str = "or") -> str:
-    """``a``, ``a or b``, ``a, b or c``."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
-
-
-def quoted(text: str) -> str:
-    """``text`` for a message: in quotes, control characters escaped, no longer than a line."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
 def _parsed(texts: Sequence[str], value: Callable[[str], Value]) -> tuple[Value, ...]:
     return tuple(map(value, split(texts)))
 
 
 def _matching(text: str) -> Callable[[str], bool]:
     """Whether a name is ``text`` or matches it as a glob. A job of a CI system names hundreds of targets in full."""
-    return (lambda name: fnmatchcase(name, text)) if _GLOB.search(text) else text.__eq__
-
-
-def _is_version(text: str) -> bool:
-    return _VERSION.fullmatch(text) is not None
+    return (lambda name: fnmatchcase(name, text)) if GLOB.search(text) else text.__eq__
 
 
 def _usual(matrix: Matrix, usual_filter: Filter, usual: Value, naming: Sequence[Filter]) -> Filter:
@@ -350,7 +298,7 @@ def _known(option: str, verb: str, text: str, known: Iterable[str], instead: str
     if near:
         hint = f"did you mean {either(near)}?"
     elif len(by_fold) > _FEW:
-        likest = difflib.get_close_matches(text.casefold()[:_LONGEST], list(by_fold), n=_LIKEST, cutoff=0)
+        likest = difflib.get_close_matches(text.casefold()[:LONGEST], list(by_fold), n=_LIKEST, cutoff=0)
         hint = f"the nearest are {either([by_fold[name] for name in likest], 'and')}; 'list' shows all"
     else:
         hint = f"known: {', '.join(by_fold.values())}"
@@ -367,16 +315,9 @@ def _pythons(text: str, known: Sequence[str]) -> set[str]:
         except InvalidSpecifier:
             pass
     like = _PYTHON_LIKE.fullmatch(text)
+    if like:
+        return {f"3.{int(like[1])}"} & set(known)
     raise RequestError(
         f"--python: {quoted(text)}: expected a version such as 3.9, or a range such as '>=3.10'",
-        hint=f"did you mean 3.{int(like[1])}?" if like else "give major.minor, such as --python 3.9",
+        hint="give major.minor, such as --python 3.9",
     )
-
-
-def _nearest_release(matrix: Matrix, text: str) -> str:
-    names = [name for line in reversed(matrix.releases) for name in (line.branch, line.pytorch, line.minor)]
-    near = nearest(text, names) or (nearest(f"v{text}", names) if not text.startswith("v") else [])
-    if near:
-        return f"did you mean {either(near)}? 'list' shows all"
-    newest = ", ".join(line.branch for line in list(reversed(matrix.releases))[:5])
-    return f"the newest are {newest}; 'list' shows all"

@@ -16,14 +16,9 @@ from builder.matrix.filters import (
     arch_filter,
     cann_filter,
     channel_filter,
-    either,
-    known_lines,
-    nearest_ids,
     python_filter,
     pytorch_filter,
-    quoted,
     release_filter,
-    require_lines,
     skip_filter,
     split,
     status_filter,
@@ -33,6 +28,7 @@ from builder.matrix.filters import (
 )
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine, Target
+from builder.matrix.names import either, known_lines, nearest_ids, quoted, require_lines
 
 #: Release lines that a message suggests.
 _LINES_SHOWN = 3

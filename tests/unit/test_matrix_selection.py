@@ -117,7 +117,6 @@ def test_other_options_narrow_a_version_before_its_newest_is_taken(matrix: Matri
         ("v2.5.1-7.1.1", "v2.5.1-7.1.0"),
         ("2.5.1-7.10", "v2.5.1-7.1.0"),
         ("2.5.2", "2.5.1"),
-        ("V2.6.0-7.1.0", "v2.6.0-7.1.0"),
         ("mastr", "master"),
     ],
 )
@@ -195,12 +194,42 @@ def test_pythons_and_ranges(matrix: Matrix, texts: list[str], pythons: list[str]
     ("text", "meant"), [("py3.9", "3.9"), ("cp39", "3.9"), ("cp311", "3.11"), ("3.9.18", "3.9"), ("python3.10", "3.10")]
 )
 def test_python_in_another_spelling(matrix: Matrix, text: str, meant: str) -> None:
-    error = refused(matrix, pytorch="2.5", python=text)
-    assert "expected a version such as 3.9" in error.message
-    assert error.hint == f"did you mean {meant}?"
+    assert select(matrix, query(python=text)) == select(matrix, query(python=meant))
 
 
-@pytest.mark.parametrize("text", ["2.7", "three", "--x", "", ">=x", "> =3.9"])
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("V2.6.0-7.1.0", ["v2.6.0-7.1.0"]),
+        ("2.6.0-7.1", ["v2.6.0-7.1.0"]),
+        ("v2.6-7.1", ["v2.6.0-7.1.0"]),
+        ("2.6-7.1.0", ["v2.6.0-7.1.0"]),
+        ("2.6.0-7", ["v2.6.0-7.1.0", "v2.6.0-7.2.0", "v2.6.0-7.10.0"]),
+        ("main", ["master"]),
+    ],
+)
+def test_lines_in_other_words(matrix: Matrix, text: str, meant: list[str]) -> None:
+    assert sorted(lines(matrix, pytorch=text)) == sorted(meant)
+
+
+def test_a_released_wheel_is_no_line() -> None:
+    error = refused(load_matrix(), pytorch="2.7.1.post2")
+    assert error.message == "--pytorch: '2.7.1.post2' is a wheel that upstream has released, not a release line"
+    lines_of_it = [line.branch for line in load_matrix().releases if "2.7.1.post2" in line.released]
+    assert lines_of_it
+    assert all(line in str(error.hint) for line in lines_of_it)
+
+
+def test_releases_and_cann_in_other_words(matrix: Matrix) -> None:
+    assert lines(matrix, release="v7.1.0") == lines(matrix, release="7.1.0")
+    every = {line.cann for line in matrix.releases if line.cann}
+    some = next(cann for cann in sorted(every) if cann.count(".") >= 2)
+    begun = {cann for cann in every if cann.startswith(some.rpartition(".")[0] + ".")}
+    found = select(matrix, query(cann=some.rpartition(".")[0]))
+    assert {target.release.cann for target in found} == begun
+
+
+@pytest.mark.parametrize("text", ["2.7", "three", "--x", "", ">=x", "> =3.9", "3.13t"])
 def test_python_that_is_none(matrix: Matrix, text: str) -> None:
     assert "expected a version such as 3.9" in refused(matrix, pytorch="2.5", python=text).message
 
@@ -216,6 +245,7 @@ def test_python_that_no_line_has(matrix: Matrix, text: str) -> None:
     ("text", "minors"),
     [
         ("maintained", {"2.6"}),
+        ("maintenance", {"2.6"}),
         ("supported", {"2.6", "2.7"}),
         ("unmaintained", {"2.5"}),
         ("planned", {"2.8"}),
@@ -298,7 +328,10 @@ def test_native_of_another_machine(matrix: Matrix, monkeypatch: pytest.MonkeyPat
 
 
 def test_architecture(matrix: Matrix) -> None:
-    assert refused(matrix, pytorch="2.5", arch="arm64").hint == "did you mean aarch64?"
+    for meant, texts in {"aarch64": ("arm64", "ARM", "AArch64"), "x86_64": ("amd64", "X86", "x64", "x86-64")}.items():
+        for text in texts:
+            assert built(matrix, pytorch="2.5", python="3.9", arch=text) == [f"v2.5.1-7.1.0-py3.9-{meant}"]
+    assert "expected x86_64" in refused(matrix, pytorch="2.5", arch="riscv64").message
     assert built(matrix, pytorch="v2.6.0-7.10.0", python="3.10", arch="all") == ["v2.6.0-7.10.0-py3.10-x86_64"]
     error = refused(matrix, pytorch="v2.6.0-7.10.0", arch="aarch64")
     assert error.message == "--arch aarch64 leaves none of the 2 targets that --pytorch v2.6.0-7.10.0 selects"
