@@ -17,6 +17,21 @@ from builder.progress.reporter import Reporter
 from builder.sources.mirrors import Mirror
 from builder.wheels.upstream_wheels import ReleasedFile, ReleasedIndex
 
+#: Whole wheels from an index, below the workspace.
+FETCHED = "fetched-wheels"
+
+
+def open_index(workspace: Workspace, reporter: Reporter) -> ReleasedIndex:
+    """Return the index that pip is set to; what is read of its wheels is kept in ``released`` of the workspace."""
+    network = NetworkSettings.from_environment(os.environ)
+    return ReleasedIndex(
+        workspace.root / "released",
+        index_url=network.pip_index_url,
+        ca_bundle=network.ca_bundle,
+        proxies=network.proxies,
+        warn=reporter.warning,
+    )
+
 
 def read_index(
     lines: Sequence[ReleaseLine],
@@ -32,14 +47,7 @@ def read_index(
     What was read of a wheel is kept in ``released`` of the workspace. Raises TargetError when the index does not
     answer or a wheel is broken.
     """
-    network = NetworkSettings.from_environment(os.environ)
-    index = ReleasedIndex(
-        workspace.root / "released",
-        index_url=network.pip_index_url,
-        ca_bundle=network.ca_bundle,
-        proxies=network.proxies,
-        warn=reporter.warning,
-    )
+    index = open_index(workspace, reporter)
     files = index.files()
     if not complete:
         wanted = {Version(version) for line in lines for version in line.released}

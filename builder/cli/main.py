@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, time, timezone
+from pathlib import Path
 from typing import Any
 
 import click
@@ -228,6 +229,29 @@ def verify(wheels: tuple[str, ...], **values: Any) -> int:
     names = ("torch", "cann", "here", "python", "arch", "as_json", "all_findings")
     asked = Asked(wheels, target, **{name: values[name] for name in names})
     return Verification(asked, matrix, workspace_of(values), reporter_of(values)).run()
+
+
+@cli.command(
+    section=NIGHTS,
+    examples=(
+        "torch-npu-builder compare dist/a.whl dist/b.whl",
+        "torch-npu-builder compare dist/a.whl --released",
+    ),
+)
+@click.argument("first", type=click.Path(path_type=Path), metavar="WHEEL")
+@click.argument("second", type=click.Path(path_type=Path), metavar="[WHEEL]", required=False)
+@options(MATRIX, PLACES, GENERAL)
+@plain_option("--released", is_flag=True, help="Compare with the wheel that upstream has released from this line.")
+@plain_option("--json", "as_json", is_flag=True, help="An array of objects, for programs.")
+def compare(first: Path, second: Path | None, **values: Any) -> int:
+    """Show how two wheels differ, and what explains it; exit code 1 where something is not explained."""
+    from builder.cli.compare_command import compare_wheels, released_like
+
+    if values["released"] is (second is not None):
+        raise click.UsageError("name two wheels, or one and --released")
+    if second is None:
+        second = released_like(first, matrix_of(values), workspace_of(values), reporter_of(values))
+    return compare_wheels(first, second, as_json=values["as_json"])
 
 
 @cli.command(section=NIGHTS, examples=("torch-npu-builder audit --pytorch=2.7 --released",))

@@ -14,10 +14,10 @@ from packaging.version import Version
 from rich.markup import escape
 from rich.table import Table
 
+from builder.audit.index import FETCHED, open_index
 from builder.core.digests import sha256_of
 from builder.core.errors import EXIT_OK, EXIT_TARGET_FAILED, FailureKind, RequestError, TargetError
 from builder.core.workspace import Workspace
-from builder.environments.network import NetworkSettings
 from builder.environments.pytorch import packages_folder
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine, Target
@@ -28,12 +28,9 @@ from builder.wheels.inspect import Wheel
 from builder.wheels.loading import Surroundings
 from builder.wheels.record import RecordError, WheelRecord, read_record, record_path
 from builder.wheels.surroundings import Libraries, cann_of_toolkit, torch_of
-from builder.wheels.upstream_wheels import ReleasedIndex
 from builder.wheels.verify import MACHINES, Expectation, Judged, expectation_of, judge
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
-#: Where wheels from elsewhere are kept, below the workspace.
-_FETCHED = "verified-wheels"
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,9 @@ class Verification:
         digest = urlsplit(url).fragment.removeprefix("sha256=") or None
         if not name.endswith(".whl"):
             raise RequestError(f"{url} names no wheel", hint="its last part must be the name of a *.whl file")
-        return self._index().download(url.partition("#")[0], name, digest, self.workspace.root / _FETCHED)
+        return open_index(self.workspace, self.reporter).download(
+            url.partition("#")[0], name, digest, self.workspace.root / FETCHED
+        )
 
     def _released(self, text: str) -> Iterator[Path]:
         """The wheels of ``torch-npu==2.7.1.post2`` on the index that pip is set to."""
@@ -181,7 +180,7 @@ class Verification:
                 f"{text} is neither a wheel, a folder, a URL nor a requirement",
                 hint="for example dist/, a *.whl file, or torch-npu==2.7.1.post2 from PyPI",
             ) from None
-        index = self._index()
+        index = open_index(self.workspace, self.reporter)
         arches, pythons = self.asked.arch or [os.uname().machine], self.asked.python
         every = [
             file
@@ -197,17 +196,7 @@ class Verification:
             )
         for file in files:
             with self.reporter.task(f"fetching {file.filename}"):
-                yield index.download(file.url, file.filename, file.sha256, self.workspace.root / _FETCHED)
-
-    def _index(self) -> ReleasedIndex:
-        network = NetworkSettings.from_environment(os.environ)
-        return ReleasedIndex(
-            self.workspace.root / "released",
-            index_url=network.pip_index_url,
-            ca_bundle=network.ca_bundle,
-            proxies=network.proxies,
-            warn=self.reporter.warning,
-        )
+                yield index.download(file.url, file.filename, file.sha256, self.workspace.root / FETCHED)
 
     def _show(self, path: Path, judged: Judged, around: Surroundings) -> None:
         console = standard_output()
