@@ -95,33 +95,8 @@ def _run(request: dict[str, Any]) -> None:
     os.environ.update({"DOCKER_HOST": "unix:///nonexistent/engine.sock", **request["env"]})
     size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + request["memory"]
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    if request["arguments"][0] == "VERIFY":
-        _verify(Path(request["arguments"][1]))
     sys.argv = ["torch-npu-builder", *request["arguments"]]
     program.main()
-
-
-def _verify(folder: Path) -> None:
-    """What a build does with its wheel, for each in ``folder``: errors that it has a word for are fine."""
-    import traceback
-
-    from wheel_support import EXPECTED
-
-    from builder.core.errors import BuilderError
-    from builder.wheels.verify import verify
-
-    code = 0
-    for wheel in folder.glob("*.whl"):
-        try:
-            verify(wheel, EXPECTED)
-        except BuilderError as error:
-            print(error.message, file=sys.stderr)
-            code = 1
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-    sys.stderr.flush()
-    os._exit(code)
 
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

@@ -86,7 +86,12 @@ KINDS = (
         ),
     ),
     Kind("records of wheels", ("dist/*.whl.json",), (_PLAN, _BUILD, _REBUILD)),
-    Kind("wheels", ("dist/*.whl",), (_PLAN, _REBUILD, ("VERIFY", "dist")), refit=True),
+    Kind(
+        "wheels",
+        ("dist/*.whl",),
+        (_PLAN, _REBUILD, ("verify", "dist"), ("verify", "dist", "--json", "--all")),
+        refit=True,
+    ),
     Kind(
         "manifests and pointers of releases",
         (

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
 from builder.core.errors import EXIT_OK, EXIT_TARGET_FAILED, BuilderError, TargetError
 from builder.core.results import Run, TargetResult
+from builder.environments.select import TORCH_CPU_INDEX
 from builder.planning.planner import Planned
 from builder.progress.reporter import Reporter, print_table, standard_output
 from builder.progress.state import STYLES
+from builder.wheels.record import RecordError, read_record
 
 #: Styles of what is done about a target.
 _ACTIONS = {"build": "green", "skip": "cyan", "error": "red"}
@@ -86,3 +90,21 @@ def show_summary(run: Run, reporter: Reporter, *, wheels: bool = True) -> None:
     for result in run.targets if wheels else ():
         if result.wheel is not None:
             reporter.message(f"wheel: {result.wheel}")
+    last = next((result for result in reversed(run.targets) if wheels and result.wheel is not None), None)
+    if last is not None and last.wheel is not None and (command := install_command(last.wheel)) is not None:
+        reporter.message(f"install it: {command}")
+
+
+def install_command(wheel: Path) -> str | None:
+    """The line that installs ``wheel``, with the index that has the torch that it requires; None without a record.
+
+    A requirement such as ``torch==2.5.1+cpu`` is on no index but PyTorch's own, where pip does not look by itself.
+    """
+    try:
+        record = read_record(wheel)
+    except (OSError, RecordError):
+        return None
+    words = [f"python{record.target.rpartition('-py')[2].partition('-')[0]}", "-m", "pip", "install"]
+    if any("+cpu" in text for text in record.requires):
+        words += ["--extra-index-url", TORCH_CPU_INDEX]
+    return shlex.join([*words, str(wheel)])
