@@ -24,9 +24,9 @@ from builder.executors.schedule import Schedule
 from builder.ledger import BuildLedger
 from builder.matrix.model import Target
 from builder.sources.checkout import PreparedTree, describe
+from builder.sources.prepared_record import Origin
 from builder.store import Store
 from builder.target.build import BuildContext
-from builder.target.resolve_sources import commits_of
 from builder.wheels.standing import Digests, fault_of, records
 
 #: Workers that may be lost over one target; then it is the target that is at fault.
@@ -50,7 +50,7 @@ class Sent:
     target: Target
     result: TargetResult
     replay: Replay
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
     packed: bytes = b""
     priority: int = 0
     ticket: Ticket | None = None
@@ -162,7 +162,7 @@ class ClusterRun(LocalRun):
         self._sent[target.id] = sent
         self._begun.add(target.id)
         try:
-            sent.origin = self._origin(target)
+            sent.origin = origin = self._origin(target)
         except BuilderError as error:
             result.fail(error)
             sent.fetching = True
@@ -176,7 +176,7 @@ class ClusterRun(LocalRun):
             options=self._luggage.options,
             store=self._store.url,
             as_of=self._context.matrix.as_of.isoformat(),
-            pins=commits_of(sent.origin),
+            pins=origin.commits,
             standing=self._standing_fingerprint(target),
             lock=None if lock is None else str(lock.path),
             locked=None if entry is None else entry.model_dump(),
@@ -210,7 +210,7 @@ class ClusterRun(LocalRun):
 
         ticket.when_done(collect)
 
-    def _origin(self, target: Target) -> Mapping[str, Any]:
+    def _origin(self, target: Target) -> Origin:
         """What the target is built from, on whatever machine. Raises BuilderError where that cannot be found out."""
         decided = self._context.gatherer.decide(target)
         if not isinstance(decided, PreparedTree):
@@ -224,8 +224,7 @@ class ClusterRun(LocalRun):
                 hint="put the changes into a patch series for --patches, build it with --engine local, "
                 "or discard them with --rebuild",
             )
-        origin: Mapping[str, Any] = decided.record["origin"]
-        return origin
+        return decided.record.origin
 
     def _standing_fingerprint(self, target: Target) -> str | None:
         wheel, record = self._standing.get(target.id, (None, None))
@@ -297,6 +296,7 @@ class ClusterRun(LocalRun):
             said = ticket.outcome()
             sent.jobs, sent.address, sent.name = said["jobs"], said["worker"], said["name"]
             take_outcome(said, result)
+            assert sent.origin is not None  # noqa: S101  (nothing goes out without it)
             fetch(
                 said["files"],
                 result,

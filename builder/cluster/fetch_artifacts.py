@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from builder.core.errors import BuilderError, FailureKind, TargetError
 from builder.core.results import TargetResult
 from builder.core.untrusted import open_inside, remove_tree
 from builder.core.workspace import Workspace
 from builder.progress.reporter import TargetReporter
+from builder.sources.prepared_record import Origin
 from builder.store import Store
 from builder.target.fingerprint import fingerprint
 from builder.wheels import provenance
@@ -25,7 +25,7 @@ Files = Mapping[str, Mapping[str, str]]
 
 
 def fetch(
-    files: Files, result: TargetResult, origin: Mapping[str, Any], store: Store, workspace: Workspace,
+    files: Files, result: TargetResult, origin: Origin, store: Store, workspace: Workspace,
     reporter: TargetReporter,
 ) -> None:  # fmt: skip
     """Bring log and wheel of ``result`` here and publish the wheel; ``origin`` is what it had to be built from.
@@ -56,7 +56,7 @@ def _append(file: Mapping[str, str], log: Path, store: Store, reporter: TargetRe
 
 
 def _publish(
-    files: Files, result: TargetResult, origin: Mapping[str, Any], store: Store, workspace: Workspace,
+    files: Files, result: TargetResult, origin: Origin, store: Store, workspace: Workspace,
     reporter: TargetReporter,
 ) -> None:  # fmt: skip
     folder = result.log.with_suffix(".wheel")
@@ -80,7 +80,7 @@ def _publish(
         remove_tree(folder)
 
 
-def _checked(path: Path, name: str, sha256: str, result: TargetResult, origin: Mapping[str, Any]) -> WheelRecord:
+def _checked(path: Path, name: str, sha256: str, result: TargetResult, origin: Origin) -> WheelRecord:
     """The record of the wheel ``name``. Raises TargetError (VERIFY) where it is not the wheel that was asked for."""
     with open_inside(path.parent, path.name) as stream:
         data = stream.read(RECORD_LIMIT)
@@ -92,7 +92,8 @@ def _checked(path: Path, name: str, sha256: str, result: TargetResult, origin: M
     sources = record.inputs.get("sources") if record.inputs is not None else None
     if not isinstance(sources, dict):
         raise TargetError(f"the record of {name} names no sources", kind=FailureKind.VERIFY)
-    other = [part for part, value in sources.items() if part not in origin or value != origin[part]]
+    made_of = origin.to_json()
+    other = [part for part, value in sources.items() if part not in made_of or value != made_of[part]]
     if other:
         raise TargetError(
             f"{name} was built from other sources than this machine asked for: {', '.join(other)}",

@@ -26,7 +26,6 @@ from builder.matrix.selection import parse_target_id
 from builder.planning.planner import Planned
 from builder.target.fingerprint import fingerprint
 from builder.target.inputs import differences, environment_request
-from builder.target.resolve_sources import commits_of
 
 #: Version of the file's format.
 SCHEMA = 1
@@ -52,6 +51,11 @@ class _Sources(BaseModel):
 
     torch_npu: _Commit
     op_plugin: _Overlay | None
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """The commits by repository, as ``Gatherer`` takes them."""
+        return {"torch_npu": self.torch_npu, **({} if self.op_plugin is None else {"op_plugin": self.op_plugin.commit})}
 
 
 class _Inputs(BaseModel):
@@ -100,7 +104,7 @@ class Lock:
         """Commits by branch, as ``Gatherer`` takes them. Raises RequestError where a branch has two."""
         found: dict[str, dict[str, str]] = {}
         for name, entry in self.targets.items():
-            commits = commits_of(entry.inputs["sources"])
+            commits = _Inputs.model_validate(entry.inputs).sources.commits
             branch = entry.branch
             if found.setdefault(branch, commits) != commits:
                 raise RequestError(

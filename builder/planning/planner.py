@@ -28,7 +28,7 @@ from builder.sources.manifest import digest_of_folder
 from builder.target.deadlines import deadline
 from builder.target.fingerprint import fingerprint
 from builder.target.inputs import differences, environment_request, inputs_of
-from builder.target.resolve_sources import Gatherer, commits_of
+from builder.target.resolve_sources import Gatherer
 from builder.target.tree_request import OP_PLUGIN, TORCH_NPU
 from builder.wheels.record import WheelRecord
 from builder.wheels.standing import Digests, fault_of, records
@@ -147,8 +147,8 @@ class Planner:
                     changed_tree = digest_of_folder(decided.path)
         except BuilderError as error:
             return Planned(target, "error", error.message, wheel=wheel, record=record, hint=error.hint)
-        commits = {name.replace("_", "-") if name == "op_plugin" else name: c for name, c in commits_of(origin).items()}
-        commits.update(origin["submodules"])
+        commits = {name.replace("_", "-") if name == "op_plugin" else name: c for name, c in origin.commits.items()}
+        commits.update(origin.submodules)
         identity = self._identity(target)
         if identity is None:
             return Planned(target, "build", self._why_unknown(), commits=commits, wheel=wheel, record=record)

@@ -160,7 +160,7 @@ class TargetBuild:
         Raises TargetError where that is not what the matrix, or a lock, wants.
         """
         probed = probe(opened, self.target.python)
-        spec = self._compile_spec(probed, *scripts, int(tree.record["commit_time"]))
+        spec = self._compile_spec(probed, *scripts, tree.record.commit_time)
         self.result.fingerprint = fingerprint(inputs)
         if self.context.accept is not None:
             self.context.accept(self.target, inputs)
@@ -193,7 +193,7 @@ class TargetBuild:
         script, setup = self.scratch.scripts()
         with self.opened(environment) as opened:
             probed = probe(opened, self.target.python)
-            epoch = int(tree.record["commit_time"])
+            epoch = tree.record.commit_time
             spec = self._compile_spec(probed, script, setup, epoch, accept_mismatch=accept_mismatch)
             yield opened, self._prepared(opened, spec)
 
@@ -203,7 +203,7 @@ class TargetBuild:
         if isinstance(error, TargetError):
             with suppress(BuilderError):
                 tree = load_prepared(self.prepared_tree)
-                tell_by_origin(error, self.options, tree.record if tree is not None else {})
+                tell_by_origin(error, self.options, tree.record.commits if tree is not None else {})
         if isinstance(error, TargetError) and self.scratch.path.exists() and error.phase not in {"prepare", "image"}:
             error.hint = f"{error.hint}; 'python -m builder shell {self.target.id}' opens the same environment"
         return error
@@ -365,13 +365,13 @@ class TargetBuild:
         """Everything that can change the wheel: the parts of the fingerprint."""
         identity = {name: environment.facts[name] for name in environment.identity}
         changed_tree = digest_of_folder(self.scratch.path) if changes else None
-        return inputs_of(self.target, tree.record["origin"], identity, self.options, changed_tree=changed_tree)
+        return inputs_of(self.target, tree.record.origin, identity, self.options, changed_tree=changed_tree)
 
     def _compile(self, opened: Opened, tree: PreparedTree, setup: SetupScript, spec: CompileSpec) -> Outcome:
         """Run upstream's ci/build.sh; returns what it took."""
         reader = OutputReader(opened.paths.written)
         started = time.time()
-        operators = tree.record["custom_operators"]
+        operators = tree.record.custom_operators
         checked = False
         with (
             BuildLog(self.result.log) as log,

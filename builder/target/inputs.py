@@ -13,6 +13,7 @@ from builder.environments.interface import EnvironmentRequest, Toolset
 from builder.matrix.model import Target
 from builder.matrix.repositories import SourceTable
 from builder.matrix.toolchains import Compiler
+from builder.sources.prepared_record import Origin
 from builder.target import compile_spec
 from builder.target.cann_toolkit import describe_cann
 from builder.target.fingerprint import RECIPE_VERSION
@@ -73,7 +74,7 @@ def toolsets(compiler: Compiler | None) -> tuple[Toolset, ...]:
 
 def inputs_of(
     target: Target,
-    origin: Mapping[str, Any],
+    origin: Origin,
     environment: Mapping[str, object],
     options: BuildOptions,
     *,
@@ -81,14 +82,14 @@ def inputs_of(
 ) -> dict[str, Any]:
     """Everything that can change the wheel of ``target``: the parts of its fingerprint, as JSON.
 
-    ``origin`` is what its tree is made of (``checkout.describe``), ``environment`` the identity of where it is
+    ``origin`` is what its tree is made of, ``environment`` the identity of where it is
     compiled, ``changed_tree`` the digest of a tree that a person has changed.
     """
-    toolchain = target.toolchain
+    toolchain, made_of = target.toolchain, origin.to_json()
     return {
         "recipe": RECIPE_VERSION,
         "target": target.id,
-        "sources": {name: origin[name] for name in _SOURCES},
+        "sources": {name: made_of[name] for name in _SOURCES},
         "changes_by_hand": changed_tree,
         "environment": dict(environment),
         "toolchain": {"gcc": toolchain.gcc_minor, "manylinux": toolchain.manylinux, "cxx11_abi": toolchain.cxx11_abi},

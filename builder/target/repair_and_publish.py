@@ -110,7 +110,7 @@ class Finish:
 
     def verified(self, wheel: Path, tree: PreparedTree, spec: CompileSpec) -> Verified:
         """The wheel's own facts, held against what was asked for. Raises TargetError."""
-        commits = tree.record["commits"]
+        commits = tree.record.commits
         expected = Expectation(
             python_tag=self.target.tag,
             arch=self.target.arch,
@@ -124,7 +124,7 @@ class Finish:
     def publish(self, wheel: Path, compiled: Compiled, verified: Verified, *, run: str, started: datetime) -> None:
         """Put the wheel, its debug symbols and its record into the output folder."""
         debug = self.result.log.with_suffix(".debug.tar.gz")
-        epoch = int(compiled.tree.record["commit_time"])
+        epoch = compiled.tree.record.commit_time
         has_debug = attempted(
             lambda attempt: provenance.archive_debug_symbols(
                 self.scratch.path, "build/dbg", debug, epoch, self.warn, attempt
@@ -168,11 +168,11 @@ class Finish:
             "target": self.target.id,
             "inputs": dict(inputs),
             "tree": tree.digest if not compiled.changes else inputs["changes_by_hand"],
-            "commits": dict(tree.record["commits"]),
-            "overlay": tree.record["overlay"],
-            "patches": tree.record["patches"],
-            "patches_passed_over": tree.record.get("patches_passed_over", []),
-            "custom_operators": tree.record["custom_operators"],
+            "commits": tree.record.commits,
+            "overlay": None if tree.record.overlay is None else tree.record.overlay.to_json(),
+            "patches": [patch.to_json() for patch in tree.record.patches],
+            "patches_passed_over": [patch.to_json() for patch in tree.record.patches_passed_over],
+            "custom_operators": list(tree.record.custom_operators),
             "changes_by_hand": list(compiled.changes),
             "compiler": f"gcc {probed.gcc}",
             "arguments": list(spec.arguments),

@@ -132,10 +132,11 @@ def test_the_next_run_sees_what_is_new_and_this_one_does_not(world: World) -> No
     first = sources.origin(sources.decide(world.targets[0]))
     newest = world.op_plugin_commits(1)
     # Another line: nothing of it has been found yet.
-    assert sources.origin(sources.decide(world.targets[-1]))["op_plugin"] == first["op_plugin"]
+    assert sources.origin(sources.decide(world.targets[-1])).op_plugin == first.op_plugin
     refreshed = world.plan(BuildOptions(refresh=True))
     assert {each.commits["op-plugin"] for each in refreshed} == {newest}
-    assert first["op_plugin"]["commit"] != newest
+    assert first.op_plugin is not None
+    assert first.op_plugin.commit != newest
 
 
 def test_a_line_that_no_host_has_is_planned_as_such_and_asked_for_once(world: World, fetches: Counter[str]) -> None:

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from rich.table import Table
 from small_matrix import DAY
+from sources_support import origin_of
 from wheel_support import make_record, write_record
 
 from builder.cluster import worker_pool as crew_module
@@ -50,6 +51,7 @@ from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.selection import parse_target_id
 from builder.progress.reporter import Reporter
 from builder.progress.state import Event, State
+from builder.sources.prepared_record import Origin
 from builder.store import open_store
 from builder.target.fingerprint import fingerprint
 from builder.wheels.provenance import debug_path
@@ -217,6 +219,8 @@ def test_results_come_back_as_they_were(tmp_path: Path) -> None:
 # -- what was put into the store --------------------------------------------------------------------------
 
 SOURCES = {"torch_npu": "c" * 40, "patches": []}
+ORIGIN = origin_of("c" * 40)
+PATCH = {"repository": "torch_npu", "name": "one", "sha256": "1"}
 
 
 class Returned:
@@ -250,9 +254,9 @@ class Returned:
         self.put("record", f"{self.name}.json", json.dumps(self.record).encode())
         return self
 
-    def fetch(self, origin: Mapping[str, Any] | None = None, recorder: Recorder | None = None) -> None:
+    def fetch(self, origin: Origin = ORIGIN, recorder: Recorder | None = None) -> None:
         reporter = Reporter(sink=recorder or Recorder()).for_target(TARGET)
-        fetch(self.files, self.result, SOURCES if origin is None else origin, self.store, self.workspace, reporter)
+        fetch(self.files, self.result, origin, self.store, self.workspace, reporter)
 
     @property
     def dist(self) -> dict[str, bytes]:
@@ -300,7 +304,7 @@ def test_a_wheel_with_the_record_of_another_is_refused(tmp_path: Path, change: d
 def test_a_wheel_of_other_sources_is_refused(tmp_path: Path) -> None:
     returned = Returned(tmp_path).complete()
     with pytest.raises(TargetError, match="other sources than this machine asked for: patches"):
-        returned.fetch({**SOURCES, "patches": [{"name": "one"}]})
+        returned.fetch(origin_of("c" * 40, patches=[PATCH]))
     assert returned.dist == {}
 
 

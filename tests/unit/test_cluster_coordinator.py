@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from rich.table import Table
+from sources_support import origin_of
 from wheel_support import make_record
 
 from builder.cluster import coordinator as run_module
@@ -33,7 +34,7 @@ from builder.wheels.record import WheelRecord
 
 ONE, TWO = "v2.5.1-7.1.0-py3.9-x86_64", "v2.5.1-7.1.0-py3.10-x86_64"
 OTHER_LINE, ARM = "v2.6.0-7.1.0-py3.9-x86_64", "v2.5.1-7.1.0-py3.9-aarch64"
-ORIGIN = {"torch_npu": "c" * 40, "op_plugin": None, "submodules": {}, "patches": [], "custom_operators": None}
+ORIGIN = origin_of("c" * 40)
 
 #: What a worker makes of an order: an outcome, an error, or None where it never answers.
 Answer = Mapping[str, Any] | Exception | None
@@ -232,7 +233,7 @@ def test_every_order_says_what_to_build(setting: Make) -> None:
     made.over(ONE)
     (ticket,) = cluster.sent
     assert ticket.order.run == made.run.id
-    assert ticket.order.pins == {"torch_npu": ORIGIN["torch_npu"]}
+    assert ticket.order.pins == {"torch_npu": ORIGIN.torch_npu}
     assert ticket.order.options["environment"] == "host"
     assert ticket.order.standing is None
     assert ticket.only is None
