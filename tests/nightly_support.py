@@ -136,7 +136,7 @@ class FakeEngine:
             assert planned.inputs is not None, planned.reason
             suffix = suffix_of(options.version_suffix, planned.commits)
             wheel = make_target_wheel(run.folder, target, suffix, content=json.dumps(planned.inputs))
-            record = WheelRecord.of(
+            record = WheelRecord.model_validate(
                 make_record(
                     wheel,
                     target=target.id,

@@ -29,7 +29,7 @@ from builder.target.compile_spec import CompileSpec
 from builder.target.diagnosis import cut_short
 from builder.wheels import provenance
 from builder.wheels.publication import publish_wheel
-from builder.wheels.record import SCHEMA, WheelRecord
+from builder.wheels.record import SCHEMA, WheelRecord, record_path, refusing
 from builder.wheels.repair import auditwheel_command, built_wheel, take_wheel
 from builder.wheels.verify import Expectation, Verified, verify
 
@@ -135,15 +135,7 @@ class Finish:
         replaced = provenance.other_fingerprint(self.output / wheel.name, self.result.fingerprint)
         if replaced is not None:
             self.warn(f"{wheel.name} replaces one that was built from other inputs (fingerprint {replaced[:12]})")
-        record = WheelRecord.of(
-            {
-                **self._record(wheel, compiled, verified),
-                "run": run,
-                "started": started.isoformat(timespec="seconds"),
-                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "builder": __version__,
-            }
-        )
+        record = self._record(wheel, compiled, verified, run, started)
         self.result.wheel = attempted(
             lambda attempt: publish_wheel(wheel, self.output, record, debug if has_debug else None, attempt),
             f"the disk of {self.output}",
@@ -152,39 +144,45 @@ class Finish:
         self.result.status = "built"
         self.result.reason = "built from source"
 
-    def _record(self, wheel: Path, compiled: Compiled, verified: Verified) -> dict[str, Any]:
-        """What the record says of the wheel, whenever it was built."""
+    def _record(self, wheel: Path, compiled: Compiled, verified: Verified, run: str, started: datetime) -> WheelRecord:
+        """What the wheel's record says. Raises RecordError where the wheel, or its build, gave what none may hold."""
         tree, inputs, probed, spec = compiled.tree, compiled.inputs, compiled.probed, compiled.spec
-        return {
-            "schema": SCHEMA,
-            "wheel": wheel.name,
-            "sha256": self.result.sha256,
-            "size": wheel.stat().st_size,
-            "fingerprint": self.result.fingerprint,
-            "version": verified.version,
-            "platforms": list(verified.platforms),
-            "requires": list(verified.requires),
-            "git_version": verified.git_version,
-            "target": self.target.id,
-            "inputs": dict(inputs),
-            "tree": tree.digest if not compiled.changes else inputs["changes_by_hand"],
-            "commits": tree.record.commits,
-            "overlay": None if tree.record.overlay is None else tree.record.overlay.to_json(),
-            "patches": [patch.to_json() for patch in tree.record.patches],
-            "patches_passed_over": [patch.to_json() for patch in tree.record.patches_passed_over],
-            "custom_operators": list(tree.record.custom_operators),
-            "changes_by_hand": list(compiled.changes),
-            "compiler": f"gcc {probed.gcc}",
-            "arguments": list(spec.arguments),
-            "variables": spec.variables(),
-            "cann": inputs["cann"],
-            "tools": probed.tools(),
-            "platform": spec.repair.platform,
-            "mismatches": compile_spec.toolchain_mismatches(self.target, probed),
-            "environment": dict(compiled.environment.facts),
-            "warnings": self.result.warnings,
-            "files_compiled": self.result.files_compiled,
-            "cache": self.result.cache,
-            "headers": self.result.headers,
-            "phases": [phase.to_json() for phase in self.result.phases if phase.seconds],
-        }
+        made, result = tree.record, self.result
+        with refusing(record_path(wheel).name):
+            return WheelRecord(
+                schema=SCHEMA,
+                wheel=wheel.name,
+                sha256=str(result.sha256),
+                size=wheel.stat().st_size,
+                fingerprint=str(result.fingerprint),
+                version=verified.version,
+                platforms=list(verified.platforms),
+                requires=list(verified.requires),
+                git_version=verified.git_version,
+                target=self.target.id,
+                inputs=dict(inputs),
+                tree=tree.digest if not compiled.changes else inputs["changes_by_hand"],
+                commits=made.commits,
+                overlay=None if made.overlay is None else made.overlay.to_json(),
+                patches=[patch.to_json() for patch in made.patches],
+                patches_passed_over=[patch.to_json() for patch in made.patches_passed_over],
+                custom_operators=list(made.custom_operators),
+                changes_by_hand=list(compiled.changes),
+                compiler=f"gcc {probed.gcc}",
+                arguments=list(spec.arguments),
+                variables=dict(spec.variables()),
+                cann=inputs["cann"],
+                tools=probed.tools(),
+                platform=spec.repair.platform,
+                mismatches=compile_spec.toolchain_mismatches(self.target, probed),
+                environment=dict(compiled.environment.facts),
+                warnings=list(result.warnings),
+                files_compiled=result.files_compiled,
+                cache=None if result.cache is None else dict(result.cache),
+                headers=result.headers,
+                phases=[phase.to_json() for phase in result.phases if phase.seconds],
+                run=run,
+                started=started.isoformat(timespec="seconds"),
+                finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                builder=__version__,
+            )

@@ -274,7 +274,7 @@ def _build(workspace: Workspace, target: str, name: str, number: int) -> TargetR
         "started": "2026-11-21T06:34:27+00:00",
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    result.wheel = publish_wheel(wheel, workspace.output, WheelRecord.of(record), None)
+    result.wheel = publish_wheel(wheel, workspace.output, WheelRecord.model_validate(record), None)
     return result
 
 

@@ -217,7 +217,7 @@ def test_a_target_that_a_worker_skips_has_the_wheel_that_stands_here(setting: Ma
     made = setting(FakeCluster(stands))
     wheel = made.workspace.output / "torch_npu-1.whl"
     wheel.touch()
-    record = WheelRecord.of(make_record(wheel, target=ONE, sha256="5" * 64))
+    record = WheelRecord.model_validate(make_record(wheel, target=ONE, sha256="5" * 64))
     made.work._standing[ONE] = (wheel, record)
     (result,) = made.over(ONE)
     assert (result.status, result.reason) == ("skipped", "its wheel of the same inputs stands (the worker a)")
