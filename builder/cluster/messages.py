@@ -12,7 +12,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import yaml
 from builder import __version__
 from builder.core.build_options import BuildOptions
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
-from builder.core.results import Phase, TargetResult
+from builder.core.results import TargetResult
 from builder.matrix.loader import FILES, Matrix
 from builder.matrix.model import Target
 from builder.target.fingerprint import RECIPE_VERSION
@@ -165,14 +165,11 @@ def failed_outcome(target: str, error: BuilderError) -> dict[str, Any]:
 
 def take_outcome(outcome: Mapping[str, Any], result: TargetResult) -> None:
     """Fill ``result`` with what a worker said; wheel, checksum and log are the business of whoever fetches them."""
-    values = outcome["result"]
-    result.status, result.reason = values["status"], values["reason"]
-    result.fingerprint = values["fingerprint"]
-    result.files_compiled, result.cache = values["files_compiled"], values["cache"]
-    result.headers, result.generation = values.get("headers"), values.get("generation")
-    result.compiler_warnings = values.get("compiler_warnings")
-    result.warnings = list(values["warnings"])
-    result.phases = [_phase(phase) for phase in values["phases"]]
+    told = TargetResult.from_json(outcome["result"], result.log)
+    result.status, result.reason, result.fingerprint = told.status, told.reason, told.fingerprint
+    result.files_compiled, result.cache, result.headers = told.files_compiled, told.cache, told.headers
+    result.generation, result.compiler_warnings = told.generation, told.compiler_warnings
+    result.warnings, result.phases = told.warnings, told.phases
     if outcome["error"] is not None:
         result.fail(error_from_json(outcome["error"]))
 
@@ -201,18 +198,6 @@ def error_from_json(values: Mapping[str, Any]) -> BuilderError:
     error = TargetError(message, kind=FailureKind(values["kind"]), hint=hint, details=details, phase=values["phase"])
     error.conclusive = values.get("conclusive", True)
     return error
-
-
-def _phase(values: Mapping[str, Any]) -> Phase:
-    started = values.get("started")
-    return Phase(
-        values["name"],
-        values["seconds"],
-        values.get("cpu_seconds"),
-        values.get("peak_memory"),
-        None if started is None else datetime.fromisoformat(started),
-        values.get("disk_growth"),
-    )
 
 
 def _read_folder(folder: Path, name: str, option: str) -> Iterator[tuple[str, bytes]]:

@@ -244,10 +244,10 @@ class TargetBuild:
         counts = ccache.read_counts(self.out)
         self.result.files_compiled = counts.files
         size = self.caches.size(spec.store) if spec.cached else None
-        self.result.cache = counts.to_json(size=size, limit=spec.cache_size if spec.cached else None)
+        self.result.cache = counts.use(size=size, limit=spec.cache_size if spec.cached else None)
         if spec.pch:
             found = pch_stats.read_counts(self.out)
-            self.result.headers = found.to_json()
+            self.result.headers = found
             if found.summary():
                 self.reporter.message(found.summary())
         return counts
@@ -264,7 +264,7 @@ class TargetBuild:
         if not spec.cached or self.result.cache is None:
             return
         folder = compile_manifest.folder_of(self.workspace, spec.store)
-        size = self.result.cache.get("size", 0)
+        size = self.result.cache.size or 0
         problem = compile_spec.keep_manifest(
             opened, spec, out=self.out, folder=folder, target=self.target.id, run=self.run_id, size=size
         )
@@ -413,7 +413,7 @@ class TargetBuild:
         """Note what became of code generation, and cache its result. Only for generated files that were looked at."""
         generation = codegen_cache.outcome(self.out)
         if generation is not None:
-            self.result.generation = generation.describe()
+            self.result.generation = generation
         self.caches.keep_generated(self.out)
 
 

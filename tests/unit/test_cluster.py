@@ -46,6 +46,7 @@ from builder.core.build_options import BuildOptions
 from builder.core.digests import sha256_of
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.core.results import Phase, TargetResult
+from builder.core.statistics import CacheUse, Generation, HeaderCounts
 from builder.core.workspace import Workspace
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.selection import parse_target_id
@@ -201,8 +202,9 @@ def test_results_come_back_as_they_were(tmp_path: Path) -> None:
     there = TargetResult(
         TARGET, tmp_path / "there.log", status="built", reason="built from source", fingerprint="f" * 64,
         phases=[Phase("prepare", 1.5, started=started), Phase("compile", 9.25, 30.5, 1 << 30, started)],
-        files_compiled=16, cache={"hits": 9, "misses": 7}, compiler_warnings={"shadow": 2}, warnings=["gcc is another"],
-        headers={"made": 2}, generation={"result": "hit"},
+        files_compiled=16, cache=CacheUse(hits=9, misses=7, size=5), compiler_warnings={"shadow": 2},
+        warnings=["gcc is another"], headers=HeaderCounts(made=2, reasons={"large": 1}, used_seconds=1.25),
+        generation=Generation("hit", "k", ("a",)),
     )  # fmt: skip
     here = TargetResult(TARGET, tmp_path / "here.log", attempts=2)
     take_outcome(json.loads(json.dumps(outcome_of(there, {}, 4))), here)

@@ -15,12 +15,11 @@ import pytest
 from small_matrix import small_matrix
 
 from builder.cluster.messages import Luggage, Order, outcome_of
-from builder.compilation import codegen_cache
 from builder.compilation.ccache import CompileCounts
-from builder.compilation.pch_stats import HeaderCounts
 from builder.core.build_options import BuildOptions
 from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
 from builder.core.results import Phase, Run, TargetResult
+from builder.core.statistics import Generation, HeaderCounts, Schedule
 from builder.environments.interface import Ready
 from builder.environments.probe import Probed
 from builder.executors.timeline import timeline
@@ -200,14 +199,12 @@ def built(log: Path) -> TargetResult:
     ]
     result.files_compiled = 16
     counts = CompileCounts(direct=8, preprocessed=1, misses=5, uncached=1, unknown=2, plain=3, failed=4)
-    result.cache = counts.to_json(size=1 << 30, limit=0)
+    result.cache = counts.use(size=1 << 30, limit=0)
     result.headers = HeaderCounts(
         groups=3, made=2, refused={"large": 1}, used=9, plain=4, reasons={"few-left": 4}, fallbacks={"changed": 1},
         header_seconds=1.005, used_seconds=2.25, plain_seconds=3.333, fallback_seconds=0.1,
-    ).to_json()  # fmt: skip
-    result.generation = codegen_cache.Outcome(
-        "miss", "k" * 64, ("setup.py",), seconds=12.5, cpu_seconds=11.0
-    ).describe()
+    )  # fmt: skip
+    result.generation = Generation("miss", "k" * 64, ("setup.py",), seconds=12.5, cpu_seconds=11.0)
     result.compiler_warnings = {"shadow": 67, "other": 1}
     result.warnings = ["gcc is another: über"]
     return result
@@ -215,7 +212,7 @@ def built(log: Path) -> TargetResult:
 
 def failed(log: Path) -> TargetResult:
     result = TargetResult("v2.5.1-7.1.0-py3.9-x86_64", log, phases=[Phase("compile", 5.0, started=THEN)])
-    result.cache = CompileCounts(misses=1).to_json()
+    result.cache = CompileCounts(misses=1).use()
     result.fail(TargetError("a.cpp:1: error", kind=FailureKind.COMPILE, hint="look", details="1\n2", phase="compile"))
     return result
 
@@ -232,10 +229,28 @@ def test_the_result_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     run.targets[-1].skip("it stands")
     spent = timeline(run.targets, jobs=4)
     assert spent is not None
-    run.schedule = spent.to_json()
+    run.schedule = spent.schedule()
     run.target("six")
     run.targets[-1].log = Path("six.log")
     assert run.write().read_text() == golden("result.json")
+
+
+def test_a_result_is_read_as_it_was_written() -> None:
+    for result in (built(Path("one.log")), TargetResult("five", Path("five.log"), status="skipped")):
+        told = json.loads(json.dumps(result.to_json()))
+        assert TargetResult.from_json(told, result.log).to_json() == {**told, "wheel": None}
+    schedule = json.loads(golden("result.json"))["schedule"]
+    assert Schedule.from_json(schedule).to_json() == schedule
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"cache": {"hits": "many", "misses": 1}}, {"phases": [{"seconds": 1}]}, {"headers": {}}, {"warnings": 5},
+     {"generation": {}}],
+)  # fmt: skip
+def test_a_result_of_odd_types_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"hits|name|groups|warnings|result"):
+        TargetResult.from_json({**built(Path("one.log")).to_json(), **change}, Path("one.log"))
 
 
 # -- a wheel ------------------------------------------------------------------------------------------------
