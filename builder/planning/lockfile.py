@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from builder import __version__
 from builder.core.build_options import BuildOptions
@@ -73,14 +73,50 @@ class _BaseImage(BaseModel):
 
 
 class Locked(BaseModel):
-    """A target in a lock file."""
+    """A target in a lock file, as far as it is read."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     branch: str
     fingerprint: str
     base_image: _BaseImage
-    inputs: dict[str, Any]
+    inputs: dict[str, JsonValue]
+
+
+class ReviewedImage(BaseModel):
+    """A base image: its name, and the digest that it has (None: it was made on that machine)."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    name: str
+    digest: str | None
+
+
+class ReviewedTorch(BaseModel):
+    """PyTorch: its version, where it is from, and the hashes of its wheels."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    version: str
+    source: str
+    hashes: tuple[str, ...]
+
+
+class LockEntry(BaseModel):
+    """A target in a lock file, as it is written: what is not read again is there for people to review."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    branch: str
+    fingerprint: str
+    base_image: ReviewedImage
+    torch: ReviewedTorch
+    requirements: tuple[str, ...]
+    inputs: dict[str, JsonValue]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The entry as it is written."""
+        return self.model_dump(mode="json")
 
 
 class _File(BaseModel):
@@ -138,7 +174,7 @@ def write_lock(path: Path, planned: Sequence[Planned], options: BuildOptions) ->
     Raises RequestError where an input of a target is not known; a local op-plugin folder and changes made by hand
     cannot be locked either, because nobody else has them.
     """
-    targets = {}
+    targets: dict[str, JsonValue] = {}
     for plan in planned:
         if plan.inputs is None or plan.fingerprint is None:
             raise RequestError(
@@ -152,17 +188,16 @@ def write_lock(path: Path, planned: Sequence[Planned], options: BuildOptions) ->
                 hint="commit them where the builder can fetch them",
             )
         request = environment_request(plan.target, options)
-        targets[plan.target.id] = {
-            "branch": plan.target.release.branch,
-            "fingerprint": plan.fingerprint,
-            "base_image": {
-                "name": request.base_image,
-                "digest": request.base_image_digest or base_image_digest(options.environment, request),
-            },
-            "torch": {"version": request.torch, "source": request.torch_source, "hashes": list(request.torch_hashes)},
-            "requirements": list(request.requirements),
-            "inputs": dict(plan.inputs),
-        }
+        digest = request.base_image_digest or base_image_digest(options.environment, request)
+        entry = LockEntry(
+            branch=plan.target.release.branch,
+            fingerprint=plan.fingerprint,
+            base_image=ReviewedImage(name=request.base_image, digest=digest),
+            torch=ReviewedTorch(version=request.torch, source=request.torch_source, hashes=request.torch_hashes),
+            requirements=request.requirements,
+            inputs=dict(plan.inputs),
+        )
+        targets[plan.target.id] = entry.to_json()
     content = {"schema": SCHEMA, "builder": __version__, "targets": targets}
     atomic_write(path, _HEADER + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120))
 
