@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from builder.cluster.dask_client import Cluster, Ticket, WorkersLostError
 from builder.cluster.event_relay import Replay
 from builder.cluster.fetch_artifacts import fetch
-from builder.cluster.messages import Luggage, Order, take_outcome
+from builder.cluster.messages import Luggage, Order, WorkerEvent
 from builder.cluster.worker_pool import WorkerPool
 from builder.core.errors import BuilderError, FailureKind, MachineError, TargetError
 from builder.core.results import TargetResult
@@ -267,22 +266,22 @@ class ClusterRun(LocalRun):
 
     # -- hearing of them ----------------------------------------------------------------------------------
 
-    def _hear(self, message: Mapping[str, Any]) -> None:
+    def _hear(self, message: WorkerEvent) -> None:
         """An event of a worker."""
-        if message["run"] != self._context.run.id:
+        if message.run != self._context.run.id:
             return
         with self._hearing:
-            sent = self._sent.get(message["target"])
+            sent = self._sent.get(message.target)
             if sent is None or sent.fetching:
                 return
-            if message["event"] == "started":
+            if message.event == "started":
                 if sent.address is not None:
                     self._lose(sent)
-                sent.attempt, sent.address, sent.name = message["attempt"], message["worker"], message["name"]
+                sent.attempt, sent.address, sent.name = message.attempt, message.worker, message.name
                 self._reporter.target_started(sent.target.id)
                 self._reporter.for_target(sent.target.id).message(f"building on the worker {sent.name}")
-            elif message["attempt"] == sent.attempt:
-                sent.replay.tell(message["event"], message["fields"])
+            elif message.attempt == sent.attempt:
+                sent.replay.tell(message.event, message.fields)
 
     def _collect(self, sent: Sent, ticket: Ticket) -> None:
         """Take what a worker returned, and fetch what it put into the store."""
@@ -294,11 +293,11 @@ class ClusterRun(LocalRun):
             sent.replay.end()
         try:
             said = ticket.outcome()
-            sent.jobs, sent.address, sent.name = said["jobs"], said["worker"], said["name"]
-            take_outcome(said, result)
+            sent.jobs, sent.address, sent.name = said.jobs, said.worker, said.name
+            said.fill(result)
             assert sent.origin is not None  # noqa: S101  (nothing goes out without it)
             fetch(
-                said["files"],
+                said.files,
                 result,
                 sent.origin,
                 self._store,

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from builder.cluster.messages import StoredFile
 from builder.core.errors import BuilderError, FailureKind, TargetError
 from builder.core.results import TargetResult
 from builder.core.untrusted import open_inside, remove_tree
@@ -20,8 +21,8 @@ from builder.wheels.record import RECORD_LIMIT, WheelRecord
 
 #: Seconds to wait for another builder of this workspace that publishes the same target.
 LOCK_WAIT = 60.0
-#: What is in the store, by what it is: its name there and its SHA-256.
-Files = Mapping[str, Mapping[str, str]]
+#: What is in the store, by what it is.
+Files = Mapping[str, StoredFile]
 
 
 def fetch(
@@ -42,11 +43,11 @@ def fetch(
             _publish(files, result, origin, store, workspace, reporter)
 
 
-def _append(file: Mapping[str, str], log: Path, store: Store, reporter: TargetReporter) -> None:
+def _append(file: StoredFile, log: Path, store: Store, reporter: TargetReporter) -> None:
     """Add a log to that of earlier attempts. That it cannot be had is no reason to lose a wheel."""
     part = log.with_name(f"{log.name}.part")
     try:
-        store.get(file["name"], part, file["sha256"])
+        store.get(file.name, part, file.sha256)
         with open(part, "rb") as source, open(log, "ab") as destination:
             shutil.copyfileobj(source, destination)
     except BuilderError as error:
@@ -60,12 +61,12 @@ def _publish(
     reporter: TargetReporter,
 ) -> None:  # fmt: skip
     folder = result.log.with_suffix(".wheel")
-    name = PurePosixPath(files["wheel"]["name"]).name
+    name = PurePosixPath(files["wheel"].name).name
     try:
         for what in ("record", "wheel", "debug"):
             if what in files:
-                store.get(files[what]["name"], folder / what, files[what]["sha256"])
-        record = _checked(folder / "record", name, files["wheel"]["sha256"], result, origin)
+                store.get(files[what].name, folder / what, files[what].sha256)
+        record = _checked(folder / "record", name, files["wheel"].sha256, result, origin)
         wheel = (folder / "wheel").rename(folder / name)
         debug = folder / "debug"
         with workspace.locked(f"target-{result.id}", wait_seconds=LOCK_WAIT):
@@ -75,7 +76,7 @@ def _publish(
                 result.warnings.append(text)
                 reporter.warning(text)
             result.wheel = publish_wheel(wheel, workspace.output, record, debug if debug.exists() else None)
-        result.sha256 = files["wheel"]["sha256"]
+        result.sha256 = files["wheel"].sha256
     finally:
         remove_tree(folder)
 

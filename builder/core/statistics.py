@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -205,6 +206,13 @@ class _Headers:
 
 def read_json(kind: type[T], values: object) -> T:
     """Make a dataclass of JSON; unknown names are passed over. Raises ValueError for other types."""
+    # A dataclass can be hashed; mypy is not sure of any type.
+    found: T = _adapter(kind).validate_python(values)  # type: ignore[arg-type]
+    return found
+
+
+@lru_cache
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind).validate_python(values)
+    return TypeAdapter(kind)

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from small_matrix import small_matrix
 
-from builder.cluster.messages import Luggage, Order, outcome_of
+from builder.cluster.messages import Luggage, Order, Outcome, StoredFile
 from builder.compilation.ccache import CompileCounts
 from builder.core.build_options import BuildOptions
 from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
@@ -330,6 +330,6 @@ def test_what_goes_to_a_worker(tmp_path: Path, matrix: Matrix, target: Target, m
 
 
 def test_what_comes_back_from_a_worker() -> None:
-    files = {"log": {"name": f"runs/r1/{TARGET}/a1/x.log", "sha256": "1" * 64}}
-    outcomes = [outcome_of(built(Path("one.log")), files, 4), outcome_of(failed(Path("two.log")), {}, None)]
-    assert written(outcomes) == golden("outcomes.json")
+    files = {"log": StoredFile(f"runs/r1/{TARGET}/a1/x.log", "1" * 64)}
+    outcomes = [Outcome(built(Path("one.log")), files, 4), Outcome(failed(Path("two.log")))]
+    assert written([outcome.to_json() for outcome in outcomes]) == golden("outcomes.json")
