@@ -140,7 +140,7 @@ def ready_docker(
 
 def docker_identity(
     request: EnvironmentRequest, *, settings: NetworkSettings, resources: Path, env: Mapping[str, str] | None = None
-) -> dict[str, object] | None:
+) -> dict[str, JsonValue] | None:
     """The identity that ``ready_docker`` would give, without making anything; None where the base has to be pulled."""
     base = standing_base(engine(env), request)
     if base is None:

@@ -169,7 +169,7 @@ def host_identity(
     workspace_environments: Path,
     resources: Path,
     env: Mapping[str, str] | None = None,
-) -> dict[str, object]:
+) -> dict[str, JsonValue]:
     """The identity that ``ready_host`` would give, without making anything. Raises MachineError as it does."""
     interpreter = need_interpreter(request.python, os.environ if env is None else env)
     namespaces = find_namespaces()

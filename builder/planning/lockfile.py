@@ -25,7 +25,7 @@ from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
 from builder.planning.planner import Planned
 from builder.target.fingerprint import fingerprint
-from builder.target.inputs import differences, environment_request
+from builder.target.inputs import Inputs, differences, environment_request
 
 #: Version of the file's format.
 SCHEMA = 1
@@ -154,12 +154,14 @@ class Lock:
         entry = self.targets.get(target.id)
         return None if entry is None else entry.base_image.digest
 
-    def check(self, target: Target, inputs: Mapping[str, Any]) -> None:
+    def check(self, target: Target, inputs: Inputs) -> None:
         """Raise TargetError (LOCK) where ``inputs`` are not those of the file, naming each difference."""
         entry = self.targets.get(target.id)
         if entry is None:
             raise TargetError(f"{target.id} is not in {self.path}", kind=FailureKind.LOCK)
-        found = [f"{name}: locked {old!r}, now {new!r}" for name, old, new in differences(entry.inputs, inputs)]
+        found = [
+            f"{name}: locked {old!r}, now {new!r}" for name, old, new in differences(entry.inputs, inputs.to_json())
+        ]
         if found:
             raise TargetError(
                 f"{target.id} is not what {self.path} locked: {found[0]}",
@@ -181,8 +183,8 @@ def write_lock(path: Path, planned: Sequence[Planned], options: BuildOptions) ->
                 f"{plan.target.id} cannot be locked: {plan.reason}",
                 hint="build it once, or pull its base image; then every input is known",
             )
-        overlay = plan.inputs["sources"]["op_plugin"]
-        if plan.inputs["changes_by_hand"] or (overlay is not None and overlay["source"] != "commit"):
+        overlay = plan.inputs.sources.op_plugin
+        if plan.inputs.changes_by_hand or (overlay is not None and overlay.source != "commit"):
             raise RequestError(
                 f"{plan.target.id} cannot be locked: it is built from files that are in no commit",
                 hint="commit them where the builder can fetch them",
@@ -195,7 +197,7 @@ def write_lock(path: Path, planned: Sequence[Planned], options: BuildOptions) ->
             base_image=ReviewedImage(name=request.base_image, digest=digest),
             torch=ReviewedTorch(version=request.torch, source=request.torch_source, hashes=request.torch_hashes),
             requirements=request.requirements,
-            inputs=dict(plan.inputs),
+            inputs=plan.inputs.to_json(),
         )
         targets[plan.target.id] = entry.to_json()
     content = {"schema": SCHEMA, "builder": __version__, "targets": targets}

@@ -80,6 +80,16 @@ class OperatorsIdentity(_Part):
     digest: str
 
 
+class Sources(_Part):
+    """The parts of a tree's origin that its content follows from: how they were asked for does not matter."""
+
+    torch_npu: _Commit
+    submodules: dict[str, str]
+    op_plugin: OverlayIdentity | None
+    patches: tuple[PatchIdentity, ...]
+    custom_operators: OperatorsIdentity | None
+
+
 class Origin(_Part):
     """What a tree is made of.
 
@@ -95,6 +105,17 @@ class Origin(_Part):
     patches: tuple[PatchIdentity, ...]
     series: tuple[PatchIdentity, ...]
     custom_operators: OperatorsIdentity | None
+
+    @property
+    def sources(self) -> Sources:
+        """What the tree's content follows from."""
+        return Sources(
+            torch_npu=self.torch_npu,
+            submodules=self.submodules,
+            op_plugin=self.op_plugin,
+            patches=self.patches,
+            custom_operators=self.custom_operators,
+        )
 
     @property
     def commits(self) -> dict[str, str]:

@@ -6,12 +6,11 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from builder import __version__
 from builder.compilation import ccache, codegen_cache, compile_manifest, pch_stats, remote_cache_proxy
@@ -40,8 +39,7 @@ from builder.target.compile_spec import CompileSpec
 from builder.target.deadlines import deadline, machine_errors
 from builder.target.diagnosis import check_generated, compile_failure
 from builder.target.error_origin import tell_by_origin
-from builder.target.fingerprint import fingerprint
-from builder.target.inputs import environment_request, inputs_of
+from builder.target.inputs import Inputs, environment_request, inputs_of
 from builder.target.repair_and_publish import Compiled, Finish
 from builder.target.resolve_sources import Gatherer
 
@@ -61,7 +59,7 @@ class BuildContext:
     #: The folder of the compiler slots of all targets that build at once; None where each target counts for itself.
     shared_slots: Path | None = None
     #: Refuses inputs that were not agreed on (a lock).
-    accept: Callable[[Target, Mapping[str, Any]], None] | None = None
+    accept: Callable[[Target, Inputs], None] | None = None
     #: What targets before have found out: after one in a container none is built on the host.
     machine: Machine = field(default_factory=Machine)
     #: What is done with each target.
@@ -152,7 +150,7 @@ class TargetBuild:
         self,
         opened: Opened,
         tree: PreparedTree,
-        inputs: Mapping[str, Any],
+        inputs: Inputs,
         scripts: tuple[BuildScript, SetupScript],
     ) -> tuple[Probed, CompileSpec]:
         """What the environment holds, and how to compile there; notes the fingerprint of ``inputs``.
@@ -161,7 +159,7 @@ class TargetBuild:
         """
         probed = probe(opened, self.target.python)
         spec = self._compile_spec(probed, *scripts, tree.record.commit_time)
-        self.result.fingerprint = fingerprint(inputs)
+        self.result.fingerprint = inputs.fingerprint
         if self.context.accept is not None:
             self.context.accept(self.target, inputs)
         return probed, self._prepared(opened, spec)
@@ -361,7 +359,7 @@ class TargetBuild:
             mismatch=compile_spec.accepted_gcc(self.target, probed, self.matrix.compilers),
         )
 
-    def inputs(self, tree: PreparedTree, changes: list[str], environment: Ready) -> dict[str, Any]:
+    def inputs(self, tree: PreparedTree, changes: list[str], environment: Ready) -> Inputs:
         """Everything that can change the wheel: the parts of the fingerprint."""
         identity = {name: environment.facts[name] for name in environment.identity}
         changed_tree = digest_of_folder(self.scratch.path) if changes else None

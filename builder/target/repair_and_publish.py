@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from builder import __version__
 from builder.compilation.output_parser import OutputReader
@@ -27,6 +26,7 @@ from builder.target.build_log import BuildLog
 from builder.target.build_tree import Scratch
 from builder.target.compile_spec import CompileSpec
 from builder.target.diagnosis import cut_short
+from builder.target.inputs import Inputs
 from builder.wheels import provenance
 from builder.wheels.publication import publish_wheel
 from builder.wheels.record import SCHEMA, WheelRecord, record_path, refusing
@@ -47,7 +47,7 @@ class Compiled:
 
     tree: PreparedTree
     changes: Sequence[str]
-    inputs: Mapping[str, Any]
+    inputs: Inputs
     environment: Ready
     probed: Probed
     spec: CompileSpec
@@ -160,8 +160,8 @@ class Finish:
                 requires=list(verified.requires),
                 git_version=verified.git_version,
                 target=self.target.id,
-                inputs=dict(inputs),
-                tree=tree.digest if not compiled.changes else inputs["changes_by_hand"],
+                inputs=inputs.to_json(),
+                tree=tree.digest if not compiled.changes else inputs.changes_by_hand,
                 commits=made.commits,
                 overlay=None if made.overlay is None else made.overlay.to_json(),
                 patches=[patch.to_json() for patch in made.patches],
@@ -171,7 +171,7 @@ class Finish:
                 compiler=f"gcc {probed.gcc}",
                 arguments=list(spec.arguments),
                 variables=dict(spec.variables()),
-                cann=inputs["cann"],
+                cann=None if inputs.cann is None else dict(inputs.cann),
                 tools=probed.tools(),
                 platform=spec.repair.platform,
                 mismatches=compile_spec.toolchain_mismatches(self.target, probed),

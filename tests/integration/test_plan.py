@@ -73,7 +73,7 @@ class World:
             target=planned.target.id,
             finished=now,
             fingerprint=planned.fingerprint,
-            inputs=dict(planned.inputs or {}),
+            inputs={} if planned.inputs is None else planned.inputs.to_json(),
         )
         return path
 
@@ -327,7 +327,7 @@ def test_a_plan_sees_an_edit_in_a_tree_that_stands(world: World) -> None:
     (place / "setup.py").write_text("edited")
     (edited,) = world.plan(targets=[target])
     assert edited.inputs is not None
-    assert edited.inputs["changes_by_hand"] is not None
+    assert edited.inputs.changes_by_hand is not None
     assert edited.fingerprint != before.fingerprint
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from pydantic import JsonValue
 from small_matrix import small_matrix
 
 from builder.cluster.messages import Luggage, Order, Outcome, StoredFile
@@ -37,8 +38,7 @@ from builder.sources.patches import Applied, PassedOver, Patch
 from builder.sources.prepared_tree import RECORD, PreparedTree, load_prepared, save
 from builder.target import repair_and_publish
 from builder.target.compile_spec import CompileSpec
-from builder.target.fingerprint import fingerprint
-from builder.target.inputs import inputs_of
+from builder.target.inputs import Inputs, inputs_of
 from builder.target.repair_and_publish import Compiled, Finish
 from builder.wheels.verify import Verified
 
@@ -163,10 +163,10 @@ INPUTS: dict[str, tuple[str, BuildOptions, str | None]] = {
     "folder": ("folder", BuildOptions(components="full", op_plugin="/op-plugin"), "9" * 64),
     "plain": ("plain", BuildOptions(), None),
 }
-IDENTITY: Mapping[str, object] = {"environment": "docker", "image_digest": "sha256:7", "fixed_paths": True}
+IDENTITY: Mapping[str, JsonValue] = {"environment": "docker", "image_digest": "sha256:7", "fixed_paths": True}
 
 
-def made_from(target: Target, name: str) -> Any:
+def made_from(target: Target, name: str) -> Inputs:
     asked, options, changed = INPUTS[name]
     return inputs_of(target, describe(REQUESTS[asked]), IDENTITY, options, changed_tree=changed)
 
@@ -174,7 +174,7 @@ def made_from(target: Target, name: str) -> Any:
 @pytest.mark.parametrize("name", INPUTS)
 def test_the_inputs_of_a_wheel_and_their_fingerprint(target: Target, name: str) -> None:
     inputs = made_from(target, name)
-    assert written({"fingerprint": fingerprint(inputs), "inputs": inputs}) == golden(f"inputs-{name}.json")
+    assert written({"fingerprint": inputs.fingerprint, "inputs": inputs.to_json()}) == golden(f"inputs-{name}.json")
 
 
 def test_the_toolkit_is_among_the_inputs(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_the_toolkit_is_among_the_inputs(target: Target, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     options = BuildOptions(cann_home=Path())
     inputs = inputs_of(target, describe(REQUESTS["plain"]), IDENTITY, options, changed_tree=None)
-    assert written({"fingerprint": fingerprint(inputs), "inputs": inputs}) == golden("inputs-cann.json")
+    assert written({"fingerprint": inputs.fingerprint, "inputs": inputs.to_json()}) == golden("inputs-cann.json")
 
 
 # -- results ------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def test_the_record_of_a_wheel(tmp_path: Path, target: Target, name: str) -> Non
     if name == "folder":
         result.cache = result.headers = None
         result.phases = []
-    result.fingerprint = fingerprint(inputs)
+    result.fingerprint = inputs.fingerprint
     wheel = tmp_path / "torch_npu-2.5.1.post3-cp311-cp311-manylinux_2_17_x86_64.whl"
     wheel.write_bytes(b"a wheel")
     spec = cast(
@@ -297,7 +297,7 @@ def test_a_lock(tmp_path: Path, matrix: Matrix, target: Target, monkeypatch: pyt
     planned = []
     for each, name in ((target, "commit"), (other, "plain")):
         inputs = made_from(each, name)
-        planned.append(Planned(each, "build", "no wheel of it stands", fingerprint(inputs), inputs))
+        planned.append(Planned(each, "build", "no wheel of it stands", inputs.fingerprint, inputs))
     path = tmp_path / "builder.lock.yaml"
     lockfile.write_lock(path, planned, BuildOptions())
     assert path.read_text() == golden("builder.lock.yaml")
@@ -316,7 +316,7 @@ def test_a_lock(tmp_path: Path, matrix: Matrix, target: Target, monkeypatch: pyt
 def test_what_goes_to_a_worker(tmp_path: Path, matrix: Matrix, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lockfile, "base_image_digest", lambda *_: None)
     inputs = made_from(target, "commit")
-    planned = Planned(target, "build", "no wheel of it stands", fingerprint(inputs), inputs)
+    planned = Planned(target, "build", "no wheel of it stands", inputs.fingerprint, inputs)
     lockfile.write_lock(tmp_path / "lock", [planned], BuildOptions())
     entry = lockfile.read_lock(tmp_path / "lock").targets[TARGET]
     luggage = Luggage(matrix, BuildOptions(custom_ops=None, jobs=3, find_links=(Path("/wheels"),), refresh=True))

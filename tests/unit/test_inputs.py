@@ -45,11 +45,11 @@ def target() -> Target:
 def build(
     target: Target,
     origin: Origin = ORIGIN,
-    environment: dict[str, object] = ENVIRONMENT,  # type: ignore[assignment]
+    environment: dict[str, Any] = ENVIRONMENT,
     options: BuildOptions = BuildOptions(),  # noqa: B008
     changed_tree: str | None = None,
 ) -> dict[str, Any]:
-    return inputs_of(target, origin, environment, options, changed_tree=changed_tree)
+    return inputs_of(target, origin, environment, options, changed_tree=changed_tree).to_json()
 
 
 def with_origin(**changes: Any) -> Callable[[Target], dict[str, Any]]:

@@ -991,7 +991,7 @@ def test_the_suffix_is_an_input_of_the_wheel(matrix: Matrix) -> None:
     origin = origin_of("a" * 40)
 
     def inputs(**options: Any) -> dict[str, Any]:
-        return inputs_of(target, origin, {}, BuildOptions(**options), changed_tree=None)
+        return inputs_of(target, origin, {}, BuildOptions(**options), changed_tree=None).to_json()
 
     assert inputs(version_suffix=".dev1") != inputs(version_suffix=".dev2")
     assert inputs(version_suffix=".dev1") == {**inputs(), "version_suffix": ".dev1"}
