@@ -62,7 +62,7 @@ def wheels(plan: Sequence[str], folder: Path, output: Path, size: int) -> list[s
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(f"torch_npu-{version}+{target['release']}.dist-info/METADATA", "")
             archive.writestr("torch_npu/zeros", bytes(size))
-        record = WheelRecord.of(
+        record = WheelRecord.model_validate(
             {
                 "schema": SCHEMA,
                 "wheel": wheel.name,

@@ -135,13 +135,13 @@ class FakeEngine:
                 continue
             assert planned.inputs is not None, planned.reason
             suffix = suffix_of(options.version_suffix, planned.commits)
-            wheel = make_target_wheel(run.folder, target, suffix, content=json.dumps(planned.inputs))
-            record = WheelRecord.of(
+            wheel = make_target_wheel(run.folder, target, suffix, content=json.dumps(planned.inputs.to_json()))
+            record = WheelRecord.model_validate(
                 make_record(
                     wheel,
                     target=target.id,
                     fingerprint=planned.fingerprint,
-                    inputs=planned.inputs,
+                    inputs=planned.inputs.to_json(),
                     mismatches=[],
                     finished=datetime.now(timezone.utc).isoformat(),
                 )

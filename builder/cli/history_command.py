@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
+from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -82,8 +83,8 @@ def rebuild_ledger(workspace: Workspace, reporter: Reporter, *, missing_ok: bool
     return EXIT_OK
 
 
-def _record(wheel: Path) -> dict[str, Any]:
-    return read_record(wheel).model_dump(by_alias=True, exclude_unset=True)
+def _record(wheel: Path) -> Mapping[str, JsonValue]:
+    return read_record(wheel).content
 
 
 def history_table(entries: Sequence[Entry], *, wide: bool) -> Table:

@@ -36,7 +36,6 @@ from builder.progress.reporter import Reporter, print_table, standard_output
 from builder.target.build import BuildContext, TargetBuild
 from builder.target.compile_spec import CompileSpec
 from builder.target.configure import configure
-from builder.target.fingerprint import fingerprint
 from builder.target.resolve_sources import check_request
 
 #: Sources of each group that are compared unless the user says otherwise.
@@ -212,7 +211,7 @@ class Verification:
                 changes = build.fresh_copy(tree)
             environment = build.environment()
             opened, spec = stack.enter_context(build.ready_to_compile(tree, environment))
-            inputs = fingerprint(build.inputs(tree, changes, environment))
+            inputs = build.inputs(tree, changes, environment).fingerprint
             if self._scope.cached and not spec.cached:
                 raise TargetError("the compile cache cannot be used (see above)", kind=FailureKind.VERIFY, hint="")
             results = self._results(inputs)

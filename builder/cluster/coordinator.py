@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from builder.cluster.dask_client import Cluster, Ticket, WorkersLostError
 from builder.cluster.event_relay import Replay
 from builder.cluster.fetch_artifacts import fetch
-from builder.cluster.messages import Luggage, Order, take_outcome
+from builder.cluster.messages import Luggage, Order, WorkerEvent
 from builder.cluster.worker_pool import WorkerPool
 from builder.core.errors import BuilderError, FailureKind, MachineError, TargetError
 from builder.core.results import TargetResult
@@ -24,9 +23,9 @@ from builder.executors.schedule import Schedule
 from builder.ledger import BuildLedger
 from builder.matrix.model import Target
 from builder.sources.checkout import PreparedTree, describe
+from builder.sources.prepared_record import Origin
 from builder.store import Store
 from builder.target.build import BuildContext
-from builder.target.resolve_sources import commits_of
 from builder.wheels.standing import Digests, fault_of, records
 
 #: Workers that may be lost over one target; then it is the target that is at fault.
@@ -50,7 +49,7 @@ class Sent:
     target: Target
     result: TargetResult
     replay: Replay
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
     packed: bytes = b""
     priority: int = 0
     ticket: Ticket | None = None
@@ -162,7 +161,7 @@ class ClusterRun(LocalRun):
         self._sent[target.id] = sent
         self._begun.add(target.id)
         try:
-            sent.origin = self._origin(target)
+            sent.origin = origin = self._origin(target)
         except BuilderError as error:
             result.fail(error)
             sent.fetching = True
@@ -176,7 +175,7 @@ class ClusterRun(LocalRun):
             options=self._luggage.options,
             store=self._store.url,
             as_of=self._context.matrix.as_of.isoformat(),
-            pins=commits_of(sent.origin),
+            pins=origin.commits,
             standing=self._standing_fingerprint(target),
             lock=None if lock is None else str(lock.path),
             locked=None if entry is None else entry.model_dump(),
@@ -210,7 +209,7 @@ class ClusterRun(LocalRun):
 
         ticket.when_done(collect)
 
-    def _origin(self, target: Target) -> Mapping[str, Any]:
+    def _origin(self, target: Target) -> Origin:
         """What the target is built from, on whatever machine. Raises BuilderError where that cannot be found out."""
         decided = self._context.gatherer.decide(target)
         if not isinstance(decided, PreparedTree):
@@ -224,8 +223,7 @@ class ClusterRun(LocalRun):
                 hint="put the changes into a patch series for --patches, build it with --engine local, "
                 "or discard them with --rebuild",
             )
-        origin: Mapping[str, Any] = decided.record["origin"]
-        return origin
+        return decided.record.origin
 
     def _standing_fingerprint(self, target: Target) -> str | None:
         wheel, record = self._standing.get(target.id, (None, None))
@@ -268,22 +266,22 @@ class ClusterRun(LocalRun):
 
     # -- hearing of them ----------------------------------------------------------------------------------
 
-    def _hear(self, message: Mapping[str, Any]) -> None:
+    def _hear(self, message: WorkerEvent) -> None:
         """An event of a worker."""
-        if message["run"] != self._context.run.id:
+        if message.run != self._context.run.id:
             return
         with self._hearing:
-            sent = self._sent.get(message["target"])
+            sent = self._sent.get(message.target)
             if sent is None or sent.fetching:
                 return
-            if message["event"] == "started":
+            if message.event == "started":
                 if sent.address is not None:
                     self._lose(sent)
-                sent.attempt, sent.address, sent.name = message["attempt"], message["worker"], message["name"]
+                sent.attempt, sent.address, sent.name = message.attempt, message.worker, message.name
                 self._reporter.target_started(sent.target.id)
                 self._reporter.for_target(sent.target.id).message(f"building on the worker {sent.name}")
-            elif message["attempt"] == sent.attempt:
-                sent.replay.tell(message["event"], message["fields"])
+            elif message.attempt == sent.attempt:
+                sent.replay.tell(message.event, message.fields)
 
     def _collect(self, sent: Sent, ticket: Ticket) -> None:
         """Take what a worker returned, and fetch what it put into the store."""
@@ -295,10 +293,11 @@ class ClusterRun(LocalRun):
             sent.replay.end()
         try:
             said = ticket.outcome()
-            sent.jobs, sent.address, sent.name = said["jobs"], said["worker"], said["name"]
-            take_outcome(said, result)
+            sent.jobs, sent.address, sent.name = said.jobs, said.worker, said.name
+            said.fill(result)
+            assert sent.origin is not None  # noqa: S101  (nothing goes out without it)
             fetch(
-                said["files"],
+                said.files,
                 result,
                 sent.origin,
                 self._store,

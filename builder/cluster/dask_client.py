@@ -14,13 +14,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from builder.cluster.messages import Outcome, WorkerEvent
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 
 #: Seconds in which a scheduler must answer.
 TIMEOUT = 10
 INSTALL = "pip install 'distributed>=2025.4.1' 'cryptography>=42'"
-#: An event as it comes from a worker: builder.cluster.worker_plugin says which keys it has.
-Listener = Callable[[Mapping[str, Any]], None]
+#: Hears of an event of a worker.
+Listener = Callable[[WorkerEvent], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Ticket:
         """Nobody waits for it any more."""
         self._future.cancel()
 
-    def outcome(self) -> Mapping[str, Any]:
+    def outcome(self) -> Outcome:
         """What the worker returned. Raises BuilderError where it returned nothing."""
         return _outcome(self._future)
 
@@ -125,15 +126,21 @@ class Cluster:
         assert self._listener is not None  # noqa: S101  (listen has been called)
         listener = self._listener
         self._client.register_plugin(worker_plugin.Watch(ignore_interrupt=self._ignore_interrupt))
-        self._client.subscribe_topic(worker_plugin.TOPIC, lambda event: listener(event[1]))
+        self._client.subscribe_topic(worker_plugin.TOPIC, lambda event: _hear(event[1], listener))
         self._attached = True
 
 
-def _outcome(future: Any) -> Mapping[str, Any]:
+def _hear(told: object, listener: Listener) -> None:
+    # The scheduler keeps what builders of other versions told their clients.
+    with suppress(ValueError):
+        listener(WorkerEvent.from_json(told))
+
+
+def _outcome(future: Any) -> Outcome:
     from distributed import CancelledError, KilledWorker
 
     try:
-        return dict(future.result())
+        return Outcome.from_json(future.result())
     except KilledWorker as error:
         raise WorkersLostError(
             f"it was lost with its worker again and again, the last one {error.last_worker.name}",

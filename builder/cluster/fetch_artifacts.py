@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from builder.cluster.messages import StoredFile
 from builder.core.errors import BuilderError, FailureKind, TargetError
 from builder.core.results import TargetResult
 from builder.core.untrusted import open_inside, remove_tree
 from builder.core.workspace import Workspace
 from builder.progress.reporter import TargetReporter
+from builder.sources.prepared_record import Origin
 from builder.store import Store
 from builder.target.fingerprint import fingerprint
 from builder.wheels import provenance
@@ -20,12 +21,12 @@ from builder.wheels.record import RECORD_LIMIT, WheelRecord
 
 #: Seconds to wait for another builder of this workspace that publishes the same target.
 LOCK_WAIT = 60.0
-#: What is in the store, by what it is: its name there and its SHA-256.
-Files = Mapping[str, Mapping[str, str]]
+#: What is in the store, by what it is.
+Files = Mapping[str, StoredFile]
 
 
 def fetch(
-    files: Files, result: TargetResult, origin: Mapping[str, Any], store: Store, workspace: Workspace,
+    files: Files, result: TargetResult, origin: Origin, store: Store, workspace: Workspace,
     reporter: TargetReporter,
 ) -> None:  # fmt: skip
     """Bring log and wheel of ``result`` here and publish the wheel; ``origin`` is what it had to be built from.
@@ -42,11 +43,11 @@ def fetch(
             _publish(files, result, origin, store, workspace, reporter)
 
 
-def _append(file: Mapping[str, str], log: Path, store: Store, reporter: TargetReporter) -> None:
+def _append(file: StoredFile, log: Path, store: Store, reporter: TargetReporter) -> None:
     """Add a log to that of earlier attempts. That it cannot be had is no reason to lose a wheel."""
     part = log.with_name(f"{log.name}.part")
     try:
-        store.get(file["name"], part, file["sha256"])
+        store.get(file.name, part, file.sha256)
         with open(part, "rb") as source, open(log, "ab") as destination:
             shutil.copyfileobj(source, destination)
     except BuilderError as error:
@@ -56,16 +57,16 @@ def _append(file: Mapping[str, str], log: Path, store: Store, reporter: TargetRe
 
 
 def _publish(
-    files: Files, result: TargetResult, origin: Mapping[str, Any], store: Store, workspace: Workspace,
+    files: Files, result: TargetResult, origin: Origin, store: Store, workspace: Workspace,
     reporter: TargetReporter,
 ) -> None:  # fmt: skip
     folder = result.log.with_suffix(".wheel")
-    name = PurePosixPath(files["wheel"]["name"]).name
+    name = PurePosixPath(files["wheel"].name).name
     try:
         for what in ("record", "wheel", "debug"):
             if what in files:
-                store.get(files[what]["name"], folder / what, files[what]["sha256"])
-        record = _checked(folder / "record", name, files["wheel"]["sha256"], result, origin)
+                store.get(files[what].name, folder / what, files[what].sha256)
+        record = _checked(folder / "record", name, files["wheel"].sha256, result, origin)
         wheel = (folder / "wheel").rename(folder / name)
         debug = folder / "debug"
         with workspace.locked(f"target-{result.id}", wait_seconds=LOCK_WAIT):
@@ -75,12 +76,12 @@ def _publish(
                 result.warnings.append(text)
                 reporter.warning(text)
             result.wheel = publish_wheel(wheel, workspace.output, record, debug if debug.exists() else None)
-        result.sha256 = files["wheel"]["sha256"]
+        result.sha256 = files["wheel"].sha256
     finally:
         remove_tree(folder)
 
 
-def _checked(path: Path, name: str, sha256: str, result: TargetResult, origin: Mapping[str, Any]) -> WheelRecord:
+def _checked(path: Path, name: str, sha256: str, result: TargetResult, origin: Origin) -> WheelRecord:
     """The record of the wheel ``name``. Raises TargetError (VERIFY) where it is not the wheel that was asked for."""
     with open_inside(path.parent, path.name) as stream:
         data = stream.read(RECORD_LIMIT)
@@ -92,7 +93,8 @@ def _checked(path: Path, name: str, sha256: str, result: TargetResult, origin: M
     sources = record.inputs.get("sources") if record.inputs is not None else None
     if not isinstance(sources, dict):
         raise TargetError(f"the record of {name} names no sources", kind=FailureKind.VERIFY)
-    other = [part for part, value in sources.items() if part not in origin or value != origin[part]]
+    made_of = origin.to_json()
+    other = [part for part, value in sources.items() if part not in made_of or value != made_of[part]]
     if other:
         raise TargetError(
             f"{name} was built from other sources than this machine asked for: {', '.join(other)}",

@@ -11,17 +11,19 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from datetime import date, datetime
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import yaml
+from pydantic import JsonValue
 
 from builder import __version__
 from builder.core.build_options import BuildOptions
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
-from builder.core.results import Phase, TargetResult
+from builder.core.results import TargetResult
+from builder.core.statistics import read_json
 from builder.matrix.loader import FILES, Matrix
 from builder.matrix.model import Target
 from builder.target.fingerprint import RECIPE_VERSION
@@ -46,13 +48,13 @@ class Order:
 
     run: str
     target: str
-    options: Mapping[str, Any]
+    options: Mapping[str, JsonValue]
     store: str
     as_of: str
     pins: Mapping[str, str]
     standing: str | None = None
     lock: str | None = None
-    locked: Mapping[str, Any] | None = None
+    locked: Mapping[str, JsonValue] | None = None
     halvings: int = 0
     builder: str = __version__
     recipe: int = RECIPE_VERSION
@@ -68,11 +70,12 @@ class Order:
 
     def options_in(self, folder: Path) -> BuildOptions:
         """The options, with what came along standing in ``folder``."""
-        options = dict(self.options)
-        options["patches"] = [str(folder / name) for name in options["patches"]]
-        if options["custom_ops"] is not None:
-            options["custom_ops"] = str(folder / options["custom_ops"])
-        return BuildOptions.from_json(options)
+        options = BuildOptions.from_json(self.options)
+        return replace(
+            options,
+            patches=tuple(folder / path for path in options.patches),
+            custom_ops=None if options.custom_ops is None else folder / options.custom_ops,
+        )
 
 
 def run_folder(run: str) -> str:
@@ -99,10 +102,9 @@ class Luggage:
         self._texts[f"{_MATRIX}/{FILES['sources']}"] = sources.encode()
         self._lines = {path: path.read_bytes() for path in {document.path for document, _ in matrix.rows.values()}}
         shipped = options.to_json()
-        shipped["patches"] = []
+        shipped["patches"] = [f"patches/{number}" for number in range(len(options.patches))]
         for number, folder in enumerate(options.patches):
             name = f"patches/{number}"
-            shipped["patches"].append(name)
             self._texts.update(_read_folder(folder, name, "--patches"))
         if options.custom_ops is not None:
             shipped["custom_ops"] = _CUSTOM_OPS
@@ -111,7 +113,7 @@ class Luggage:
             shipped["op_plugin"] = str(options.op_plugin_folder.resolve())
         # The client has asked the hosts; what it found is pinned.
         shipped["refresh"] = False
-        self.options: Mapping[str, Any] = shipped
+        self.options: Mapping[str, JsonValue] = shipped
 
     def pack(self, order: Order, target: Target) -> bytes:
         """The archive for one target."""
@@ -136,7 +138,7 @@ def read_order(packed: bytes) -> Order:
             f"the client has {theirs[0]} (recipe {theirs[1]})",
             hint="install the same version on all machines; the same inputs give the same wheels only then",
         )
-    return Order(**{field.name: values[field.name] for field in fields(Order)})
+    return read_json(Order, values)
 
 
 def unpack(packed: bytes, folder: Path) -> Path:
@@ -146,73 +148,137 @@ def unpack(packed: bytes, folder: Path) -> Path:
     return folder / _MATRIX
 
 
-def outcome_of(result: TargetResult, files: Mapping[str, Mapping[str, str]], jobs: int | None) -> dict[str, Any]:
-    """What a worker says of a target: its result, and the files in the store (name and SHA-256 by what they are)."""
-    return {
-        "result": result.to_json(),
-        "error": None if result.error is None else error_to_json(result.error),
-        "files": files,
-        "jobs": jobs,
-    }
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in the store: its name there and its SHA-256."""
+
+    name: str
+    sha256: str
 
 
-def failed_outcome(target: str, error: BuilderError) -> dict[str, Any]:
-    """The outcome of a target that did not come as far as having a result."""
-    result = TargetResult(id=target, log=Path())
-    result.fail(error)
-    return outcome_of(result, {}, None)
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker says of a target: its result, and the files in the store by what they are (``log``, ``wheel``).
+
+    ``jobs`` is how many compilers it had at once, ``worker`` and ``name`` are the worker's, where one has said it.
+    """
+
+    result: TargetResult
+    files: Mapping[str, StoredFile] = field(default_factory=dict)
+    jobs: int | None = None
+    worker: str = ""
+    name: str = ""
+
+    @classmethod
+    def failed(cls, target: str, error: BuilderError) -> Outcome:
+        """Tell of a target that did not come as far as having a result."""
+        result = TargetResult(id=target, log=Path())
+        result.fail(error)
+        return cls(result)
+
+    def fill(self, result: TargetResult) -> None:
+        """Note in ``result`` what the worker said; wheel, checksum and log are the business of whoever fetches them."""
+        told = self.result
+        result.status, result.reason, result.fingerprint = told.status, told.reason, told.fingerprint
+        result.files_compiled, result.cache, result.headers = told.files_compiled, told.cache, told.headers
+        result.generation, result.compiler_warnings = told.generation, told.compiler_warnings
+        result.warnings, result.phases = told.warnings, told.phases
+        if told.error is not None:
+            result.fail(told.error)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """As it is sent."""
+        error = None if self.result.error is None else SentError.of(self.result.error).to_json()
+        files: dict[str, JsonValue] = {what: dict(asdict(file)) for what, file in self.files.items()}
+        by = {"worker": self.worker, "name": self.name} if self.worker else {}
+        return {"result": self.result.to_json(), "error": error, "files": files, "jobs": self.jobs, **by}
+
+    @classmethod
+    def from_json(cls, values: object) -> Outcome:
+        """Read what ``to_json`` wrote. Raises ValueError for anything else."""
+        told = read_json(_Outcome, values)
+        result = TargetResult.from_json(told.result, Path())
+        if told.error is not None:
+            result.fail(told.error.error())
+        return cls(result, told.files, told.jobs, told.worker, told.name)
 
 
-def take_outcome(outcome: Mapping[str, Any], result: TargetResult) -> None:
-    """Fill ``result`` with what a worker said; wheel, checksum and log are the business of whoever fetches them."""
-    values = outcome["result"]
-    result.status, result.reason = values["status"], values["reason"]
-    result.fingerprint = values["fingerprint"]
-    result.files_compiled, result.cache = values["files_compiled"], values["cache"]
-    result.headers, result.generation = values.get("headers"), values.get("generation")
-    result.compiler_warnings = values.get("compiler_warnings")
-    result.warnings = list(values["warnings"])
-    result.phases = [_phase(phase) for phase in values["phases"]]
-    if outcome["error"] is not None:
-        result.fail(error_from_json(outcome["error"]))
+@dataclass(frozen=True)
+class SentError:
+    """An error as it is sent; places of logs stay behind."""
+
+    type: Literal["request", "target", "machine"]
+    message: str
+    hint: str | None
+    details: str | None
+    kind: FailureKind | None
+    phase: str | None
+    conclusive: bool = True
+
+    @classmethod
+    def of(cls, error: BuilderError) -> SentError:
+        """Take what is sent from ``error``."""
+        kind = getattr(error, "kind", None)
+        return cls(
+            type="request" if isinstance(error, RequestError) else "target" if kind is not None else "machine",
+            message=error.message,
+            hint=error.hint,
+            details=error.details,
+            kind=kind,
+            phase=getattr(error, "phase", None),
+            conclusive=getattr(error, "conclusive", True),
+        )
+
+    def error(self) -> BuilderError:
+        """Make the error that it was."""
+        if self.type == "request":
+            return RequestError(self.message, hint=self.hint, details=self.details)
+        if self.kind is None:
+            return MachineError(self.message, hint=self.hint, details=self.details)
+        error = TargetError(self.message, kind=self.kind, hint=self.hint, details=self.details, phase=self.phase)
+        error.conclusive = self.conclusive
+        return error
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """As it is sent."""
+        return {**asdict(self), "kind": None if self.kind is None else self.kind.value}
+
+    @classmethod
+    def from_json(cls, values: object) -> SentError:
+        """Read what ``to_json`` wrote. Raises ValueError for anything else."""
+        return read_json(cls, values)
 
 
-def error_to_json(error: BuilderError) -> dict[str, Any]:
-    """An error as JSON; places of logs stay behind."""
-    kind = getattr(error, "kind", None)
-    return {
-        "type": "request" if isinstance(error, RequestError) else "target" if kind is not None else "machine",
-        "message": error.message,
-        "hint": error.hint,
-        "details": error.details,
-        "kind": None if kind is None else kind.value,
-        "phase": getattr(error, "phase", None),
-        "conclusive": getattr(error, "conclusive", True),
-    }
+@dataclass(frozen=True)
+class _Outcome:
+    result: dict[str, JsonValue]
+    error: SentError | None
+    files: dict[str, StoredFile]
+    jobs: int | None
+    worker: str = ""
+    name: str = ""
 
 
-def error_from_json(values: Mapping[str, Any]) -> BuilderError:
-    """The error that ``error_to_json`` wrote."""
-    message, hint, details = values["message"], values["hint"], values["details"]
-    if values["type"] == "request":
-        return RequestError(message, hint=hint, details=details)
-    if values["type"] == "machine":
-        return MachineError(message, hint=hint, details=details)
-    error = TargetError(message, kind=FailureKind(values["kind"]), hint=hint, details=details, phase=values["phase"])
-    error.conclusive = values.get("conclusive", True)
-    return error
+@dataclass(frozen=True)
+class WorkerEvent:
+    """What a worker tells while it builds: ``event`` with its ``fields``, of one ``attempt`` at a target of a run."""
 
+    run: str
+    target: str
+    attempt: str
+    worker: str
+    name: str
+    event: str
+    fields: Mapping[str, JsonValue] = field(default_factory=dict)
 
-def _phase(values: Mapping[str, Any]) -> Phase:
-    started = values.get("started")
-    return Phase(
-        values["name"],
-        values["seconds"],
-        values.get("cpu_seconds"),
-        values.get("peak_memory"),
-        None if started is None else datetime.fromisoformat(started),
-        values.get("disk_growth"),
-    )
+    def to_json(self) -> dict[str, JsonValue]:
+        """As it is sent."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: object) -> WorkerEvent:
+        """Read what ``to_json`` wrote. Raises ValueError for anything else."""
+        return read_json(cls, values)
 
 
 def _read_folder(folder: Path, name: str, option: str) -> Iterator[tuple[str, bytes]]:

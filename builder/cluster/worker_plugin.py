@@ -11,13 +11,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any
 
 from distributed import Worker, WorkerPlugin, get_worker
+from pydantic import JsonValue
 
-from builder.cluster.messages import failed_outcome
+from builder.cluster.messages import Outcome, WorkerEvent
 from builder.cluster.worker_process import LENGTH, STOP
 from builder.core.errors import BuilderError, FailureKind, TargetError
 from builder.core.process_start import begin
@@ -39,15 +40,15 @@ _running: dict[str, Build] = {}
 _stopped: set[str] = set()
 
 
-def build(packed: bytes, target: str, run: str) -> dict[str, Any]:
+def build(packed: bytes, target: str, run: str) -> dict[str, JsonValue]:
     """The Dask task: build one target here and return its outcome. Events go to TOPIC."""
     worker = get_worker()
     key = str(worker.get_current_task())
     attempt = secrets.token_hex(4)
-    about = {"run": run, "target": target, "attempt": attempt, "worker": worker.address, "name": str(worker.name)}
 
-    def tell(event: str, fields: dict[str, Any]) -> None:
-        worker.log_event(TOPIC, {**about, "event": event, "fields": fields})
+    def tell(event: str, fields: Mapping[str, JsonValue]) -> None:
+        told = WorkerEvent(run, target, attempt, worker.address, str(worker.name), event, fields)
+        worker.log_event(TOPIC, told.to_json())
 
     tell("started", {})
     with Build(packed, target, run, attempt) as work:
@@ -114,7 +115,7 @@ class Build:
     def __init__(self, packed: bytes, target: str, run: str, attempt: str) -> None:
         self.run = run
         self._target = target
-        self._outcome: dict[str, Any] | None = None
+        self._outcome: dict[str, JsonValue] | None = None
         self._stopping = False
         self._ended = threading.Event()
         self._writing = threading.Lock()
@@ -143,7 +144,7 @@ class Build:
         self._output.close()
         self._said.close()
 
-    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def events(self) -> Iterator[tuple[str, dict[str, JsonValue]]]:
         """What the process tells, as it comes, until it has ended."""
         for line in self._output:
             try:
@@ -155,15 +156,15 @@ class Build:
             else:
                 yield said["event"], said["fields"]
 
-    def outcome(self) -> dict[str, Any]:
-        """What became of the target."""
+    def outcome(self) -> dict[str, JsonValue]:
+        """What became of the target, as it is sent."""
         if self._outcome is not None:
             return self._outcome
         try:
             code = self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             code = None
-        return failed_outcome(self._target, self._died(code))
+        return Outcome.failed(self._target, self._died(code)).to_json()
 
     def stop(self) -> None:
         """Let the process stop its commands and say how far it came; kill it when it does not."""

@@ -14,15 +14,15 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.table import Table
 
-from builder.cluster.messages import Order, failed_outcome, outcome_of, read_order, run_folder, unpack
+from builder.cluster.messages import Order, Outcome, StoredFile, read_order, run_folder, unpack
 from builder.compilation import remote_cache_proxy
 from builder.core.build_options import BuildOptions
 from builder.core.cancellation import stop_all
@@ -90,7 +90,7 @@ class Pipe:
     def close(self) -> None:
         """Nothing is open."""
 
-    def write(self, value: dict[str, Any]) -> None:
+    def write(self, value: Mapping[str, object]) -> None:
         """One line."""
         self._stream.write(json.dumps(value, default=str) + "\n")
         self._stream.flush()
@@ -182,7 +182,7 @@ class WorkerBuild:
         self.result.fingerprint = self.order.standing
         return True
 
-    def upload(self, store: Store) -> dict[str, dict[str, str]]:
+    def upload(self, store: Store) -> dict[str, StoredFile]:
         """Put wheel, record, debug symbols and logs into the store; returns what is where.
 
         The wheel stays here too, for a client that is killed before it has fetched it, or another one; older wheels of
@@ -197,7 +197,7 @@ class WorkerBuild:
                         _drop(wheel)
         return files
 
-    def _put(self, store: Store) -> dict[str, dict[str, str]]:
+    def _put(self, store: Store) -> dict[str, StoredFile]:
         result = self.result
         if result.wheel is not None and not result.wheel.is_file():
             raise MachineError(f"{result.wheel.name} is gone: another builder of this workspace has replaced it")
@@ -211,11 +211,11 @@ class WorkerBuild:
                 continue
             name, digest = f"{self.order.folder}/{self.attempt}/{path.name}", sha256_of(path)
             store.put(path, name, digest)
-            files[what] = {"name": name, "sha256": digest}
+            files[what] = StoredFile(name, digest)
         return files
 
 
-def carry_out(packed: bytes, attempt: str, reporter: Reporter, line: Lifeline) -> dict[str, Any]:
+def carry_out(packed: bytes, attempt: str, reporter: Reporter, line: Lifeline) -> Outcome:
     """Build and upload; the outcome, whatever happens."""
     order = read_order(packed)
     job = WorkerBuild(order, attempt, reporter)
@@ -230,7 +230,7 @@ def carry_out(packed: bytes, attempt: str, reporter: Reporter, line: Lifeline) -
     except KeyboardInterrupt:
         if job.result.status != "skipped" and job.result.error is None:
             job.result.fail(TargetError("interrupted", kind=FailureKind.INTERRUPTED))
-    result, files = job.result, {}
+    result, files = job.result, dict[str, StoredFile]()
     if store is not None and not line.ended and (result.wheel is not None or result.log.is_file()):
         try:
             with result.phase("upload"), told.phase("upload"):
@@ -241,7 +241,7 @@ def carry_out(packed: bytes, attempt: str, reporter: Reporter, line: Lifeline) -
                 result.fail(_not_returned(problem))
             else:
                 told.warning(f"its log could not be put into the store: {problem.message}")
-    return outcome_of(result, files, job.jobs)
+    return Outcome(result, files, job.jobs)
 
 
 def workspace_here() -> Workspace:
@@ -366,9 +366,9 @@ def main() -> None:
         clean_environment(os.environ)
         outcome = carry_out(packed, attempt, Reporter(sink=pipe), line)
     except BuilderError as error:
-        outcome = failed_outcome(target, error)
+        outcome = Outcome.failed(target, error)
     except KeyboardInterrupt:
-        outcome = failed_outcome(target, TargetError("interrupted", kind=FailureKind.INTERRUPTED))
+        outcome = Outcome.failed(target, TargetError("interrupted", kind=FailureKind.INTERRUPTED))
     finally:
         # A second interruption may have come while the first was followed.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -376,7 +376,7 @@ def main() -> None:
         while stop_all() and time.monotonic() < until:
             time.sleep(0.1)
     try:
-        pipe.write({"outcome": outcome})
+        pipe.write({"outcome": outcome.to_json()})
     except BrokenPipeError:
         os._exit(1)
     leave(0)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.core.statistics import CacheUse
 from builder.core.trust import Trust
 from builder.core.untrusted import UntrustedFolder
 from builder.payload import FOLDER
@@ -77,19 +78,19 @@ class CompileCounts:
         past = f", {self.uncached + self.plain} without the cache" if self.uncached + self.plain else ""
         return f"{self.files} files, {self.hits} from the compile cache, {self.misses} compiled{past}{unknown}"
 
-    def to_json(self, *, size: int | None = None, limit: int | None = None) -> dict[str, int]:
-        """As in result.json: counts, and the bytes that the cache takes and may take (0: no limit) where known."""
-        counts = {
-            "hits": self.hits,
-            "misses": self.misses,
-            "direct": self.direct,
-            "preprocessed": self.preprocessed,
-            "uncached": self.uncached + self.plain,
-            "unknown": self.unknown,
-            "failed": self.failed,
-        }
-        sizes = {"size": size, "limit": limit}
-        return counts | {name: value for name, value in sizes.items() if value is not None}
+    def use(self, *, size: int | None = None, limit: int | None = None) -> CacheUse:
+        """Return what a result says of it: counts, and the bytes that the cache takes and may take where known."""
+        return CacheUse(
+            hits=self.hits,
+            misses=self.misses,
+            direct=self.direct,
+            preprocessed=self.preprocessed,
+            uncached=self.uncached + self.plain,
+            unknown=self.unknown,
+            failed=self.failed,
+            size=size,
+            limit=limit,
+        )
 
 
 def store_name(trust: Trust, line: str, arch: str, gcc: str) -> str:

@@ -20,10 +20,10 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.core.statistics import Generation
 from builder.core.trust import Trust
 from builder.core.untrusted import UntrustedFolder, open_inside
 from builder.payload import FOLDER
@@ -39,29 +39,6 @@ CACHE = "generated"
 KEPT = 12
 LARGEST = 256 << 20
 _LARGEST_RESULT = 1 << 20
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a generation.
-
-    ``result`` is ``hit``, ``miss``, ``failed``, or, where generations are checked, ``same`` or ``differs``; ``key`` is
-    that of the inputs, ``because`` are the inputs that no entry had, ``not_kept`` is why a new result is no entry,
-    ``seconds`` what the generation took, or 0 where it did not run.
-    """
-
-    result: str
-    key: str = ""
-    because: tuple[str, ...] = ()
-    not_kept: str = ""
-    differs: tuple[str, ...] = ()
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-
-    def describe(self) -> dict[str, Any]:
-        """The outcome for a record: what there is to say."""
-        values = {**vars(self), "because": list(self.because), "differs": list(self.differs)}
-        return {name: value for name, value in values.items() if value}
 
 
 def store(cache: Path, trust: Trust, line: str) -> Path:
@@ -106,12 +83,12 @@ def environment(generated: Sequence[str], out: str, *, order_is_fixed: bool, che
     }
 
 
-def outcome(out: Path) -> Outcome | None:
+def outcome(out: Path) -> Generation | None:
     """What became of the generation of the build whose results are in ``out``; None where it was never reached."""
     try:
         with open_inside(out, run.RESULT) as stream:
             told = json.loads(stream.read(_LARGEST_RESULT))
-        return Outcome(
+        return Generation(
             result=str(told["result"]),
             key=str(told.get("key", "")),
             because=tuple(map(str, told.get("because", ()))),

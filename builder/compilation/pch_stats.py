@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from builder.compilation.ccache import LARGEST_LOG
+from builder.core.statistics import HeaderCounts
 from builder.core.untrusted import UntrustedFolder
 
 #: The log, beside the launcher's own, in the results folder of a build.
@@ -20,71 +19,11 @@ HEADERS_LOG = "headers.log"
 #: Folder of the headers of one build below its results folder, and of what is remembered below the compile cache.
 FOLDER = "headers"
 KNOWN = "known-headers"
-#: Reasons for a plain compile that are no news.
-_USUAL = {"no-group", "few-left", "same", "being-made", "source-changed", "not-a-compile"}
 #: What may become of a file or a header, and groups of files that are counted.
 _EVENTS = {"made", "refused", "used", "plain", "fallback"}
 _GROUPS = 10_000
 #: Different reasons that are kept of each kind.
 _REASONS = 30
-
-
-@dataclass(frozen=True)
-class HeaderCounts:
-    """What precompiled headers did in one build. Times are CPU seconds, those of the compiler only.
-
-    ``plain`` are files that were compiled without a header, for ``reasons``; ``fallbacks`` those compiled again without
-    one, because the compile with the header failed, gcc refused the header, a file of it had changed, or the compiler
-    warned of what the header forbids to warn of.
-    """
-
-    groups: int = 0
-    made: int = 0
-    refused: Mapping[str, int] | None = None
-    used: int = 0
-    plain: int = 0
-    reasons: Mapping[str, int] | None = None
-    fallbacks: Mapping[str, int] | None = None
-    header_seconds: float = 0.0
-    used_seconds: float = 0.0
-    plain_seconds: float = 0.0
-    fallback_seconds: float = 0.0
-
-    @property
-    def cpu_seconds(self) -> float:
-        """CPU seconds of all compilers."""
-        return self.header_seconds + self.used_seconds + self.plain_seconds + self.fallback_seconds
-
-    def summary(self) -> str:
-        """One phrase for people; empty where nothing was compiled."""
-        fallen = sum((self.fallbacks or {}).values())
-        if not self.made and not fallen:
-            # Sources that share too little to gain anything are nothing to tell of.
-            odd = {why for why in self.reasons or {} if why not in _USUAL and not why.startswith("option:")}
-            odd |= set(self.refused or {})
-            return (
-                f"no precompiled header, {self.plain} files compiled plainly: {', '.join(sorted(odd))}" if odd else ""
-            )
-        again = f", {fallen} compiled again without" if fallen else ""
-        return f"{self.made} precompiled headers for {self.used} of {self.used + self.plain + fallen} files{again}"
-
-    def to_json(self) -> dict[str, Any]:
-        """For a wheel's record and for result.json."""
-        return {
-            "groups": self.groups,
-            "made": self.made,
-            "refused": dict(self.refused or {}),
-            "used": self.used,
-            "plain": self.plain,
-            "plain_reasons": dict(self.reasons or {}),
-            "fallbacks": dict(self.fallbacks or {}),
-            "cpu_seconds": {
-                "headers": round(self.header_seconds, 2),
-                "used": round(self.used_seconds, 2),
-                "plain": round(self.plain_seconds, 2),
-                "fallbacks": round(self.fallback_seconds, 2),
-            },
-        }
 
 
 def environment(*, out: str, cache: str) -> Mapping[str, str]:

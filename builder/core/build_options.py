@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 from builder.core.workspace import expanded
 
@@ -75,7 +78,7 @@ class BuildOptions:
         """Seconds that a phase (one of ``LIMITS``) may take: ``timeout`` where one was given."""
         return LIMITS[phase] if self.timeout is None else self.timeout
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """The options as JSON takes them."""
         return {
             name: [str(item) for item in value]
@@ -87,7 +90,7 @@ class BuildOptions:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> BuildOptions:
+    def from_json(cls, values: Mapping[str, JsonValue]) -> BuildOptions:
         """The options that ``to_json`` wrote; unknown names are passed over. Raises ValueError for other types."""
         from pydantic import TypeAdapter
 

@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from builder.core.errors import BuilderError, FailureKind, RequestError, TargetError
+from builder.core.statistics import CacheUse, Generation, HeaderCounts, Schedule, read_json
 from builder.core.workspace import atomic_json
+
+if TYPE_CHECKING:
+    from builder.core.statistics import JsonObject
 
 #: Version of result.json (DESIGN section 4).
 SCHEMA = 1
@@ -40,7 +44,7 @@ class Phase:
         """Take in what an environment has measured."""
         self.cpu_seconds, self.peak_memory, self.disk_growth = cpu_seconds, peak_memory, disk_growth
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As in result.json; an unmeasured value is left out."""
         return {
             "name": self.name,
@@ -68,9 +72,9 @@ class TargetResult:
     sha256: str | None = None
     phases: list[Phase] = field(default_factory=list)
     files_compiled: int | None = None
-    cache: dict[str, int] | None = None
-    headers: dict[str, Any] | None = None
-    generation: dict[str, Any] | None = None
+    cache: CacheUse | None = None
+    headers: HeaderCounts | None = None
+    generation: Generation | None = None
     #: How often compilers warned, by kind of warning; None where nothing was compiled.
     compiler_warnings: dict[str, int] | None = None
     warnings: list[str] = field(default_factory=list)
@@ -100,6 +104,20 @@ class TargetResult:
         self.phases, self.warnings = [], []
         self.fingerprint = self.wheel = self.sha256 = self.files_compiled = self.cache = self.headers = None
         self.generation = self.compiler_warnings = None
+
+    @classmethod
+    def from_json(cls, values: object, log: Path) -> TargetResult:
+        """Read what ``to_json`` wrote, but for the wheel's place and the error, of which an entry says too little.
+
+        Raises ValueError for anything else.
+        """
+        told = read_json(_Entry, values)
+        result = cls(told.id, log, told.status, told.reason, told.fingerprint, None, told.sha256, list(told.phases))
+        result.files_compiled, result.cache = told.files_compiled, told.cache
+        result.headers = None if told.headers is None else HeaderCounts.from_json(told.headers)
+        result.generation, result.compiler_warnings = told.generation, told.compiler_warnings
+        result.warnings, result.attempts, result.purpose = list(told.warnings), told.attempts, told.purpose
+        return result
 
     @property
     def peak_memory(self) -> int | None:
@@ -133,9 +151,9 @@ class TargetResult:
         self.status = "skipped"
         self.reason = reason
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The target's entry in result.json."""
-        entry: dict[str, Any] = {
+        entry: JsonObject = {
             "id": self.id,
             "purpose": self.purpose,
             "status": self.status,
@@ -145,14 +163,14 @@ class TargetResult:
             "sha256": self.sha256,
             "phases": [phase.to_json() for phase in self.phases],
             "files_compiled": self.files_compiled,
-            "cache": self.cache,
-            **({} if self.headers is None else {"headers": self.headers}),
-            **({} if self.generation is None else {"generation": self.generation}),
-            **({} if self.compiler_warnings is None else {"compiler_warnings": self.compiler_warnings}),
+            "cache": None if self.cache is None else self.cache.to_json(),
+            **({} if self.headers is None else {"headers": self.headers.to_json()}),
+            **({} if self.generation is None else {"generation": self.generation.to_json()}),
+            **({} if self.compiler_warnings is None else {"compiler_warnings": dict(self.compiler_warnings)}),
             "attempts": self.attempts,
             "peak_memory": self.peak_memory,
             **({} if self.disk_growth is None else {"disk_growth": self.disk_growth}),
-            "warnings": self.warnings,
+            "warnings": list(self.warnings),
             "log": str(self.log),
         }
         if self.error is not None:
@@ -165,6 +183,26 @@ class TargetResult:
                 "message": self.error.message,
             }
         return entry
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A target's entry in result.json, as far as it is read."""
+
+    id: str
+    status: str
+    reason: str
+    fingerprint: str | None
+    sha256: str | None
+    phases: tuple[Phase, ...]
+    files_compiled: int | None
+    cache: CacheUse | None
+    warnings: tuple[str, ...]
+    headers: dict[str, object] | None = None
+    generation: Generation | None = None
+    compiler_warnings: dict[str, int] | None = None
+    attempts: int = 1
+    purpose: str = "build"
 
 
 class Run:
@@ -180,7 +218,7 @@ class Run:
         #: Compilers at once on this machine; None where others compile.
         self.jobs: int | None = None
         #: How the run spent its time, as in result.json; None until it ends.
-        self.schedule: dict[str, Any] | None = None
+        self.schedule: Schedule | None = None
         self._lock = threading.Lock()
         self._clock = time.monotonic()
 
@@ -202,7 +240,7 @@ class Run:
             atomic_json(path, self.to_json())
         return path
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The content of result.json."""
         return {
             "schema": SCHEMA,
@@ -211,7 +249,7 @@ class Run:
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": round(self.seconds, 3),
             "targets": [target.to_json() for target in self.targets],
-            **({} if self.schedule is None else {"schedule": self.schedule}),
+            **({} if self.schedule is None else {"schedule": self.schedule.to_json()}),
         }
 
 

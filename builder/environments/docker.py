@@ -17,6 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from builder.core.cancellation import registered
 from builder.core.errors import FailureKind, TargetError
 from builder.environments.base_images import standing_base
@@ -102,7 +104,7 @@ def ready_docker(
         with temporary() as scratch, pytorch.used():
             yield Container(found, image, request, folders, user, scratch, pytorch)
 
-    facts = {
+    facts: dict[str, JsonValue] = {
         "environment": "docker",
         "image": image.name,
         "image_id": image.identity,
@@ -139,7 +141,7 @@ def ready_docker(
 
 def docker_identity(
     request: EnvironmentRequest, *, settings: NetworkSettings, resources: Path, env: Mapping[str, str] | None = None
-) -> dict[str, object] | None:
+) -> dict[str, JsonValue] | None:
     """The identity that ``ready_docker`` would give, without making anything; None where the base has to be pulled."""
     base = standing_base(engine(env), request)
     if base is None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from builder.core.cancellation import file_lock
 from builder.core.errors import FailureKind, MachineError, TargetError
 from builder.core.untrusted import remove_tree
@@ -119,7 +121,7 @@ def ready_host(
         with temporary() as scratch, pytorch.used():
             yield Host(environment, folders, scratch)
 
-    facts = {
+    facts: dict[str, JsonValue] = {
         "environment": "host",
         "environment_digest": digest,
         "interpreter": str(interpreter.path),
@@ -168,7 +170,7 @@ def host_identity(
     workspace_environments: Path,
     resources: Path,
     env: Mapping[str, str] | None = None,
-) -> dict[str, object]:
+) -> dict[str, JsonValue]:
     """The identity that ``ready_host`` would give, without making anything. Raises MachineError as it does."""
     interpreter = need_interpreter(request.python, os.environ if env is None else env)
     namespaces = find_namespaces()

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import JsonValue
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -213,7 +215,7 @@ class Ready:
     """
 
     kind: str  # "docker" or "host"
-    facts: Mapping[str, object]
+    facts: Mapping[str, JsonValue]
     open: Callable[[Folders], AbstractContextManager[Opened]]
     fixed_paths: bool = True
     build_user: tuple[int, int] | None = None

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from pydantic import JsonValue
+
 from builder.core.errors import FailureKind, TargetError
 from builder.environments.interface import EnvironmentRequest
 
@@ -87,7 +89,7 @@ class Inventory:
         """The system's name for people."""
         return self.os_name or f"{self.os_id} {self.os_version}"
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, JsonValue]:
         """What a record says of it."""
         return {
             "system": self.system,

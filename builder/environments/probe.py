@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections import deque
 from contextlib import suppress
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from builder.core.errors import FailureKind, TargetError
 from builder.environments.interface import Limits, Opened
@@ -61,7 +60,7 @@ class Probed(BaseModel):
         except (ValidationError, RecursionError) as error:
             raise ValueError(f"not what the probe prints: {error}") from error
 
-    def tools(self) -> dict[str, Any]:
+    def tools(self) -> dict[str, JsonValue]:
         """Return what a wheel's record says of its tools: every fact but the places, by name, as the probe told it."""
         told = self.model_dump(by_alias=True, exclude_unset=True)
         return {name: told[name] for name in sorted(told) if name not in _PLACES}

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from builder.core.errors import FailureKind, MachineError, TargetError
 from builder.environments.docker_engine import NoEngine, find_engine
 from builder.environments.interface import EnvironmentRequest, Ready
@@ -65,7 +67,7 @@ def network_settings(find_links: tuple[Path, ...], *, offline: bool) -> NetworkS
 
 def environment_identity(
     kind: str, request: EnvironmentRequest, *, docker: Path, host: Path, offline: bool, machine: Machine
-) -> Mapping[str, object] | None:
+) -> Mapping[str, JsonValue] | None:
     """What ``ready_environment`` would make of ``request``, as far as it can change a wheel, without making it.
 
     ``machine`` is what was found out for earlier requests. None where it is not known yet: the base image is not in

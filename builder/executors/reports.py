@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 from builder.core.errors import BuilderError, FailureKind, RequestError
 from builder.core.results import most_frequent
+from builder.core.statistics import CacheUse
 from builder.core.workspace import atomic_write
 from builder.progress.state import clean, clock
 
@@ -64,8 +65,8 @@ class Result(Protocol):
         """Files that were compiled."""
 
     @property
-    def cache(self) -> dict[str, int] | None:
-        """``hits`` and ``misses`` of the compile cache."""
+    def cache(self) -> CacheUse | None:
+        """What the compile cache did."""
 
     @property
     def compiler_warnings(self) -> dict[str, int] | None:
@@ -179,14 +180,14 @@ def _fitted(run: Results, room: int, before: str) -> bytes:
 
 
 def _row(result: Result) -> str:
-    cache = result.cache or {}
-    hits, asked = cache.get("hits"), cache.get("hits", 0) + cache.get("misses", 0)
+    cache = result.cache
+    asked = 0 if cache is None else cache.hits + cache.misses
     cells = (
         _inline(result.id),
         f"**{_status(result)}**" if result.status == "failed" else _inline(_status(result)),
         clock(result.seconds),
         "" if result.files_compiled is None else str(result.files_compiled),
-        "" if hits is None else f"{hits} ({hits / asked:.0%})" if asked else str(hits),
+        "" if cache is None else f"{cache.hits} ({cache.hits / asked:.0%})" if asked else str(cache.hits),
         "" if result.wheel is None else _inline(result.wheel.name),
         _inline(result.reason[:REASON_LENGTH]),
     )

@@ -148,7 +148,7 @@ def _tell(run: Run, reporter: Reporter, *, whole: bool) -> None:
     """Write and show what became of the run. A full disk takes nothing from what is shown."""
     step: Mapping[str, str] = os.environ if whole else {}
     spent = timeline(run.targets, jobs=run.jobs)
-    run.schedule = None if spent is None else spent.to_json()
+    run.schedule = None if spent is None else spent.schedule()
     problem, written = None, None
     try:
         written = run.write()

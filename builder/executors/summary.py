@@ -80,7 +80,7 @@ def show_summary(run: Run, reporter: Reporter, *, wheels: bool = True) -> None:
             f"[{style}]{status}[/{style}]",
             f"{result.seconds:.0f} s",
             "" if result.files_compiled is None else str(result.files_compiled),
-            "" if result.cache is None else str(result.cache["hits"]),
+            "" if result.cache is None else str(result.cache.hits),
         )
     if run.targets:
         reporter.table(table, always=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from builder.core.results import TargetResult
+from builder.core.statistics import CriticalTarget, Schedule
 
 #: A target that starts within this time of another's end waited for it.
 _AT_ONCE = timedelta(seconds=2)
@@ -71,23 +71,21 @@ class Timeline:
         idle = "" if self.idle is None else f"{self.idle:.0%} of {self.jobs} compile slots idle; "
         return f"schedule: {self.seconds:.0f} s, {self.parallel} at once, {idle}critical path: {chain}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The ``schedule`` of result.json."""
-        return {
-            "seconds": round(self.seconds, 3),
-            "cpu_seconds": None if self.cpu_seconds is None else round(self.cpu_seconds, 3),
-            "jobs": self.jobs,
-            "parallel": self.parallel,
-            "idle_share": None if self.idle is None else round(self.idle, 4),
-            "critical_path": [
-                {
-                    "target": span.id,
-                    "seconds": round(span.seconds, 3),
-                    "phases": {name: round(seconds, 3) for name, seconds in span.phases},
-                }
+    def schedule(self) -> Schedule:
+        """Return what result.json says of it."""
+        return Schedule(
+            seconds=round(self.seconds, 3),
+            cpu_seconds=None if self.cpu_seconds is None else round(self.cpu_seconds, 3),
+            jobs=self.jobs,
+            parallel=self.parallel,
+            idle_share=None if self.idle is None else round(self.idle, 4),
+            critical_path=tuple(
+                CriticalTarget(
+                    span.id, round(span.seconds, 3), {name: round(seconds, 3) for name, seconds in span.phases}
+                )
                 for span in self.critical
-            ],
-        }
+            ),
+        )
 
 
 def timeline(results: Sequence[TargetResult], *, jobs: int | None) -> Timeline | None:

@@ -9,9 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from builder.core.errors import BuilderError, RequestError
 from builder.core.untrusted import remove_tree
@@ -39,7 +38,12 @@ class _Record(Entry):
 
 
 def rebuild(
-    path: Path, output: Path, reporter: Reporter, read: Callable[[Path], Mapping[str, Any]], *, missing_ok: bool = False
+    path: Path,
+    output: Path,
+    reporter: Reporter,
+    read: Callable[[Path], Mapping[str, JsonValue]],
+    *,
+    missing_ok: bool = False,
 ) -> int:
     """Rebuild the ledger from the wheels' records in ``output``; return the number of targets restored.
 
@@ -72,7 +76,7 @@ def rebuild(
     return len({(entry.run, entry.id) for entry in entries})
 
 
-def _read_records(output: Path, reporter: Reporter, read: Callable[[Path], Mapping[str, Any]]) -> Iterator[Entry]:
+def _read_records(output: Path, reporter: Reporter, read: Callable[[Path], Mapping[str, JsonValue]]) -> Iterator[Entry]:
     for name in sorted(file.name for file in output.glob("*.whl.json")):
         try:
             yield _entry(read(output / name.removesuffix(".json")), output)
@@ -86,7 +90,7 @@ def _read_records(output: Path, reporter: Reporter, read: Callable[[Path], Mappi
             reporter.warning(f"{output / name} is left out: {error}")
 
 
-def _entry(record: Mapping[str, Any], output: Path) -> Entry:
+def _entry(record: Mapping[str, JsonValue], output: Path) -> Entry:
     """Convert a record to an entry. Raises ValueError or OSError unless its wheel stands beside it."""
     more = {"id": record["target"], "status": "built", "reason": RESTORED, "log": None, "failure": None}
     entry = _Record.model_validate({**record, **more})

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from builder.core.build_options import BuildOptions
 from builder.core.errors import BuilderError, FailureKind, RequestError, TargetError
@@ -16,6 +16,7 @@ from builder.nightly.previous import Earlier, Failure, Wheel, without_suffix
 from builder.planning.planner import Planned, Planner
 from builder.releases import Manifest
 from builder.target.fingerprint import fingerprint
+from builder.target.inputs import Inputs
 from builder.target.resolve_sources import check_request
 from builder.wheels.record import WheelRecord
 from builder.wheels.standing import fault_of
@@ -84,7 +85,7 @@ class Decider:
         target, inputs = planned.target, planned.inputs
         if inputs is None:
             return Decision(target, "build", planned.reason)
-        made_from = fingerprint(inputs)
+        made_from = inputs.fingerprint
         found = Decision(target, "build", self._why(target, inputs), made_from)
         if not self._options.rebuild:
             carried = self._earlier.serving(target.id, inputs, accept_mismatch=self._options.allow_toolchain_mismatch)
@@ -109,13 +110,13 @@ class Decider:
             and fault_of(wheel, record) is None
         )
 
-    def _why(self, target: Target, inputs: Mapping[str, Any]) -> str:
+    def _why(self, target: Target, inputs: Inputs) -> str:
         """In words, why a wheel has to be built."""
         last = self._earlier.last(target.id)
         if last is None:
             return "no night has a wheel of it"
         before = last.record.inputs
-        changes = self._planner.changes(None if before is None else without_suffix(before), inputs)
+        changes = self._planner.changes(None if before is None else without_suffix(before), inputs.to_json())
         return "; ".join(changes) or f"the wheel of the night {last.night} does not serve again"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from builder.core.errors import BuilderError, FailureKind, TargetError
 from builder.core.workspace import Workspace
@@ -13,6 +12,7 @@ from builder.matrix.model import ReleaseLine, Target
 from builder.planning.lockfile import Lock
 from builder.progress.reporter import Reporter
 from builder.sources.mirrors import Mirror, Mirrors, Repository
+from builder.target.inputs import Inputs
 from builder.target.tree_request import OP_PLUGIN, TORCH_NPU
 
 #: Commits by branch of torch_npu and by what Gatherer calls the repository: ``torch_npu``, ``op_plugin``.
@@ -29,7 +29,7 @@ class Heads(Lock):
         """The commits, as ``Gatherer`` takes them."""
         return {branch: dict(commits) for branch, commits in self.commits.items()}
 
-    def check(self, target: Target, inputs: Mapping[str, Any]) -> None:
+    def check(self, target: Target, inputs: Inputs) -> None:
         """Any input is fine: a night takes what there is."""
 
 

@@ -8,12 +8,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pydantic import JsonValue
+
 from builder.core.errors import FailureKind, RequestError, TargetError
 from builder.releases import Manifest, latest, releases
 from builder.releases import Target as Entry
 from builder.store import Store
 from builder.target.fingerprint import fingerprint
-from builder.target.inputs import VERSION_SUFFIX
+from builder.target.inputs import VERSION_SUFFIX, Inputs
 from builder.wheels.record import RecordError, WheelRecord
 
 #: Beside a night's manifest: what its failed targets were made from.
@@ -50,8 +52,8 @@ class Failure:
     night: str
 
 
-def without_suffix(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs but for what the wheel is called: two nights' wheels of the same inputs differ in nothing else."""
+def without_suffix(inputs: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Recorded inputs but for what the wheel is called; of the same ones, two nights' wheels differ in nothing else."""
     return {name: value for name, value in inputs.items() if name != VERSION_SUFFIX}
 
 
@@ -77,9 +79,9 @@ class Earlier:
         except TargetError:
             return None
 
-    def serving(self, target: str, inputs: Mapping[str, Any], *, accept_mismatch: bool) -> Wheel | None:
+    def serving(self, target: str, inputs: Inputs, *, accept_mismatch: bool) -> Wheel | None:
         """The newest wheel of ``target`` that was made from ``inputs`` (without suffix) and is still there."""
-        wanted = fingerprint(inputs)
+        wanted = inputs.fingerprint
         for wheel in self._wheels(target):
             made_from = wheel.record.inputs
             if made_from is None or fingerprint(without_suffix(made_from)) != wanted:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from builder import __version__
 from builder.core.build_options import BuildOptions
@@ -25,8 +25,7 @@ from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
 from builder.planning.planner import Planned
 from builder.target.fingerprint import fingerprint
-from builder.target.inputs import differences, environment_request
-from builder.target.resolve_sources import commits_of
+from builder.target.inputs import Inputs, differences, environment_request
 
 #: Version of the file's format.
 SCHEMA = 1
@@ -53,6 +52,11 @@ class _Sources(BaseModel):
     torch_npu: _Commit
     op_plugin: _Overlay | None
 
+    @property
+    def commits(self) -> dict[str, str]:
+        """The commits by repository, as ``Gatherer`` takes them."""
+        return {"torch_npu": self.torch_npu, **({} if self.op_plugin is None else {"op_plugin": self.op_plugin.commit})}
+
 
 class _Inputs(BaseModel):
     """What is read of the inputs here; the rest is compared as it is."""
@@ -69,14 +73,50 @@ class _BaseImage(BaseModel):
 
 
 class Locked(BaseModel):
-    """A target in a lock file."""
+    """A target in a lock file, as far as it is read."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     branch: str
     fingerprint: str
     base_image: _BaseImage
-    inputs: dict[str, Any]
+    inputs: dict[str, JsonValue]
+
+
+class ReviewedImage(BaseModel):
+    """A base image: its name, and the digest that it has (None: it was made on that machine)."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    name: str
+    digest: str | None
+
+
+class ReviewedTorch(BaseModel):
+    """PyTorch: its version, where it is from, and the hashes of its wheels."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    version: str
+    source: str
+    hashes: tuple[str, ...]
+
+
+class LockEntry(BaseModel):
+    """A target in a lock file, as it is written: what is not read again is there for people to review."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    branch: str
+    fingerprint: str
+    base_image: ReviewedImage
+    torch: ReviewedTorch
+    requirements: tuple[str, ...]
+    inputs: dict[str, JsonValue]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The entry as it is written."""
+        return self.model_dump(mode="json")
 
 
 class _File(BaseModel):
@@ -100,7 +140,7 @@ class Lock:
         """Commits by branch, as ``Gatherer`` takes them. Raises RequestError where a branch has two."""
         found: dict[str, dict[str, str]] = {}
         for name, entry in self.targets.items():
-            commits = commits_of(entry.inputs["sources"])
+            commits = _Inputs.model_validate(entry.inputs).sources.commits
             branch = entry.branch
             if found.setdefault(branch, commits) != commits:
                 raise RequestError(
@@ -114,12 +154,14 @@ class Lock:
         entry = self.targets.get(target.id)
         return None if entry is None else entry.base_image.digest
 
-    def check(self, target: Target, inputs: Mapping[str, Any]) -> None:
+    def check(self, target: Target, inputs: Inputs) -> None:
         """Raise TargetError (LOCK) where ``inputs`` are not those of the file, naming each difference."""
         entry = self.targets.get(target.id)
         if entry is None:
             raise TargetError(f"{target.id} is not in {self.path}", kind=FailureKind.LOCK)
-        found = [f"{name}: locked {old!r}, now {new!r}" for name, old, new in differences(entry.inputs, inputs)]
+        found = [
+            f"{name}: locked {old!r}, now {new!r}" for name, old, new in differences(entry.inputs, inputs.to_json())
+        ]
         if found:
             raise TargetError(
                 f"{target.id} is not what {self.path} locked: {found[0]}",
@@ -134,31 +176,30 @@ def write_lock(path: Path, planned: Sequence[Planned], options: BuildOptions) ->
     Raises RequestError where an input of a target is not known; a local op-plugin folder and changes made by hand
     cannot be locked either, because nobody else has them.
     """
-    targets = {}
+    targets: dict[str, JsonValue] = {}
     for plan in planned:
         if plan.inputs is None or plan.fingerprint is None:
             raise RequestError(
                 f"{plan.target.id} cannot be locked: {plan.reason}",
                 hint="build it once, or pull its base image; then every input is known",
             )
-        overlay = plan.inputs["sources"]["op_plugin"]
-        if plan.inputs["changes_by_hand"] or (overlay is not None and overlay["source"] != "commit"):
+        overlay = plan.inputs.sources.op_plugin
+        if plan.inputs.changes_by_hand or (overlay is not None and overlay.source != "commit"):
             raise RequestError(
                 f"{plan.target.id} cannot be locked: it is built from files that are in no commit",
                 hint="commit them where the builder can fetch them",
             )
         request = environment_request(plan.target, options)
-        targets[plan.target.id] = {
-            "branch": plan.target.release.branch,
-            "fingerprint": plan.fingerprint,
-            "base_image": {
-                "name": request.base_image,
-                "digest": request.base_image_digest or base_image_digest(options.environment, request),
-            },
-            "torch": {"version": request.torch, "source": request.torch_source, "hashes": list(request.torch_hashes)},
-            "requirements": list(request.requirements),
-            "inputs": dict(plan.inputs),
-        }
+        digest = request.base_image_digest or base_image_digest(options.environment, request)
+        entry = LockEntry(
+            branch=plan.target.release.branch,
+            fingerprint=plan.fingerprint,
+            base_image=ReviewedImage(name=request.base_image, digest=digest),
+            torch=ReviewedTorch(version=request.torch, source=request.torch_source, hashes=request.torch_hashes),
+            requirements=request.requirements,
+            inputs=plan.inputs.to_json(),
+        )
+        targets[plan.target.id] = entry.to_json()
     content = {"schema": SCHEMA, "builder": __version__, "targets": targets}
     atomic_write(path, _HEADER + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120))
 

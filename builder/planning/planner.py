@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from pydantic import JsonValue
 
 from builder.core.build_options import BuildOptions
 from builder.core.errors import BuilderError, MachineError
@@ -27,8 +28,8 @@ from builder.sources.checkout import PreparedTree
 from builder.sources.manifest import digest_of_folder
 from builder.target.deadlines import deadline
 from builder.target.fingerprint import fingerprint
-from builder.target.inputs import differences, environment_request, inputs_of
-from builder.target.resolve_sources import Gatherer, commits_of
+from builder.target.inputs import Inputs, differences, environment_request, inputs_of
+from builder.target.resolve_sources import Gatherer
 from builder.target.tree_request import OP_PLUGIN, TORCH_NPU
 from builder.wheels.record import WheelRecord
 from builder.wheels.standing import Digests, fault_of, records
@@ -54,13 +55,13 @@ class Planned:
     action: str
     reason: str
     fingerprint: str | None = None
-    inputs: Mapping[str, Any] | None = None
+    inputs: Inputs | None = None
     commits: Mapping[str, str] = field(default_factory=dict)
     wheel: Path | None = None
     record: WheelRecord | None = None
     hint: str | None = None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """The object that ``plan --json`` prints."""
         return {
             **self.target.describe(),
@@ -81,7 +82,7 @@ class Planner:
         workspace: Workspace,
         options: BuildOptions,
         reporter: Reporter,
-        accept: Callable[[Target, Mapping[str, Any]], None] | None = None,
+        accept: Callable[[Target, Inputs], None] | None = None,
     ) -> None:
         """``accept`` raises BuilderError for inputs that were not agreed on (a lock)."""
         self._accept = accept
@@ -91,7 +92,7 @@ class Planner:
         self._records = records(workspace.output, reporter.warning)
         self._digests = Digests(workspace.digests)
         self._machine = Machine()
-        self._identities: dict[object, Mapping[str, object] | None] = {}
+        self._identities: dict[object, Mapping[str, JsonValue] | None] = {}
         self._moves = _Moves(workspace.mirrors)
         self._reporter = reporter
 
@@ -147,13 +148,13 @@ class Planner:
                     changed_tree = digest_of_folder(decided.path)
         except BuilderError as error:
             return Planned(target, "error", error.message, wheel=wheel, record=record, hint=error.hint)
-        commits = {name.replace("_", "-") if name == "op_plugin" else name: c for name, c in commits_of(origin).items()}
-        commits.update(origin["submodules"])
+        commits = {name.replace("_", "-") if name == "op_plugin" else name: c for name, c in origin.commits.items()}
+        commits.update(origin.submodules)
         identity = self._identity(target)
         if identity is None:
             return Planned(target, "build", self._why_unknown(), commits=commits, wheel=wheel, record=record)
         inputs = inputs_of(target, origin, identity, self._options, changed_tree=changed_tree)
-        digest = fingerprint(inputs)
+        digest = inputs.fingerprint
         try:
             if self._accept is not None:
                 self._accept(target, inputs)
@@ -167,7 +168,7 @@ class Planner:
         why = why_unknown(self._options.environment, self._machine)
         return f"its environment is not known{'' if why.startswith(':') else ' '}{why}"
 
-    def _identity(self, target: Target) -> Mapping[str, object] | None:
+    def _identity(self, target: Target) -> Mapping[str, JsonValue] | None:
         request = environment_request(target, self._options)
         if request not in self._identities:
             self._identities[request] = environment_identity(
@@ -180,9 +181,7 @@ class Planner:
             )
         return self._identities[request]
 
-    def _decision(
-        self, digest: str, inputs: Mapping[str, Any], wheel: Path | None, record: WheelRecord | None
-    ) -> tuple[str, str]:
+    def _decision(self, digest: str, inputs: Inputs, wheel: Path | None, record: WheelRecord | None) -> tuple[str, str]:
         if wheel is None or record is None:
             return "build", "no wheel of it stands"
         if record.fingerprint == digest:
@@ -193,9 +192,9 @@ class Planner:
             if self._options.rebuild:
                 return "build", "--rebuild was given"
             return "skip", f"{wheel.name} stands"
-        return "build", "; ".join(self.changes(record.inputs, inputs))
+        return "build", "; ".join(self.changes(record.inputs, inputs.to_json()))
 
-    def changes(self, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[str]:
+    def changes(self, before: Mapping[str, JsonValue] | None, after: Mapping[str, JsonValue]) -> list[str]:
         """In words what differs between the inputs of a wheel and those of now."""
         if before is None:
             return ["its wheel was built by an older builder, which did not record what from"]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from builder.core.errors import FailureKind, RequestError, TargetError
 from builder.core.untrusted import remove_tree
@@ -22,6 +21,7 @@ from builder.sources.export import check_links, disk_or_source
 from builder.sources.mirrors import Mirror
 from builder.sources.overlay import OverlaySource
 from builder.sources.patches import Applied, Patch
+from builder.sources.prepared_record import SCHEMA, LaidOverlay, Origin, PreparedFacts
 from builder.sources.prepared_tree import PreparedTree, load_prepared, replacing, repository_at, save
 
 __all__ = [
@@ -64,23 +64,23 @@ class TreeRequest:
     asked: Mapping[str, str] = field(default_factory=dict)
 
 
-def describe(request: TreeRequest) -> dict[str, Any]:
-    """What a tree prepared from ``request`` is made of, as JSON: ``PreparedTree.differs`` compares with it.
+def describe(request: TreeRequest) -> Origin:
+    """What a tree prepared from ``request`` is made of: ``PreparedTree.differs`` compares with it.
 
     ``patches`` are those that the commits take, and all that changes a wheel; ``series`` are those that were offered
     to them, which is known before any commit is. Raises as ``patches.apply`` does.
     """
     offered = (*request.torch_npu_patches, *request.op_plugin_patches)
-    return {
-        "asked": dict(request.asked),
-        "branch": request.branch,
-        "torch_npu": request.commit,
-        "submodules": {path: source.commit for path, source in _flat(request.submodules)},
-        "op_plugin": request.overlay.describe() if request.overlay is not None else None,
-        "patches": [patch.describe() for patch in _foreseen(request).taken],
-        "series": series.offered(offered),
-        "custom_operators": request.custom_ops.describe() if request.custom_ops is not None else None,
-    }
+    return Origin(
+        asked=dict(request.asked),
+        branch=request.branch,
+        torch_npu=request.commit,
+        submodules={path: source.commit for path, source in _flat(request.submodules)},
+        op_plugin=request.overlay.describe() if request.overlay is not None else None,
+        patches=tuple(patch.describe() for patch in _foreseen(request).taken),
+        series=series.offered(offered),
+        custom_operators=request.custom_ops.describe() if request.custom_ops is not None else None,
+    )
 
 
 def _foreseen(request: TreeRequest) -> Applied:
@@ -254,33 +254,34 @@ def _flat(sources: Iterable[SubmoduleSource], prefix: str = "") -> list[tuple[st
     return found
 
 
-def _record(request: TreeRequest, laid: tuple[str, ...], applied: Applied) -> dict[str, Any]:
+def _record(request: TreeRequest, laid: tuple[str, ...], applied: Applied) -> PreparedFacts:
     overlay = request.overlay
     origin = describe(request)
-    taken = [patch.describe() for patch in applied.taken]
-    if taken != origin["patches"]:
+    taken = tuple(patch.describe() for patch in applied.taken)
+    if taken != origin.patches:
         # The fingerprint was made of the others.
-        names = [", ".join(patch["name"] for patch in found) or "none" for found in (taken, origin["patches"])]
+        names = [", ".join(patch.name for patch in found) or "none" for found in (taken, origin.patches)]
         raise TargetError(
             f"the tree took other patches than its commits do: {names[0]} instead of {names[1]}",
             kind=FailureKind.PATCH,
             hint="run the same command again; if it fails once more, this is a defect of the builder",
         )
-    return {
-        "target": request.target_id,
-        "branch": request.branch,
-        "head": f"refs/heads/{request.branch}",
-        "commits": {
+    return PreparedFacts(
+        schema_version=SCHEMA,
+        target=request.target_id,
+        branch=request.branch,
+        head=f"refs/heads/{request.branch}",
+        commits={
             "torch_npu": request.commit,
             **({"op-plugin": overlay.commit} if overlay is not None and overlay.commit else {}),
             **({"op-plugin (pinned)": request.pinned_op_plugin} if request.pinned_op_plugin else {}),
             **{path: source.commit for path, source in _flat(request.submodules)},
         },
-        "commit_time": request.torch_npu.commit_time(request.commit),
-        "overlay": {**overlay.describe(), "entries": list(laid)} if overlay is not None else None,
-        "patches": taken,
-        "patches_passed_over": [item.describe() for item in applied.passed_over],
-        "custom_operators": list(request.custom_ops.operators) if request.custom_ops is not None else [],
-        "origin": origin,
-        "prepared": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+        commit_time=request.torch_npu.commit_time(request.commit),
+        overlay=LaidOverlay.of(overlay.describe(), laid) if overlay is not None else None,
+        patches=taken,
+        patches_passed_over=tuple(item.describe() for item in applied.passed_over),
+        custom_operators=request.custom_ops.operators if request.custom_ops is not None else (),
+        origin=origin,
+        prepared=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )

@@ -14,6 +14,7 @@ from builder.core.workspace import atomic_write, expanded, real
 from builder.progress.reporter import Reporter
 from builder.sources import declarations as yaml_text
 from builder.sources.declarations import BadDeclaration, Declaration, Section
+from builder.sources.prepared_record import OperatorsIdentity
 
 FUNCTIONS = "op_plugin_functions.yaml"
 CONFIG = f"op_plugin/config/{FUNCTIONS}"
@@ -77,9 +78,9 @@ class CustomOps:
             digest.update(data)
         return digest.hexdigest()
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> OperatorsIdentity:
         """What identifies the operators, for the record and the fingerprint."""
-        return {"operators": list(self.operators), "digest": self.digest}
+        return OperatorsIdentity(operators=self.operators, digest=self.digest)
 
 
 def insert(custom_ops: CustomOps, op_plugin_tree: Path, reporter: Reporter) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from builder.sources import manifest as manifests
 from builder.sources import worktree
 from builder.sources.export import escapes
 from builder.sources.mirrors import Mirror
+from builder.sources.prepared_record import OverlayIdentity
 
 SCRIPT = "ci/build.sh"
 #: Bytes that are read of it.
@@ -85,11 +86,11 @@ class OverlaySource:
             note=f"op-plugin in {folder} is taken as it is; {note}" if note else "",
         )
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> OverlayIdentity:
         """What identifies the overlay, for the record and the fingerprint. Paths of this machine stay out."""
         if self.mirror is not None:
-            return {"source": "commit", "commit": self.commit}
-        return {"source": "folder", "commit": self.commit, "dirty": self.dirty, "digest": self.digest}
+            return OverlayIdentity(source="commit", commit=self.commit)
+        return OverlayIdentity(source="folder", commit=self.commit, dirty=self.dirty, digest=self.digest)
 
 
 def read_recipe(build_sh: str, where: str = f"op-plugin's {SCRIPT}") -> tuple[str, ...]:

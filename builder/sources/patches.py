@@ -19,6 +19,7 @@ from builder.core.process_start import has_control
 from builder.core.untrusted import read_regular
 from builder.core.workspace import real
 from builder.sources import gitcli as git
+from builder.sources.prepared_record import PassedOverPatch, PatchIdentity
 
 REPOSITORIES = ("torch_npu", "op-plugin")
 SERIES = "series"
@@ -62,9 +63,9 @@ class Patch:
         """What messages and records call it: ``<release line>/<repository>/<file>``."""
         return "/".join(self.path.parts[-3:])
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> PatchIdentity:
         """What identifies it, for the record and the fingerprint."""
-        return {"repository": self.repository, "name": self.name, "sha256": self.sha256}
+        return PatchIdentity(repository=self.repository, name=self.name, sha256=self.sha256)
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ class PassedOver:
     patch: Patch
     reason: str
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> PassedOverPatch:
         """For the record of a tree."""
-        return {"repository": self.patch.repository, "name": self.patch.name, "reason": self.reason}
+        return PassedOverPatch(repository=self.patch.repository, name=self.patch.name, reason=self.reason)
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,13 @@ def find_series(
     return tuple(found)
 
 
-def offered(patches: Sequence[Patch]) -> list[dict[str, str]]:
+def offered(patches: Sequence[Patch]) -> tuple[PatchIdentity, ...]:
     """What a tree made with ``patches`` depends on, whatever is in its files: each wanted patch with its condition."""
-    return [
-        {**patch.describe(), **({"condition": WHERE_IT_APPLIES} if patch.where_it_applies else {})}
+    return tuple(
+        patch.describe().model_copy(update={"condition": WHERE_IT_APPLIES} if patch.where_it_applies else {})
         for patch in patches
         if patch.wanted
-    ]
+    )
 
 
 def _specificity(glob: str) -> tuple[bool, int]:

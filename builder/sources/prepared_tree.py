@@ -6,14 +6,12 @@ Compiles run in a copy, so that what upstream's scripts leave behind never looks
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -23,9 +21,9 @@ from builder.core.workspace import atomic_json, atomic_write, fsync_folder
 from builder.sources import foreign
 from builder.sources import gitcli as git
 from builder.sources import manifest as manifests
-from builder.sources import prepared_record as records
 from builder.sources import signature as signatures
 from builder.sources.manifest import Change
+from builder.sources.prepared_record import Origin, PreparedFacts, TreeRecord
 
 RECORD = "torch-npu-builder.json"
 MANIFEST = "torch-npu-builder.manifest"
@@ -40,7 +38,7 @@ SHOWN = 20
 class PreparedTree:
     """The tree at ``path`` and the ``record`` that was written when it was prepared."""
 
-    def __init__(self, path: Path, record: dict[str, Any], manifest: manifests.Manifest) -> None:
+    def __init__(self, path: Path, record: TreeRecord, manifest: manifests.Manifest) -> None:
         self.path = path
         self.record = record
         self.manifest = manifest
@@ -48,7 +46,7 @@ class PreparedTree:
     @property
     def digest(self) -> str:
         """SHA-256 over the manifest: the same content gives the same digest on every machine."""
-        return str(self.record["manifest"])
+        return self.record.manifest
 
     def changes(self, *, at_a_glance: bool = False) -> list[Change]:
         """What a person has changed since the tree was prepared, HEAD included; empty when it is as it was.
@@ -57,7 +55,7 @@ class PreparedTree:
         since it was last read: enough to say what would be done, not to do it.
         """
         changes = self._changes_at_a_glance() if at_a_glance else self._changed_files()
-        if _head(self.path) != (self.record["head"], self.record["commits"]["torch_npu"]):
+        if _head(self.path) != (self.record.head, self.record.commits["torch_npu"]):
             changes.insert(0, Change(".git/HEAD", "modified"))
         return changes
 
@@ -74,10 +72,9 @@ class PreparedTree:
     def _changed_files(self) -> list[Change]:
         return manifests.compare(self.manifest, manifests.take(self.path))
 
-    def differs(self, origin: dict[str, Any]) -> list[str]:
-        """Which parts of ``origin`` (see ``checkout.describe``) are not what this tree was prepared from."""
-        recorded = self.record["origin"]
-        return sorted(key for key in {*recorded, *origin} if recorded.get(key) != origin.get(key))
+    def differs(self, origin: Origin) -> list[str]:
+        """Which parts of ``origin`` are not what this tree was prepared from."""
+        return self.record.origin.differs(origin)
 
     def copy_to(self, destination: Path, *, keep_changes: bool = False) -> tuple[Change, ...]:
         """Make ``destination`` a fresh copy of the recorded state, its repository included.
@@ -102,8 +99,8 @@ class PreparedTree:
             copied = manifests.compare(self.manifest, manifests.take(staging))
             if copied != [change for change in changes if change.path != ".git/HEAD"]:
                 raise changed(self.path, copied)
-            check_objects(staging, self.record["commits"]["torch_npu"])
-            manifests.set_times(staging, int(self.record["commit_time"]))
+            check_objects(staging, self.record.commits["torch_npu"])
+            manifests.set_times(staging, self.record.commit_time)
         return tuple(changes)
 
 
@@ -119,13 +116,13 @@ def changed(path: Path, changes: list[Change]) -> TargetError:
     )
 
 
-def save(tree: Path, record: dict[str, Any]) -> PreparedTree:
-    """Record the content of ``tree`` in its repository: ``record``, completed by the manifest's digest."""
+def save(tree: Path, facts: PreparedFacts) -> PreparedTree:
+    """Record the content of ``tree`` in its repository: ``facts``, completed by the manifest's digest."""
     manifest = manifests.take(tree)
     data = manifests.serialize(manifest)
-    record = {"schema": records.SCHEMA, **record, "manifest": manifests.digest_of(data), "files": len(manifest)}
+    record = TreeRecord.of(facts, manifest=manifests.digest_of(data), files=len(manifest))
     atomic_write(tree / manifests.REPOSITORY / MANIFEST, data)
-    atomic_json(tree / manifests.REPOSITORY / RECORD, record)
+    atomic_json(tree / manifests.REPOSITORY / RECORD, record.to_json())
     return PreparedTree(tree, record, manifest)
 
 
@@ -143,10 +140,9 @@ def load_prepared(destination: Path) -> PreparedTree | None:
     try:
         # A build could have written into the copy that it left.
         with UntrustedFolder(destination) as folder:
-            record = json.loads(folder.read(f"{manifests.REPOSITORY}/{RECORD}", LARGEST).decode())
+            record = TreeRecord.from_json(folder.read(f"{manifests.REPOSITORY}/{RECORD}", LARGEST))
             data = folder.read(f"{manifests.REPOSITORY}/{MANIFEST}", LARGEST)
-        records.check(record)
-        if manifests.digest_of(data) != record["manifest"]:
+        if manifests.digest_of(data) != record.manifest:
             raise ValueError(f"{MANIFEST} does not have the recorded digest")
         return PreparedTree(destination, record, manifests.parse(data))
     except FileNotFoundError as error:

@@ -6,12 +6,11 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from builder import __version__
 from builder.compilation import ccache, codegen_cache, compile_manifest, pch_stats, remote_cache_proxy
@@ -40,8 +39,7 @@ from builder.target.compile_spec import CompileSpec
 from builder.target.deadlines import deadline, machine_errors
 from builder.target.diagnosis import check_generated, compile_failure
 from builder.target.error_origin import tell_by_origin
-from builder.target.fingerprint import fingerprint
-from builder.target.inputs import environment_request, inputs_of
+from builder.target.inputs import Inputs, environment_request, inputs_of
 from builder.target.repair_and_publish import Compiled, Finish
 from builder.target.resolve_sources import Gatherer
 
@@ -61,7 +59,7 @@ class BuildContext:
     #: The folder of the compiler slots of all targets that build at once; None where each target counts for itself.
     shared_slots: Path | None = None
     #: Refuses inputs that were not agreed on (a lock).
-    accept: Callable[[Target, Mapping[str, Any]], None] | None = None
+    accept: Callable[[Target, Inputs], None] | None = None
     #: What targets before have found out: after one in a container none is built on the host.
     machine: Machine = field(default_factory=Machine)
     #: What is done with each target.
@@ -152,7 +150,7 @@ class TargetBuild:
         self,
         opened: Opened,
         tree: PreparedTree,
-        inputs: Mapping[str, Any],
+        inputs: Inputs,
         scripts: tuple[BuildScript, SetupScript],
     ) -> tuple[Probed, CompileSpec]:
         """What the environment holds, and how to compile there; notes the fingerprint of ``inputs``.
@@ -160,8 +158,8 @@ class TargetBuild:
         Raises TargetError where that is not what the matrix, or a lock, wants.
         """
         probed = probe(opened, self.target.python)
-        spec = self._compile_spec(probed, *scripts, int(tree.record["commit_time"]))
-        self.result.fingerprint = fingerprint(inputs)
+        spec = self._compile_spec(probed, *scripts, tree.record.commit_time)
+        self.result.fingerprint = inputs.fingerprint
         if self.context.accept is not None:
             self.context.accept(self.target, inputs)
         return probed, self._prepared(opened, spec)
@@ -193,7 +191,7 @@ class TargetBuild:
         script, setup = self.scratch.scripts()
         with self.opened(environment) as opened:
             probed = probe(opened, self.target.python)
-            epoch = int(tree.record["commit_time"])
+            epoch = tree.record.commit_time
             spec = self._compile_spec(probed, script, setup, epoch, accept_mismatch=accept_mismatch)
             yield opened, self._prepared(opened, spec)
 
@@ -203,7 +201,7 @@ class TargetBuild:
         if isinstance(error, TargetError):
             with suppress(BuilderError):
                 tree = load_prepared(self.prepared_tree)
-                tell_by_origin(error, self.options, tree.record if tree is not None else {})
+                tell_by_origin(error, self.options, tree.record.commits if tree is not None else {})
         if isinstance(error, TargetError) and self.scratch.path.exists() and error.phase not in {"prepare", "image"}:
             error.hint = f"{error.hint}; 'python -m builder shell {self.target.id}' opens the same environment"
         return error
@@ -244,10 +242,10 @@ class TargetBuild:
         counts = ccache.read_counts(self.out)
         self.result.files_compiled = counts.files
         size = self.caches.size(spec.store) if spec.cached else None
-        self.result.cache = counts.to_json(size=size, limit=spec.cache_size if spec.cached else None)
+        self.result.cache = counts.use(size=size, limit=spec.cache_size if spec.cached else None)
         if spec.pch:
             found = pch_stats.read_counts(self.out)
-            self.result.headers = found.to_json()
+            self.result.headers = found
             if found.summary():
                 self.reporter.message(found.summary())
         return counts
@@ -264,7 +262,7 @@ class TargetBuild:
         if not spec.cached or self.result.cache is None:
             return
         folder = compile_manifest.folder_of(self.workspace, spec.store)
-        size = self.result.cache.get("size", 0)
+        size = self.result.cache.size or 0
         problem = compile_spec.keep_manifest(
             opened, spec, out=self.out, folder=folder, target=self.target.id, run=self.run_id, size=size
         )
@@ -361,17 +359,17 @@ class TargetBuild:
             mismatch=compile_spec.accepted_gcc(self.target, probed, self.matrix.compilers),
         )
 
-    def inputs(self, tree: PreparedTree, changes: list[str], environment: Ready) -> dict[str, Any]:
+    def inputs(self, tree: PreparedTree, changes: list[str], environment: Ready) -> Inputs:
         """Everything that can change the wheel: the parts of the fingerprint."""
         identity = {name: environment.facts[name] for name in environment.identity}
         changed_tree = digest_of_folder(self.scratch.path) if changes else None
-        return inputs_of(self.target, tree.record["origin"], identity, self.options, changed_tree=changed_tree)
+        return inputs_of(self.target, tree.record.origin, identity, self.options, changed_tree=changed_tree)
 
     def _compile(self, opened: Opened, tree: PreparedTree, setup: SetupScript, spec: CompileSpec) -> Outcome:
         """Run upstream's ci/build.sh; returns what it took."""
         reader = OutputReader(opened.paths.written)
         started = time.time()
-        operators = tree.record["custom_operators"]
+        operators = tree.record.custom_operators
         checked = False
         with (
             BuildLog(self.result.log) as log,
@@ -413,7 +411,7 @@ class TargetBuild:
         """Note what became of code generation, and cache its result. Only for generated files that were looked at."""
         generation = codegen_cache.outcome(self.out)
         if generation is not None:
-            self.result.generation = generation.describe()
+            self.result.generation = generation
         self.caches.keep_generated(self.out)
 
 

@@ -56,7 +56,7 @@ class Scratch:
                 )
         remove_tree(self.path)
         changes = tree.copy_to(self.path, keep_changes=options.keep_changes)
-        if suffix := suffix_of(options.version_suffix, tree.record["commits"]):
+        if suffix := suffix_of(options.version_suffix, tree.record.commits):
             add_suffix(self.path, suffix)
         atomic_json(self._options, options.to_json())
         return [f"{change.kind} {change.path}" for change in changes]

@@ -43,6 +43,6 @@ def configure(build: TargetBuild, opened: Opened, tree: PreparedTree, setup: Set
     reader.finish()
     if not ccache.stopped(build.out):
         raise compile_failure(reader, outcome, spec.limits.timeout, cmake=spec.cmake, mismatch=spec.mismatch)
-    check_generated(build.scratch.path, reader, setup, tree.record["custom_operators"], started)
+    check_generated(build.scratch.path, reader, setup, tree.record.custom_operators, started)
     build.keep_generated()
     return outcome

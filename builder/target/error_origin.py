@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from builder.core.build_options import BuildOptions
 from builder.core.errors import FailureKind, TargetError
@@ -16,9 +15,9 @@ _FILE = re.compile(r"(?:[^\s:\"'()<>]*/)?third_party/op-plugin/(?P<name>[^\s:\"'
 _OF_SOURCES = (FailureKind.COMPILE, FailureKind.CODE_GENERATION)
 
 
-def tell_by_origin(error: TargetError, options: BuildOptions, record: Mapping[str, Any]) -> None:
+def tell_by_origin(error: TargetError, options: BuildOptions, commits: Mapping[str, str]) -> None:
     """Name in ``error`` the user's own files instead of their copies; where op-plugin is another commit than torch_npu
-    pins, add that to the next step. ``record`` is that of the prepared tree.
+    pins, add that to the next step. ``commits`` are those of the prepared tree's record.
     """
     if error.kind not in _OF_SOURCES:
         return
@@ -29,10 +28,9 @@ def tell_by_origin(error: TargetError, options: BuildOptions, record: Mapping[st
 
     error.message = _FILE.sub(own, error.message)
     error.details = error.details and _FILE.sub(own, error.details)
-    commits = record.get("commits", {})
-    laid, pinned = commits.get("op-plugin"), commits.get("op-plugin (pinned)")
+    laid, pinned = commits.get("op-plugin", ""), commits.get("op-plugin (pinned)", "")
     theirs = found and not any(_own_files(found[0], options))
-    if theirs and options.op_plugin == "branch" and None not in (laid, pinned) and laid != pinned:
+    if theirs and options.op_plugin == "branch" and laid and pinned and laid != pinned:
         error.hint = (
             f"{error.hint}; op-plugin is the head of its branch ({laid[:7]}), torch_npu pins {pinned[:7]}: "
             "--op-plugin pinned builds with that"

@@ -6,21 +6,75 @@ All of it is known before anything is made, so that a plan and a build reach the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from pydantic import JsonValue
 
 from builder.core.build_options import BuildOptions
 from builder.environments.interface import EnvironmentRequest, Toolset
 from builder.matrix.model import Target
 from builder.matrix.repositories import SourceTable
 from builder.matrix.toolchains import Compiler
+from builder.sources.prepared_record import Origin, Sources
 from builder.target import compile_spec
 from builder.target.cann_toolkit import describe_cann
-from builder.target.fingerprint import RECIPE_VERSION
+from builder.target.fingerprint import RECIPE_VERSION, fingerprint
 
-#: Parts of a tree's origin that the tree's content follows from. How they were asked for does not matter.
-_SOURCES = ("torch_npu", "submodules", "op_plugin", "patches", "custom_operators")
 #: The part that changes what a wheel is called and nothing else; it is there where one was asked for.
 VERSION_SUFFIX = "version_suffix"
+
+
+@dataclass(frozen=True)
+class ToolchainInputs:
+    """What compiles: the line of gcc (``9.3``), the manylinux policy, the ABI of the C++ library (0 or 1)."""
+
+    gcc: str
+    manylinux: str
+    cxx11_abi: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that can change a wheel: the parts of its fingerprint.
+
+    ``changes_by_hand`` is the digest of a tree that a person has changed, ``environment`` the identity of where it is
+    compiled, ``variables`` those of the release line, ``cann`` what the toolkit is. What a record or a lock holds stays
+    JSON: another version of the builder may have written other parts, and they are compared as they are.
+    """
+
+    recipe: int
+    target: str
+    sources: Sources
+    changes_by_hand: str | None
+    environment: Mapping[str, JsonValue]
+    toolchain: ToolchainInputs
+    components: str
+    variables: Mapping[str, str]
+    cann: Mapping[str, str] | None
+    pch: bool = False
+    version_suffix: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal over all of them."""
+        return fingerprint(self.to_json())
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """As in a record and in a lock; what most builds do not ask for is left out where it was not."""
+        return {
+            "recipe": self.recipe,
+            "target": self.target,
+            "sources": self.sources.to_json(),
+            "changes_by_hand": self.changes_by_hand,
+            "environment": dict(self.environment),
+            "toolchain": dict(asdict(self.toolchain)),
+            "components": self.components,
+            "variables": dict(self.variables),
+            "cann": None if self.cann is None else dict(self.cann),
+            **({"pch": True} if self.pch else {}),
+            **({} if self.version_suffix is None else {VERSION_SUFFIX: self.version_suffix}),
+        }
 
 
 def environment_request(
@@ -73,34 +127,36 @@ def toolsets(compiler: Compiler | None) -> tuple[Toolset, ...]:
 
 def inputs_of(
     target: Target,
-    origin: Mapping[str, Any],
-    environment: Mapping[str, object],
+    origin: Origin,
+    environment: Mapping[str, JsonValue],
     options: BuildOptions,
     *,
     changed_tree: str | None,
-) -> dict[str, Any]:
-    """Everything that can change the wheel of ``target``: the parts of its fingerprint, as JSON.
+) -> Inputs:
+    """Everything that can change the wheel of ``target``: the parts of its fingerprint.
 
-    ``origin`` is what its tree is made of (``checkout.describe``), ``environment`` the identity of where it is
+    ``origin`` is what its tree is made of, ``environment`` the identity of where it is
     compiled, ``changed_tree`` the digest of a tree that a person has changed.
     """
     toolchain = target.toolchain
-    return {
-        "recipe": RECIPE_VERSION,
-        "target": target.id,
-        "sources": {name: origin[name] for name in _SOURCES},
-        "changes_by_hand": changed_tree,
-        "environment": dict(environment),
-        "toolchain": {"gcc": toolchain.gcc_minor, "manylinux": toolchain.manylinux, "cxx11_abi": toolchain.cxx11_abi},
-        "components": options.components,
-        "variables": dict(target.release.environment),
-        "cann": describe_cann(options.cann_home) if options.cann_home else None,
-        **({"pch": True} if options.pch else {}),
-        **({} if options.version_suffix is None else {VERSION_SUFFIX: options.version_suffix}),
-    }
+    return Inputs(
+        recipe=RECIPE_VERSION,
+        target=target.id,
+        sources=origin.sources,
+        changes_by_hand=changed_tree,
+        environment=environment,
+        toolchain=ToolchainInputs(toolchain.gcc_minor, toolchain.manylinux, toolchain.cxx11_abi),
+        components=options.components,
+        variables=target.release.environment,
+        cann=describe_cann(options.cann_home) if options.cann_home else None,
+        pch=options.pch,
+        version_suffix=options.version_suffix,
+    )
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def differences(
+    before: Mapping[str, JsonValue], after: Mapping[str, JsonValue]
+) -> Iterator[tuple[str, JsonValue, JsonValue]]:
     """Each part that differs: its name (``sources.torch_npu``), what it was and what it is."""
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from builder import __version__
 from builder.compilation.output_parser import OutputReader
@@ -27,11 +26,12 @@ from builder.target.build_log import BuildLog
 from builder.target.build_tree import Scratch
 from builder.target.compile_spec import CompileSpec
 from builder.target.diagnosis import cut_short
+from builder.target.inputs import Inputs
 from builder.wheels import provenance
 from builder.wheels.findings import Severity
 from builder.wheels.loading import Surroundings
 from builder.wheels.publication import publish_wheel
-from builder.wheels.record import SCHEMA, WheelRecord
+from builder.wheels.record import SCHEMA, WheelRecord, record_path, refusing
 from builder.wheels.repair import auditwheel_command, built_wheel, take_wheel
 from builder.wheels.standing import records
 from builder.wheels.surroundings import cann_of_tree, torch_of
@@ -51,7 +51,7 @@ class Compiled:
 
     tree: PreparedTree
     changes: Sequence[str]
-    inputs: Mapping[str, Any]
+    inputs: Inputs
     environment: Ready
     probed: Probed
     spec: CompileSpec
@@ -117,7 +117,7 @@ class Finish:
 
         Raises TargetError (VERIFY).
         """
-        commits = tree.record["commits"]
+        commits = tree.record.commits
         expected = Expectation(
             python_tag=self.target.tag,
             arch=self.target.arch,
@@ -128,7 +128,7 @@ class Finish:
             last_size=self._last_size(),
             requires_torch=bool(self.target.release.torch_requirement),
         )
-        operators = tuple(str(name) for name in tree.record["custom_operators"])
+        operators = tuple(tree.record.custom_operators)
 
         def check() -> Verified:
             # What the build linked with: its stubs of CANN stand in the copy of the tree that it spoils.
@@ -156,7 +156,7 @@ class Finish:
     def publish(self, wheel: Path, compiled: Compiled, verified: Verified, *, run: str, started: datetime) -> None:
         """Put the wheel, its debug symbols and its record into the output folder."""
         debug = self.result.log.with_suffix(".debug.tar.gz")
-        epoch = int(compiled.tree.record["commit_time"])
+        epoch = compiled.tree.record.commit_time
         has_debug = attempted(
             lambda attempt: provenance.archive_debug_symbols(
                 self.scratch.path, "build/dbg", debug, epoch, self.warn, attempt
@@ -167,15 +167,7 @@ class Finish:
         replaced = provenance.other_fingerprint(self.output / wheel.name, self.result.fingerprint)
         if replaced is not None:
             self.warn(f"{wheel.name} replaces one that was built from other inputs (fingerprint {replaced[:12]})")
-        record = WheelRecord.of(
-            {
-                **self._record(wheel, compiled, verified),
-                "run": run,
-                "started": started.isoformat(timespec="seconds"),
-                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "builder": __version__,
-            }
-        )
+        record = self._record(wheel, compiled, verified, run, started)
         self.result.wheel = attempted(
             lambda attempt: publish_wheel(wheel, self.output, record, debug if has_debug else None, attempt),
             f"the disk of {self.output}",
@@ -184,40 +176,46 @@ class Finish:
         self.result.status = "built"
         self.result.reason = "built from source"
 
-    def _record(self, wheel: Path, compiled: Compiled, verified: Verified) -> dict[str, Any]:
-        """What the record says of the wheel, whenever it was built."""
+    def _record(self, wheel: Path, compiled: Compiled, verified: Verified, run: str, started: datetime) -> WheelRecord:
+        """What the wheel's record says. Raises RecordError where the wheel, or its build, gave what none may hold."""
         tree, inputs, probed, spec = compiled.tree, compiled.inputs, compiled.probed, compiled.spec
-        return {
-            "schema": SCHEMA,
-            "wheel": wheel.name,
-            "sha256": self.result.sha256,
-            "size": wheel.stat().st_size,
-            "fingerprint": self.result.fingerprint,
-            "version": verified.version,
-            "platforms": list(verified.platforms),
-            "requires": list(verified.requires),
-            "git_version": verified.git_version,
-            "needs_cann": verified.needs.cann,
-            "target": self.target.id,
-            "inputs": dict(inputs),
-            "tree": tree.digest if not compiled.changes else inputs["changes_by_hand"],
-            "commits": dict(tree.record["commits"]),
-            "overlay": tree.record["overlay"],
-            "patches": tree.record["patches"],
-            "patches_passed_over": tree.record.get("patches_passed_over", []),
-            "custom_operators": tree.record["custom_operators"],
-            "changes_by_hand": list(compiled.changes),
-            "compiler": f"gcc {probed.gcc}",
-            "arguments": list(spec.arguments),
-            "variables": spec.variables(),
-            "cann": inputs["cann"],
-            "tools": probed.tools(),
-            "platform": spec.repair.platform,
-            "mismatches": compile_spec.toolchain_mismatches(self.target, probed),
-            "environment": dict(compiled.environment.facts),
-            "warnings": self.result.warnings,
-            "files_compiled": self.result.files_compiled,
-            "cache": self.result.cache,
-            "headers": self.result.headers,
-            "phases": [phase.to_json() for phase in self.result.phases if phase.seconds],
-        }
+        made, result = tree.record, self.result
+        with refusing(record_path(wheel).name):
+            return WheelRecord(
+                schema=SCHEMA,
+                wheel=wheel.name,
+                sha256=str(result.sha256),
+                size=wheel.stat().st_size,
+                fingerprint=str(result.fingerprint),
+                version=verified.version,
+                platforms=list(verified.platforms),
+                requires=list(verified.requires),
+                git_version=verified.git_version,
+                needs_cann=verified.needs.cann,
+                target=self.target.id,
+                inputs=inputs.to_json(),
+                tree=tree.digest if not compiled.changes else inputs.changes_by_hand,
+                commits=made.commits,
+                overlay=None if made.overlay is None else made.overlay.to_json(),
+                patches=[patch.to_json() for patch in made.patches],
+                patches_passed_over=[patch.to_json() for patch in made.patches_passed_over],
+                custom_operators=list(made.custom_operators),
+                changes_by_hand=list(compiled.changes),
+                compiler=f"gcc {probed.gcc}",
+                arguments=list(spec.arguments),
+                variables=dict(spec.variables()),
+                cann=None if inputs.cann is None else dict(inputs.cann),
+                tools=probed.tools(),
+                platform=spec.repair.platform,
+                mismatches=compile_spec.toolchain_mismatches(self.target, probed),
+                environment=dict(compiled.environment.facts),
+                warnings=list(result.warnings),
+                files_compiled=result.files_compiled,
+                cache=None if result.cache is None else result.cache.to_json(),
+                headers=None if result.headers is None else result.headers.to_json(),
+                phases=[phase.to_json() for phase in result.phases if phase.seconds],
+                run=run,
+                started=started.isoformat(timespec="seconds"),
+                finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                builder=__version__,
+            )

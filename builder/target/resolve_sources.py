@@ -11,7 +11,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from builder.core.build_options import BuildOptions
 from builder.core.errors import BuilderError, FailureKind, RequestError, TargetError
@@ -33,6 +32,7 @@ from builder.sources.checkout import (
 from builder.sources.custom_ops import CustomOps
 from builder.sources.mirrors import Mirrors
 from builder.sources.patches import find_series
+from builder.sources.prepared_record import Origin
 from builder.sources.prepared_tree import changed
 from builder.target.tree_request import OP_PLUGIN, TORCH_NPU, Given, Opener, tree_request
 
@@ -135,7 +135,7 @@ class Gatherer:
         self._folders: _Folders | None = None
         self._noted = ""
         self._given: dict[str, Given] = {}
-        self._origins: dict[str, dict[str, Any]] = {}
+        self._origins: dict[str, Origin] = {}
         self._refused: dict[str, BuilderError | None] = {}
 
     def gather(self, target: Target) -> PreparedTree:
@@ -203,10 +203,10 @@ class Gatherer:
             self._reporter.message(note)
         return folders
 
-    def origin(self, decided: PreparedTree | TreeRequest) -> dict[str, Any]:
-        """What the tree that was decided on is made of, or would be (``checkout.describe``); to be read only."""
+    def origin(self, decided: PreparedTree | TreeRequest) -> Origin:
+        """What the tree that was decided on is made of, or would be."""
         if isinstance(decided, PreparedTree):
-            return dict(decided.record["origin"])
+            return decided.record.origin
         # One request serves all targets of a line.
         if decided.branch not in self._origins:
             self._origins[decided.branch] = describe(decided)
@@ -231,15 +231,15 @@ class Gatherer:
 
     def _asks_for_another(self, standing: PreparedTree, given: Given, target: Target) -> bool:
         """True where the standing tree was made from other wishes, another host, or other commits than the pinned."""
-        origin = standing.record["origin"]
-        asked = {**origin["asked"], **given.asked}
-        if standing.differs({**origin, **given.origin(), "asked": asked}):
+        origin = standing.record.origin
+        wanted = given.over(origin)
+        if standing.differs(wanted):
             return True
         # A tree made from another host's repository must not pass for the one that is asked for now.
-        if asked.get("host") not in (None, *self._matrix.sources.urls(TORCH_NPU)):
+        if wanted.asked.get("host") not in (None, *self._matrix.sources.urls(TORCH_NPU)):
             return True
         pins = self._pins.get(target.release.branch)
-        return pins is not None and pins != commits_of(origin)
+        return pins is not None and pins != origin.commits
 
     def _request(self, target: Target, given: Given) -> TreeRequest:
         with self._lock:
@@ -257,13 +257,6 @@ class Gatherer:
         if isinstance(found, TargetError):
             raise TargetError(found.message, kind=found.kind, hint=found.hint, details=found.details)
         return replace(found, target_id=target.id)
-
-
-def commits_of(origin: Mapping[str, Any]) -> dict[str, str]:
-    """The commits in a tree's origin by repository; op-plugin only where it is laid from a mirror."""
-    overlay = origin["op_plugin"]
-    laid = {"op_plugin": overlay["commit"]} if overlay is not None and overlay["source"] == "commit" else {}
-    return {"torch_npu": origin["torch_npu"], **laid}
 
 
 def _given(target: Target, options: BuildOptions, folders: _Folders) -> Given:

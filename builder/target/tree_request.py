@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from builder.core.build_options import BuildOptions
 from builder.core.errors import FailureKind, RequestError, TargetError
@@ -19,6 +19,7 @@ from builder.sources.checkout import OverlaySource, SubmoduleSource, TreeRequest
 from builder.sources.custom_ops import CustomOps
 from builder.sources.mirrors import Mirror, Mirrors, Repository, Submodule
 from builder.sources.patches import Patch, offered
+from builder.sources.prepared_record import Origin
 
 TORCH_NPU = "torch_npu"
 OP_PLUGIN = "op-plugin"
@@ -35,14 +36,16 @@ class Given:
     custom_ops: CustomOps | None
     local_op_plugin: OverlaySource | None
 
-    def origin(self) -> dict[str, Any]:
-        """The parts of a tree's origin that the user decides."""
-        return {
-            "asked": self.asked,
+    def over(self, origin: Origin) -> Origin:
+        """Return ``origin`` with the parts that the user decides; what is asked for is added to what was."""
+        local = self.local_op_plugin
+        decided = {
+            "asked": {**origin.asked, **self.asked},
             "series": offered([*self.patches[TORCH_NPU], *self.patches[OP_PLUGIN]]),
             "custom_operators": self.custom_ops.describe() if self.custom_ops is not None else None,
-            **({"op_plugin": self.local_op_plugin.describe()} if self.local_op_plugin is not None else {}),
+            **({} if local is None else {"op_plugin": local.describe()}),
         }
+        return origin.model_copy(update=decided)
 
 
 def tree_request(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,8 @@ from pydantic import (
     JsonValue,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
+    model_validator,
 )
 
 from builder.core.errors import FailureKind, TargetError
@@ -30,7 +33,7 @@ from builder.core.untrusted import open_inside
 from builder.wheels.inspect import shown
 
 #: Version of the record's format.
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 #: Bytes of a record; those of real builds have about 20,000, most of it changes made by hand.
 RECORD_LIMIT = 4 << 20
 
@@ -70,6 +73,18 @@ _RFC_3339 = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$"
 _Moment = Annotated[str, Field(pattern=_RFC_3339), AfterValidator(_moment)]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Object = dict[str, JsonValue]
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Raise RecordError, with the record's file ``name``, for what a record that is made inside may not hold."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"][:3])
+        why = f"{place}: {first['msg']}" if place else str(first["msg"])
+        raise RecordError(name, shown(why, quote=False)) from None
 
 
 class WheelRecord(BaseModel):
@@ -121,28 +136,28 @@ class WheelRecord(BaseModel):
     finished: _Moment
     builder: _Line | None = None
 
+    @model_validator(mode="before")
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> WheelRecord:
-        """The record of a build. Raises RecordError."""
-        text = json.dumps(content, ensure_ascii=False)
-        # Names of files need not be Unicode, records are.
-        return cls.from_json(text.encode("utf-8", errors="replace"), f"{content.get('wheel')}.json")
+    def _as_written(cls, content: Any, info: ValidationInfo) -> Any:
+        """Make of what a build gives what a reader gets: names of files need not be Unicode, records are."""
+        if info.mode == "json":
+            return content
+        return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", errors="replace"))
 
     @classmethod
     def from_json(cls, data: bytes, name: str) -> WheelRecord:
         """Read a record; ``name`` is that of its file, for messages. Raises RecordError for anything else."""
-        try:
+        with refusing(name):
             return cls.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"][:3])
-            why = f"{place}: {first['msg']}" if place else str(first["msg"])
-            raise RecordError(name, shown(why, quote=False)) from None
 
     def to_json(self) -> str:
         """The record as it is written."""
-        content = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.content, indent=2, ensure_ascii=False) + "\n"
+
+    @property
+    def content(self) -> dict[str, JsonValue]:
+        """The parts that are written, by name."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     @property
     def finished_at(self) -> datetime:

@@ -209,7 +209,7 @@ def inside(project: Project, mounts: str) -> subprocess.Popen[str]:
         f"spec = importlib.util.spec_from_file_location('this', {__file__!r})\n"
         "this = sys.modules['this'] = importlib.util.module_from_spec(spec); spec.loader.exec_module(this)\n"
         f"built = this.Project(Path({str(project.root)!r})).build()\n"
-        "print('RESULT' + json.dumps([built.objects, built.counts.to_json(), built.output]))\n"
+        "print('RESULT' + json.dumps([built.objects, built.counts.use().to_json(), built.output]))\n"
     )
     argv = ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$0" -c "$1"', sys.executable, script]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

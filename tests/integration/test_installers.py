@@ -46,7 +46,7 @@ def dist(tmp_path: Path) -> Path:
     (tmp_path / "dbg" / "libtorch_npu.so.debug").write_bytes(b"symbols")
     debug = tmp_path / "debug"
     assert archive_debug_symbols(tmp_path, "dbg", debug, 1_700_000_000)
-    publish_wheel(wheel, tmp_path / "dist", WheelRecord.of(make_record(wheel)), debug)
+    publish_wheel(wheel, tmp_path / "dist", WheelRecord.model_validate(make_record(wheel)), debug)
     return tmp_path / "dist"
 
 

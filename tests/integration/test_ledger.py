@@ -24,6 +24,7 @@ from rich.console import Console
 from builder.cli.history_command import rebuild_ledger, show_history
 from builder.core.errors import MachineError
 from builder.core.results import Phase, TargetResult
+from builder.core.statistics import CacheUse
 from builder.core.workspace import Workspace
 from builder.ledger import Entry, Ledger, ledger_path
 from builder.ledger.records import RESTORED
@@ -259,7 +260,7 @@ def _build(workspace: Workspace, target: str, name: str, number: int) -> TargetR
         sha256=f"{number + 1}" * 64,
         phases=[Phase("prepare", 0.25 * number), Phase("compile", 61.5 * number, 100.125)],
         files_compiled=16 * number,
-        cache={"hits": 15, "misses": number},
+        cache=CacheUse(hits=15, misses=number),
     )
     workspace.create()
     wheel = workspace.root / name
@@ -274,7 +275,7 @@ def _build(workspace: Workspace, target: str, name: str, number: int) -> TargetR
         "started": "2026-11-21T06:34:27+00:00",
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    result.wheel = publish_wheel(wheel, workspace.output, WheelRecord.of(record), None)
+    result.wheel = publish_wheel(wheel, workspace.output, WheelRecord.model_validate(record), None)
     return result
 
 
@@ -287,6 +288,7 @@ import sys
 from pathlib import Path
 from builder.progress.reporter import Reporter
 from builder.cli.history_command import rebuild_ledger
+from builder.core.statistics import CacheUse
 from builder.core.workspace import Workspace
 
 print("ready", flush=True)

@@ -73,7 +73,7 @@ class World:
             target=planned.target.id,
             finished=now,
             fingerprint=planned.fingerprint,
-            inputs=dict(planned.inputs or {}),
+            inputs={} if planned.inputs is None else planned.inputs.to_json(),
         )
         return path
 
@@ -132,10 +132,11 @@ def test_the_next_run_sees_what_is_new_and_this_one_does_not(world: World) -> No
     first = sources.origin(sources.decide(world.targets[0]))
     newest = world.op_plugin_commits(1)
     # Another line: nothing of it has been found yet.
-    assert sources.origin(sources.decide(world.targets[-1]))["op_plugin"] == first["op_plugin"]
+    assert sources.origin(sources.decide(world.targets[-1])).op_plugin == first.op_plugin
     refreshed = world.plan(BuildOptions(refresh=True))
     assert {each.commits["op-plugin"] for each in refreshed} == {newest}
-    assert first["op_plugin"]["commit"] != newest
+    assert first.op_plugin is not None
+    assert first.op_plugin.commit != newest
 
 
 def test_a_line_that_no_host_has_is_planned_as_such_and_asked_for_once(world: World, fetches: Counter[str]) -> None:
@@ -326,7 +327,7 @@ def test_a_plan_sees_an_edit_in_a_tree_that_stands(world: World) -> None:
     (place / "setup.py").write_text("edited")
     (edited,) = world.plan(targets=[target])
     assert edited.inputs is not None
-    assert edited.inputs["changes_by_hand"] is not None
+    assert edited.inputs.changes_by_hand is not None
     assert edited.fingerprint != before.fingerprint
 
 

@@ -275,7 +275,7 @@ def test_a_second_workspace_compiles_nothing(
         first, second = build("first"), build("second")
         monkeypatch.delenv(VARIABLE)
         third = build("third")
-    counts = [(each.cache["hits"], each.cache["misses"]) for each in (first, second, third) if each.cache is not None]
+    counts = [(each.cache.hits, each.cache.misses) for each in (first, second, third) if each.cache is not None]
     assert counts == [(0, 16), (16, 0), (0, 16)]
     wheels = [result.wheel.read_bytes() for result in (first, second, third) if result.wheel is not None]
     assert len(wheels) == 3

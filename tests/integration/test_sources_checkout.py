@@ -138,7 +138,7 @@ def test_a_prepared_tree_holds_what_was_asked_for(world: World) -> None:
     assert os.access(world.place / "third_party/op-plugin/gencode.sh", os.X_OK)
     assert not (world.place / "third_party/fmt/.git").exists()
     record = json.loads((world.place / ".git" / "torch-npu-builder.json").read_text())
-    assert record == prepared.record
+    assert record == prepared.record.to_json()
     request = world.request
     assert request.overlay is not None
     assert record["commits"] == {
@@ -229,7 +229,7 @@ def test_a_copy_is_fresh_whole_and_dated(world: World) -> None:
     assert not (copy / "build").exists()
     assert (copy / "setup.py").stat().st_ino != (world.place / "setup.py").stat().st_ino
     times = {int(path.lstat().st_mtime) for path in copy.rglob("*")}
-    assert times == {prepared.record["commit_time"]}
+    assert times == {prepared.record.commit_time}
     said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=copy, check=True, capture_output=True, text=True).stdout
     assert said.strip() == world.request.commit
     (copy / "setup.py").write_text("spoilt")
@@ -261,7 +261,7 @@ def test_patches_of_both_repositories_are_applied(world: World) -> None:
     prepared = prepare(world.request, world.place, world.reporter)
     for name in ("setup.py", "third_party/op-plugin/op_plugin/ops/opapi/A.cpp"):
         assert (world.place / name).read_text() == "one\npatched\nthree\n"
-    assert [patch["name"] for patch in prepared.record["patches"]] == [
+    assert [patch.name for patch in prepared.record.patches] == [
         "v1.*/torch_npu/p.patch", "v1.*/op-plugin/p.patch",
     ]  # fmt: skip
 
@@ -278,16 +278,16 @@ def test_the_record_says_which_patches_were_taken_and_which_were_not(world: Worl
     world.patch("op-plugin", "op_plugin/ops/opapi/B.cpp", condition="[where it applies]", name="other")
     described = describe(world.request)
     prepared = prepare(world.request, world.place, world.reporter)
-    assert [patch["name"] for patch in prepared.record["patches"]] == [
+    assert [patch.name for patch in prepared.record.patches] == [
         "v1.*/torch_npu/p.patch", "v1.*/op-plugin/p.patch",
     ]  # fmt: skip
-    assert prepared.record["patches"] == described["patches"] == prepared.record["origin"]["patches"]
-    assert [(item["name"], item["reason"]) for item in prepared.record["patches_passed_over"]] == [
+    assert prepared.record.patches == described.patches == prepared.record.origin.patches
+    assert [(item.name, item.reason) for item in prepared.record.patches_passed_over] == [
         ("v1.*/torch_npu/other.patch", "setup.py holds other lines"),
         ("v1.*/torch_npu/headers.patch", "it is for builds with pch"),
         ("v1.*/op-plugin/other.patch", "op_plugin/ops/opapi/B.cpp: No such file or directory"),
     ]  # fmt: skip
-    assert {key for key in described if described[key] != before[key]} == {"patches", "series"}
+    assert described.differs(before) == ["patches", "series"]
     assert load_prepared(world.place).differs(describe(world.request)) == []  # type: ignore[union-attr]
 
 
@@ -295,18 +295,16 @@ def test_a_patch_that_no_file_takes_changes_no_wheel(world: World) -> None:
     before = describe(world.request)
     world.patch("torch_npu", "setup.py", old="else", condition="[where it applies]")
     after = describe(world.request)
-    assert after["patches"] == before["patches"]
-    assert after["series"] != before["series"]
+    assert after.patches == before.patches
+    assert after.series != before.series
 
 
 def test_patches_for_op_plugin_can_be_passed_over_where_there_is_none(world: World) -> None:
     world.request = replace(world.request, overlay=None)
     world.patch("op-plugin", "op_plugin/ops/opapi/A.cpp", condition="[where it applies]")
     prepared = prepare(world.request, world.place, world.reporter)
-    assert prepared.record["patches"] == []
-    assert [item["reason"] for item in prepared.record["patches_passed_over"]] == [
-        "v1.0-1.0 is built without op-plugin"
-    ]
+    assert prepared.record.patches == ()
+    assert [item.reason for item in prepared.record.patches_passed_over] == ["v1.0-1.0 is built without op-plugin"]
     world.patch("op-plugin", "op_plugin/ops/opapi/A.cpp", name="must")
     with pytest.raises(RequestError, match=r"patches for op-plugin were given, .* is built without op-plugin"):
         describe(world.request)
@@ -319,7 +317,7 @@ def test_line_ends_that_git_gives_files_do_not_keep_patches_away(world: World) -
     world.request = replace(world.request, torch_npu=world.mirror("torch_npu", commit), commit=commit)
     world.patch("torch_npu", "setup.py", condition="[where it applies]")
     prepared = prepare(world.request, world.place, world.reporter)
-    assert [patch["name"] for patch in prepared.record["patches"]] == ["v1.*/torch_npu/p.patch"]
+    assert [patch.name for patch in prepared.record.patches] == ["v1.*/torch_npu/p.patch"]
     assert (world.place / "setup.py").read_bytes() == b"one\r\npatched\r\nthree\r\n"
 
 
@@ -342,7 +340,7 @@ def test_custom_operators_are_laid_last(world: World, tmp_path: Path) -> None:
     (tmp_path / "mine" / "Mine.cpp").write_text("mine")
     world.request = replace(world.request, custom_ops=CustomOps.read(tmp_path / "mine"))
     prepared = prepare(world.request, world.place, world.reporter)
-    assert prepared.record["custom_operators"] == ["npu_mine"]
+    assert prepared.record.custom_operators == ("npu_mine",)
     assert (world.place / "third_party/op-plugin/op_plugin/ops/opapi/Mine.cpp").read_text() == "mine"
     text = (world.place / "third_party/op-plugin/op_plugin/config/op_plugin_functions.yaml").read_text()
     assert "- func: npu_mine(Tensor x) -> Tensor\n  op_api: all_version\n" in text
@@ -372,8 +370,9 @@ def test_a_local_op_plugin_is_laid_with_its_edits(world: World) -> None:
     prepared = prepare(world.request, world.place, world.reporter)
     assert (world.place / "third_party/op-plugin/op_plugin/mine.cpp").read_text() == "uncommitted"
     assert not (world.place / "third_party/op-plugin/build").exists()
-    described = prepared.record["overlay"]
-    assert (described["source"], described["dirty"], described["commit"]) == ("folder", True, overlay.commit)
+    described = prepared.record.overlay
+    assert described is not None
+    assert (described.source, described.dirty, described.commit) == ("folder", True, overlay.commit)
     (folder / "op_plugin" / "mine.cpp").write_text("edited again")
     with pytest.raises(TargetError, match="changed while the build began"):
         prepare(world.request, world.place, world.reporter)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mirrors_support import Upstream, opened, said
 from rich.console import Console
+from sources_support import facts_of_a_tree
 
 from builder.core.errors import TargetError
 from builder.progress.reporter import Reporter
@@ -144,8 +145,7 @@ def test_nothing_of_a_tree_that_a_person_works_in_runs(tmp_path: Path, clone: Cl
     tree = tmp_path / "w" / "pytorch" / "target"
     tree.mkdir(parents=True)
     repository_at(tree, objects=mirror.path / "objects", branch="v1", commit=commit, shallow=mirror.path / "shallow")
-    record = {"target": "t", "branch": "v1", "head": "refs/heads/v1", "commits": {"torch_npu": commit}, "origin": {}}
-    prepared = save(tree, {**record, "commit_time": 0})
+    prepared = save(tree, facts_of_a_tree(commit).model_copy(update={"head": "refs/heads/v1"}))
     sprung = clone.booby_trap()
     (tree / ".git" / "config").write_text((clone.path / ".git" / "config").read_text())
     assert prepared.changes() == []

@@ -231,11 +231,11 @@ def test_a_patch_can_need_an_option(tmp_path: Path, tree: Path) -> None:
         tmp_path, "p.patch [with pch]\nq.patch [with pch] [where it applies]\n", p=edit(5, "x"), q=ELSEWHERE
     )
     without = conditions(folder)
-    assert offered(without) == []
+    assert offered(without) == ()
     assert reasons(apply(without, tree)) == {"p": "it is for builds with pch", "q": "it is for builds with pch"}
     assert (tree / "src" / "a.cpp").read_text().splitlines()[4] == "line 5"
     with_it = conditions(folder, "pch")
-    assert [(item["name"], item.get("condition")) for item in offered(with_it)] == [
+    assert [(item.name, item.condition) for item in offered(with_it)] == [
         ("v1/torch_npu/p.patch", None), ("v1/torch_npu/q.patch", "where it applies"),
     ]  # fmt: skip
     applied = apply(with_it, tree)

@@ -73,7 +73,7 @@ def test_every_word_of_the_log_is_counted(tmp_path: Path) -> None:
         direct=5, preprocessed=2, misses=3, uncached=1, unknown=2, plain=1, failed=1
     )  # "tomorrow" is a file of which nothing is known; "stopped" none
     assert (counts.files, counts.hits, counts.cached) == (15, 7, True)
-    assert counts.to_json(size=10, limit=20) == {
+    assert counts.use(size=10, limit=20).to_json() == {
         "hits": 7,
         "misses": 3,
         "direct": 5,

@@ -21,23 +21,23 @@ import pytest
 import yaml
 from rich.table import Table
 from small_matrix import DAY
+from sources_support import origin_of
 from wheel_support import make_record, write_record
 
 from builder.cluster import worker_pool as crew_module
 from builder.cluster import worker_process
-from builder.cluster.dask_client import Cluster, Machine, without_tls
+from builder.cluster.dask_client import Cluster, Machine, Ticket, _hear, without_tls
 from builder.cluster.event_relay import Replay
 from builder.cluster.fetch_artifacts import fetch
 from builder.cluster.messages import (
     LARGEST,
     Luggage,
     Order,
-    error_from_json,
-    error_to_json,
-    failed_outcome,
-    outcome_of,
+    Outcome,
+    SentError,
+    StoredFile,
+    WorkerEvent,
     read_order,
-    take_outcome,
     unpack,
 )
 from builder.cluster.worker_pool import WorkerPool
@@ -45,11 +45,13 @@ from builder.core.build_options import BuildOptions
 from builder.core.digests import sha256_of
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.core.results import Phase, TargetResult
+from builder.core.statistics import CacheUse, Generation, HeaderCounts
 from builder.core.workspace import Workspace
 from builder.matrix.loader import Matrix, load_matrix
 from builder.matrix.selection import parse_target_id
 from builder.progress.reporter import Reporter
 from builder.progress.state import Event, State
+from builder.sources.prepared_record import Origin
 from builder.store import open_store
 from builder.target.fingerprint import fingerprint
 from builder.wheels.provenance import debug_path
@@ -188,7 +190,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: getattr(error, "kind", type(error).__name__))
 def test_errors_come_back_as_they_were(error: BuilderError) -> None:
-    back = error_from_json(json.loads(json.dumps(error_to_json(error))))
+    back = SentError.from_json(json.loads(json.dumps(SentError.of(error).to_json()))).error()
     assert type(back) is type(error)
     for name in ("message", "hint", "details", "kind", "phase", "exit_code"):
         assert getattr(back, name, None) == getattr(error, name, None)
@@ -199,24 +201,57 @@ def test_results_come_back_as_they_were(tmp_path: Path) -> None:
     there = TargetResult(
         TARGET, tmp_path / "there.log", status="built", reason="built from source", fingerprint="f" * 64,
         phases=[Phase("prepare", 1.5, started=started), Phase("compile", 9.25, 30.5, 1 << 30, started)],
-        files_compiled=16, cache={"hits": 9, "misses": 7}, compiler_warnings={"shadow": 2}, warnings=["gcc is another"],
-        headers={"made": 2}, generation={"result": "hit"},
+        files_compiled=16, cache=CacheUse(hits=9, misses=7, size=5), compiler_warnings={"shadow": 2},
+        warnings=["gcc is another"], headers=HeaderCounts(made=2, reasons={"large": 1}, used_seconds=1.25),
+        generation=Generation("hit", "k", ("a",)),
     )  # fmt: skip
     here = TargetResult(TARGET, tmp_path / "here.log", attempts=2)
-    take_outcome(json.loads(json.dumps(outcome_of(there, {}, 4))), here)
+    Outcome.from_json(json.loads(json.dumps(Outcome(there, {}, 4).to_json()))).fill(here)
     assert {**here.to_json(), "log": "", "attempts": 0} == {**there.to_json(), "log": "", "attempts": 0}
     assert here.log == tmp_path / "here.log"
     assert here.attempts == 2, "how often it was tried is this machine's to count"
 
     failed = TargetResult(TARGET, tmp_path / "log")
-    take_outcome(failed_outcome(TARGET, MachineError("no engine")), failed)
+    sent = Outcome.failed(TARGET, MachineError("no engine")).to_json()
+    Outcome.from_json(json.loads(json.dumps(sent))).fill(failed)
     assert (failed.status, failed.reason) == ("failed", "no engine")
     assert failed.to_json()["failure"]["kind"] == "machine"
+
+
+class Future:
+    """What Dask gives for a task that has ended."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def result(self) -> object:
+        return self._value
+
+
+@pytest.mark.parametrize(
+    "change", [{"result": {}}, {"files": {"log": "x"}}, {"error": {"type": "x"}}, {"jobs": "many"}]
+)
+def test_what_is_no_outcome_is_told(change: dict[str, object]) -> None:
+    pytest.importorskip("distributed")
+    said = {**Outcome.failed(TARGET, MachineError("no engine")).to_json(), **change}
+    with pytest.raises(TargetError, match="the worker failed: ValidationError") as caught:
+        Ticket(Future(said)).outcome()
+    assert caught.value.kind is FailureKind.INTERNAL
+
+
+def test_events_of_other_versions_are_passed_over() -> None:
+    heard: list[WorkerEvent] = []
+    event = WorkerEvent("r1", TARGET, "a1", "tcp://a", "a", "message", {"text": "x"})
+    for told in (event.to_json(), {"run": "r1"}, None, {**event.to_json(), "later": 1}):
+        _hear(told, heard.append)
+    assert heard == [event, event]
 
 
 # -- what was put into the store --------------------------------------------------------------------------
 
 SOURCES = {"torch_npu": "c" * 40, "patches": []}
+ORIGIN = origin_of("c" * 40)
+PATCH = {"repository": "torch_npu", "name": "one", "sha256": "1"}
 
 
 class Returned:
@@ -226,7 +261,7 @@ class Returned:
         self.store = open_store(str(folder / "store"))
         self.workspace = Workspace(folder / "build", folder / "dist")
         self.workspace.create()
-        self.files: dict[str, dict[str, str]] = {}
+        self.files: dict[str, StoredFile] = {}
         inputs = {"sources": SOURCES}
         self.result = TargetResult(TARGET, folder / "x.log", status="built", fingerprint=fingerprint(inputs))
         self.name = "torch_npu-2.5.1.post3-cp311-cp311-manylinux_2_17_x86_64.whl"
@@ -240,19 +275,19 @@ class Returned:
         local.write_bytes(data)
         place, digest = f"runs/r1/{TARGET}/a1/{name}", sha256_of(local)
         self.store.put(local, place, digest)
-        self.files[what] = {"name": place, "sha256": digest}
+        self.files[what] = StoredFile(place, digest)
 
     def complete(self) -> Returned:
         self.put("log", "x.log", b"a line\n")
         self.put("debug", f"{self.name}.debug.tar.gzip", b"symbols")
         self.put("wheel", self.name, b"a wheel")
-        self.record.setdefault("sha256", self.files["wheel"]["sha256"])
+        self.record.setdefault("sha256", self.files["wheel"].sha256)
         self.put("record", f"{self.name}.json", json.dumps(self.record).encode())
         return self
 
-    def fetch(self, origin: Mapping[str, Any] | None = None, recorder: Recorder | None = None) -> None:
+    def fetch(self, origin: Origin = ORIGIN, recorder: Recorder | None = None) -> None:
         reporter = Reporter(sink=recorder or Recorder()).for_target(TARGET)
-        fetch(self.files, self.result, SOURCES if origin is None else origin, self.store, self.workspace, reporter)
+        fetch(self.files, self.result, origin, self.store, self.workspace, reporter)
 
     @property
     def dist(self) -> dict[str, bytes]:
@@ -268,7 +303,7 @@ def test_a_wheel_comes_with_its_record_and_its_log(tmp_path: Path) -> None:
     assert json.loads(returned.dist[f"{returned.name}.json"]) == returned.record
     assert len(returned.dist) == 3
     assert returned.result.wheel == returned.workspace.output / returned.name
-    assert returned.result.sha256 == returned.files["wheel"]["sha256"]
+    assert returned.result.sha256 == returned.files["wheel"].sha256
     assert (tmp_path / "x.log").read_text() == "an earlier attempt\na line\n"
     assert [phase.name for phase in returned.result.phases] == ["download"]
     assert not (tmp_path / "x.wheel").exists()
@@ -300,13 +335,13 @@ def test_a_wheel_with_the_record_of_another_is_refused(tmp_path: Path, change: d
 def test_a_wheel_of_other_sources_is_refused(tmp_path: Path) -> None:
     returned = Returned(tmp_path).complete()
     with pytest.raises(TargetError, match="other sources than this machine asked for: patches"):
-        returned.fetch({**SOURCES, "patches": [{"name": "one"}]})
+        returned.fetch(origin_of("c" * 40, patches=[PATCH]))
     assert returned.dist == {}
 
 
 def test_a_wheel_that_changed_in_the_store_is_refused(tmp_path: Path) -> None:
     returned = Returned(tmp_path).complete()
-    (tmp_path / "store" / returned.files["wheel"]["name"]).write_bytes(b"another wheel")
+    (tmp_path / "store" / returned.files["wheel"].name).write_bytes(b"another wheel")
     with pytest.raises(TargetError) as caught:
         returned.fetch()
     assert caught.value.kind is FailureKind.VERIFY
@@ -327,7 +362,7 @@ def test_a_file_that_is_no_wheel_does_not_get_among_them(tmp_path: Path) -> None
 
 def test_a_log_that_is_lost_costs_no_wheel(tmp_path: Path) -> None:
     returned, recorder = Returned(tmp_path).complete(), Recorder()
-    returned.store.remove(returned.files["log"]["name"])
+    returned.store.remove(returned.files["log"].name)
     returned.fetch(recorder=recorder)
     assert returned.name in returned.dist
     assert any("its log did not come" in text for text in recorder.texts("warning"))

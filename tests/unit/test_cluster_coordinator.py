@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from rich.table import Table
+from sources_support import origin_of
 from wheel_support import make_record
 
 from builder.cluster import coordinator as run_module
 from builder.cluster.coordinator import ClusterRun
 from builder.cluster.dask_client import Cluster, Machine, Ticket, WorkersLostError
-from builder.cluster.messages import Luggage, Order, failed_outcome, outcome_of, read_order
+from builder.cluster.messages import Luggage, Order, Outcome, WorkerEvent, read_order
 from builder.core.build_options import BuildOptions
 from builder.core.errors import BuilderError, FailureKind, MachineError, TargetError
 from builder.core.results import Run, TargetResult
@@ -33,10 +35,10 @@ from builder.wheels.record import WheelRecord
 
 ONE, TWO = "v2.5.1-7.1.0-py3.9-x86_64", "v2.5.1-7.1.0-py3.10-x86_64"
 OTHER_LINE, ARM = "v2.6.0-7.1.0-py3.9-x86_64", "v2.5.1-7.1.0-py3.9-aarch64"
-ORIGIN = {"torch_npu": "c" * 40, "op_plugin": None, "submodules": {}, "patches": [], "custom_operators": None}
+ORIGIN = origin_of("c" * 40)
 
 #: What a worker makes of an order: an outcome, an error, or None where it never answers.
-Answer = Mapping[str, Any] | Exception | None
+Answer = Outcome | Exception | None
 
 
 class Recorder:
@@ -83,7 +85,7 @@ class FakeTicket:
         if self._done is not None:
             self._done()
 
-    def outcome(self) -> Mapping[str, Any]:
+    def outcome(self) -> Outcome:
         assert self._answer is not None
         if isinstance(self._answer, Exception):
             raise self._answer
@@ -100,11 +102,11 @@ class FakeCluster:
         self.now = {machine.address: machine for machine in machines or (A,)}
         self.sent: list[FakeTicket] = []
         self.stopped: list[str] = []
-        self.tell: Callable[[Mapping[str, Any]], None] = lambda message: None
+        self.tell: Callable[[WorkerEvent], None] = lambda message: None
         self.after_send: Callable[[FakeTicket], None] = lambda ticket: None
         self._answers = answers
 
-    def listen(self, listener: Callable[[Mapping[str, Any]], None]) -> None:
+    def listen(self, listener: Callable[[WorkerEvent], None]) -> None:
         self.tell = listener
 
     def machines(self) -> dict[str, Machine] | None:
@@ -136,11 +138,11 @@ A, B = Machine("tcp://a", "a", {"x86_64": 1}), Machine("tcp://b", "b", {"x86_64"
 C = Machine("tcp://c", "c", {"aarch64": 1})
 
 
-def said(order: Order, error: BuilderError | None = None, *, by: Machine = A, jobs: int = 4) -> dict[str, Any]:
+def said(order: Order, error: BuilderError | None = None, *, by: Machine = A, jobs: int = 4) -> Outcome:
     """What a worker returns: a target that was built, or why it was not."""
     result = TargetResult(order.target, Path("x.log"), status="built", reason="built from source")
-    outcome = outcome_of(result, {}, jobs) if error is None else {**failed_outcome(order.target, error), "jobs": jobs}
-    return {**outcome, "worker": by.address, "name": by.name}
+    outcome = Outcome(result) if error is None else Outcome.failed(order.target, error)
+    return replace(outcome, jobs=jobs, worker=by.address, name=by.name)
 
 
 def failure(kind: FailureKind) -> TargetError:
@@ -211,12 +213,12 @@ def test_a_target_that_a_worker_skips_has_the_wheel_that_stands_here(setting: Ma
     def stands(order: Order, before: int) -> Answer:
         result = TargetResult(order.target, Path("x.log"), fingerprint=fingerprint)
         result.skip("its wheel of the same inputs stands")
-        return {**outcome_of(result, {}, 4), "worker": A.address, "name": A.name}
+        return Outcome(result, {}, 4, A.address, A.name)
 
     made = setting(FakeCluster(stands))
     wheel = made.workspace.output / "torch_npu-1.whl"
     wheel.touch()
-    record = WheelRecord.of(make_record(wheel, target=ONE, sha256="5" * 64))
+    record = WheelRecord.model_validate(make_record(wheel, target=ONE, sha256="5" * 64))
     made.work._standing[ONE] = (wheel, record)
     (result,) = made.over(ONE)
     assert (result.status, result.reason) == ("skipped", "its wheel of the same inputs stands (the worker a)")
@@ -232,7 +234,7 @@ def test_every_order_says_what_to_build(setting: Make) -> None:
     made.over(ONE)
     (ticket,) = cluster.sent
     assert ticket.order.run == made.run.id
-    assert ticket.order.pins == {"torch_npu": ORIGIN["torch_npu"]}
+    assert ticket.order.pins == {"torch_npu": ORIGIN.torch_npu}
     assert ticket.order.options["environment"] == "host"
     assert ticket.order.standing is None
     assert ticket.only is None
@@ -315,9 +317,8 @@ def test_a_target_goes_out_again_when_all_that_may_have_it_are_gone(setting: Mak
     assert cluster.sent[1].cancelled
 
 
-def started(ticket: FakeTicket, run: str, machine: Machine, attempt: str) -> dict[str, Any]:
-    about = {"run": run, "target": ticket.order.target, "attempt": attempt}
-    return {**about, "worker": machine.address, "name": machine.name, "event": "started", "fields": {}}
+def started(ticket: FakeTicket, run: str, machine: Machine, attempt: str) -> WorkerEvent:
+    return WorkerEvent(run, ticket.order.target, attempt, machine.address, machine.name, "started")
 
 
 def test_lost_workers_are_counted_however_they_are_noticed(setting: Make) -> None:
@@ -332,8 +333,8 @@ def test_lost_workers_are_counted_however_they_are_noticed(setting: Make) -> Non
                 time.sleep(0.01)
             cluster.tell(started(ticket, made.run.id, B, "2"))
             cluster.tell(started(ticket, made.run.id, B, "3"))  # noticed by its successor
-            cluster.tell({**started(ticket, made.run.id, B, "2"), "event": "message", "fields": {"text": "too late"}})
-            cluster.tell({**started(ticket, made.run.id, B, "3"), "event": "message", "fields": {"text": "in time"}})
+            cluster.tell(replace(started(ticket, made.run.id, B, "2"), event="message", fields={"text": "too late"}))
+            cluster.tell(replace(started(ticket, made.run.id, B, "3"), event="message", fields={"text": "in time"}))
             cluster.tell(started(ticket, "another run", A, "9"))
             del cluster.now["tcp://b"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -156,22 +155,22 @@ def test_errors_in_the_users_own_files_name_them(tmp_path: Path, place: str) -> 
         assert error.hint == FailureKind.COMPILE.advice
 
 
-COMMITS = {"commits": {"op-plugin": "a" * 40, "op-plugin (pinned)": "b" * 40}}
+COMMITS = {"op-plugin": "a" * 40, "op-plugin (pinned)": "b" * 40}
 
 
 @pytest.mark.parametrize(
-    ("options", "record", "place", "told"),
+    ("options", "commits", "place", "told"),
     [
         (BuildOptions(), COMMITS, INSIDE, True),
         (BuildOptions(), COMMITS, "/work/pytorch/torch_npu", False),
         (BuildOptions(op_plugin="pinned"), COMMITS, INSIDE, False),
-        (BuildOptions(), {"commits": {"op-plugin": "a" * 40, "op-plugin (pinned)": "a" * 40}}, INSIDE, False),
+        (BuildOptions(), {"op-plugin": "a" * 40, "op-plugin (pinned)": "a" * 40}, INSIDE, False),
         (BuildOptions(), {}, INSIDE, False),
     ],
 )
 def test_an_error_in_op_plugin_names_the_commit_that_torch_npu_pins(
-    options: BuildOptions, record: dict[str, Any], place: str, *, told: bool
+    options: BuildOptions, commits: dict[str, str], place: str, *, told: bool
 ) -> None:
     error = failure(f"running build\n{place}/a.cpp:3:9: error: no b\n")
-    tell_by_origin(error, options, record)
+    tell_by_origin(error, options, commits)
     assert ("torch_npu pins bbbbbbb: --op-plugin pinned" in str(error.hint)) is told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import errno
 import os
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sources_support import origin_of
 
 from builder.core.build_options import BuildOptions
 from builder.core.errors import MachineError
@@ -20,20 +20,20 @@ from builder.matrix.loader import load_matrix
 from builder.matrix.model import Target
 from builder.matrix.selection import parse_target_id
 from builder.planning.planner import _Moves, _worded
+from builder.sources.prepared_record import Origin
 from builder.target import cann_toolkit
 from builder.target import inputs as inputs_module
 from builder.target.fingerprint import fingerprint
 from builder.target.inputs import differences, environment_request, inputs_of
 
-ORIGIN: dict[str, Any] = {
+MADE_OF: dict[str, Any] = {
     "asked": {"components": "op-plugin", "op_plugin": "branch", "torch_npu": "branch", "host": "somewhere"},
     "branch": "v2.5.1-7.1.0",
-    "torch_npu": "a" * 40,
     "submodules": {"third_party/nlohmann": "b" * 40},
     "op_plugin": {"source": "commit", "commit": "c" * 40},
     "patches": [{"repository": "torch_npu", "name": "one.patch", "sha256": "1"}],
-    "custom_operators": None,
 }
+ORIGIN = origin_of("a" * 40, **MADE_OF)
 ENVIRONMENT = {"environment": "docker", "image_digest": "d"}
 
 
@@ -44,16 +44,16 @@ def target() -> Target:
 
 def build(
     target: Target,
-    origin: dict[str, Any] = ORIGIN,
-    environment: dict[str, object] = ENVIRONMENT,  # type: ignore[assignment]
+    origin: Origin = ORIGIN,
+    environment: dict[str, Any] = ENVIRONMENT,
     options: BuildOptions = BuildOptions(),  # noqa: B008
     changed_tree: str | None = None,
 ) -> dict[str, Any]:
-    return inputs_of(target, origin, environment, options, changed_tree=changed_tree)
+    return inputs_of(target, origin, environment, options, changed_tree=changed_tree).to_json()
 
 
 def with_origin(**changes: Any) -> Callable[[Target], dict[str, Any]]:
-    return lambda target: build(target, {**copy.deepcopy(ORIGIN), **changes})
+    return lambda target: build(target, origin_of(**{"commit": "a" * 40, **MADE_OF, **changes}))
 
 
 def with_line(**changes: Any) -> Callable[[Target], dict[str, Any]]:
@@ -73,15 +73,15 @@ def with_toolchain(**changes: Any) -> Callable[[Target], dict[str, Any]]:
 
 
 CHANGES: dict[str, Callable[[Target], dict[str, Any]]] = {
-    "torch_npu commit": with_origin(torch_npu="f" * 40),
+    "torch_npu commit": with_origin(commit="f" * 40),
     "op-plugin commit": with_origin(op_plugin={"source": "commit", "commit": "f" * 40}),
     "op-plugin folder": with_origin(op_plugin={"source": "folder", "commit": "", "dirty": True, "digest": "x"}),
     "no overlay": with_origin(op_plugin=None),
     "submodule commit": with_origin(submodules={"third_party/nlohmann": "f" * 40}),
-    "another submodule": with_origin(submodules={**ORIGIN["submodules"], "third_party/fmt": "f" * 40}),
+    "another submodule": with_origin(submodules={**MADE_OF["submodules"], "third_party/fmt": "f" * 40}),
     "patch content": with_origin(patches=[{"repository": "torch_npu", "name": "one.patch", "sha256": "2"}]),
     "no patches": with_origin(patches=[]),
-    "custom operators": with_origin(custom_operators={"digest": "x"}),
+    "custom operators": with_origin(custom_operators={"operators": [], "digest": "x"}),
     "image": lambda target: build(target, environment={"environment": "docker", "image_digest": "e"}),
     "kind of environment": lambda target: build(target, environment={"environment": "host", "image_digest": "d"}),
     "components": lambda target: build(target, options=BuildOptions(components="full")),
@@ -153,7 +153,7 @@ def test_a_toolkit_that_cannot_be_read_is_told(target: Target, tmp_path: Path, m
 )
 def test_what_cannot_change_the_wheel_is_no_input(target: Target, options: BuildOptions) -> None:
     assert fingerprint(build(target, options=options)) == fingerprint(build(target))
-    asked = {**ORIGIN, "asked": {**ORIGIN["asked"], "op_plugin": "7.1.0"}}
+    asked = ORIGIN.model_copy(update={"asked": {**ORIGIN.asked, "op_plugin": "7.1.0"}})
     assert fingerprint(build(target, asked)) == fingerprint(build(target))
 
 

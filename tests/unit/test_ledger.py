@@ -22,6 +22,7 @@ from builder.cli.history_command import duration, history_table, rebuild_ledger,
 from builder.cli.main import cli
 from builder.core.errors import FailureKind, MachineError, RequestError, TargetError
 from builder.core.results import Phase, TargetResult
+from builder.core.statistics import CacheUse
 from builder.core.workspace import Workspace
 from builder.ledger import BuildLedger, Entry, Estimates, Ledger, ledger_path
 from builder.ledger import database as tables
@@ -76,7 +77,7 @@ def built_result(path: Path) -> TargetResult:
         sha256="a" * 64,
         phases=[Phase("prepare", 1.25), Phase("compile", 60.5, 110.125)],
         files_compiled=12,
-        cache={"hits": 9, "misses": 3},
+        cache=CacheUse(hits=9, misses=3),
     )
 
 
@@ -94,6 +95,8 @@ def test_what_was_recorded_is_what_the_result_file_says(path: Path) -> None:
             assert [
                 {key: phase[key] for key in said} for phase, said in zip(written[name], value, strict=True)
             ] == value
+        elif name == "cache":
+            assert written[name] == {"hits": 9, "misses": 3}, "the ledger keeps no more of it"
         elif name != "warnings":
             assert written[name] == value, name
     assert written["run"] == "r"

@@ -29,6 +29,7 @@ from nightly_support import (
     git,
 )
 from packaging.version import Version
+from sources_support import origin_of
 from store_support import KINDS, everything, make_store
 from wheel_support import make_wheel, write_record
 
@@ -987,10 +988,10 @@ def test_a_link_in_place_of_setup_is_not_followed(tmp_path: Path) -> None:
 
 def test_the_suffix_is_an_input_of_the_wheel(matrix: Matrix) -> None:
     target = next(target for target in matrix.targets() if target.id == A)
-    origin = dict.fromkeys(("torch_npu", "submodules", "op_plugin", "patches", "custom_operators"))
+    origin = origin_of("a" * 40)
 
     def inputs(**options: Any) -> dict[str, Any]:
-        return inputs_of(target, origin, {}, BuildOptions(**options), changed_tree=None)
+        return inputs_of(target, origin, {}, BuildOptions(**options), changed_tree=None).to_json()
 
     assert inputs(version_suffix=".dev1") != inputs(version_suffix=".dev2")
     assert inputs(version_suffix=".dev1") == {**inputs(), "version_suffix": ".dev1"}

@@ -15,6 +15,7 @@ from support import examples
 
 from builder.core.errors import BuilderError, FailureKind, MachineError, RequestError, TargetError
 from builder.core.results import Run, TargetResult
+from builder.core.statistics import CacheUse
 from builder.executors import reports
 from builder.executors.reports import junit_xml, markdown_summary, write_summaries
 
@@ -47,7 +48,7 @@ def built(run: Run, identity: str = "v2.5.1-7.1.0-py3.9-x86_64") -> TargetResult
         pass
     phase.seconds = 3725.0
     result.status, result.reason = "built", "built from source"
-    result.files_compiled, result.cache = 983, {"hits": 900, "misses": 100}
+    result.files_compiled, result.cache = 983, CacheUse(hits=900, misses=100)
     result.wheel = Path("dist/torch_npu-2.5.1.post3-cp39-cp39-manylinux_2_17_x86_64.whl")
     return result
 

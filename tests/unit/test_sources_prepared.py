@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sources_support import record_of_a_tree
+from sources_support import facts_of_a_tree, origin_of
 
 from builder.core.errors import FailureKind, TargetError
 from builder.core.untrusted import remove_tree
@@ -15,7 +16,7 @@ from builder.sources import manifest
 from builder.sources.prepared_tree import MANIFEST, RECORD, load_prepared, save
 
 COMMIT = "a" * 40
-ORIGIN = record_of_a_tree(COMMIT)["origin"]
+ORIGIN = origin_of(COMMIT).to_json()
 
 
 @pytest.fixture
@@ -27,10 +28,27 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_a_whole_record_is_read(tree: Path) -> None:
-    save(tree, record_of_a_tree(COMMIT, more={"of": "another version"}))
+    saved = save(tree, facts_of_a_tree(COMMIT))
     loaded = load_prepared(tree)
     assert loaded is not None
-    assert loaded.record["origin"] == ORIGIN
+    assert loaded.record == saved.record
+    assert loaded.differs(origin_of(COMMIT)) == []
+
+
+def test_what_another_version_notes_besides_is_kept(tree: Path) -> None:
+    save(tree, facts_of_a_tree(COMMIT))
+    rewrite(tree, more={"of": "another version"}, origin={**ORIGIN, "hosts": ["a"]})
+    loaded = load_prepared(tree)
+    assert loaded is not None
+    assert loaded.record.to_json()["more"] == {"of": "another version"}
+    assert loaded.differs(origin_of(COMMIT)) == ["hosts"]
+
+
+def rewrite(tree: Path, **changes: Any) -> None:
+    """Change parts of a tree's record; ``...`` leaves one out."""
+    path = tree / ".git" / RECORD
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
 
 
 @pytest.mark.parametrize(
@@ -48,24 +66,27 @@ def test_a_whole_record_is_read(tree: Path) -> None:
         ({"commit_time": 1 << 70}, "commit_time: "),
         ({"commit_time": "0"}, "commit_time: "),
         ({"schema": 99}, "schema: "),
+        ({"schema": ...}, "schema: Field required"),
+        ({"patches": [{"name": "one"}]}, "patches.0.repository: Field required"),
         ({"custom_operators": None}, "custom_operators: "),
     ],
 )
 def test_a_record_of_odd_types_is_a_damaged_one(tree: Path, changes: dict[str, Any], said: str) -> None:
-    save(tree, record_of_a_tree(COMMIT, **changes))
+    save(tree, facts_of_a_tree(COMMIT))
+    rewrite(tree, **changes)
     _refused(tree, said)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "null", "\0", '"\ud800"'])
 def test_what_is_hardly_json_is_a_damaged_record(tree: Path, text: str) -> None:
-    save(tree, record_of_a_tree(COMMIT))
+    save(tree, facts_of_a_tree(COMMIT))
     (tree / ".git" / RECORD).write_bytes(text.encode("utf-8", "surrogatepass"))
     _refused(tree, "")
 
 
 @pytest.mark.parametrize("name", [RECORD, MANIFEST])
 def test_what_is_no_file_is_a_damaged_record(tree: Path, name: str) -> None:
-    save(tree, record_of_a_tree(COMMIT))
+    save(tree, facts_of_a_tree(COMMIT))
     (tree / ".git" / name).unlink()
     os.mkfifo(tree / ".git" / name)
     assert "not a regular file" in _refused(tree, "")

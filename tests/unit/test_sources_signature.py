@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sources_support import record_of_a_tree
+from sources_support import facts_of_a_tree
 
 from builder.sources import manifest, prepared_tree, signature
 from builder.sources.manifest import Change
@@ -34,7 +34,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PreparedTree:
     for command in (["init", "--quiet", "--initial-branch=line"], ["commit", "--quiet", "--allow-empty", "-m", "x"]):
         subprocess.run([*git, *command], cwd=place, check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], cwd=place, check=True, capture_output=True, text=True).stdout
-    saved = save(place, record_of_a_tree(head.strip()))
+    saved = save(place, facts_of_a_tree(head.strip()))
     time.sleep(0.1)
     return saved
 

@@ -40,7 +40,7 @@ def test_the_critical_path_goes_back_through_those_that_were_waited_for() -> Non
         "critical path: first 100 s (compile 90 s) -> second 60 s (compile 60 s)"
     )
     assert found.tells
-    written = found.to_json()
+    written = found.schedule().to_json()
     assert written["critical_path"][0] == {
         "target": "first",
         "seconds": 100.0,
@@ -76,7 +76,7 @@ def test_more_work_than_cores_is_no_negative_idleness() -> None:
 def test_machines_that_shared_the_work_have_no_common_number_of_compilers() -> None:
     found = timeline([result("a", ("compile", 0, 10, 25.0))], jobs=None)
     assert found is not None
-    assert found.to_json()["idle_share"] is None
+    assert found.schedule().to_json()["idle_share"] is None
 
 
 def test_where_nothing_ran_there_is_no_timeline() -> None:

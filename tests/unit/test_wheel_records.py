@@ -33,7 +33,7 @@ from builder.wheels.provenance import (
     rename_old_debug,
 )
 from builder.wheels.publication import publish_wheel
-from builder.wheels.record import RecordError, WheelRecord, read_record, record_path
+from builder.wheels.record import RecordError, WheelRecord, read_record, record_path, refusing
 from builder.wheels.standing import Digests, fault_of, records
 
 #: A record as a build writes it, to the byte.
@@ -46,21 +46,27 @@ GOLDEN = Path(__file__).parents[1] / "data" / "record.json"
 def test_a_record_is_written_as_it_was_read() -> None:
     data = GOLDEN.read_bytes()
     assert WheelRecord.from_json(data, "x").to_json().encode() == data
-    # As `finish` makes one.
-    assert WheelRecord.of(json.loads(data)).to_json().encode() == data
+    # As `repair_and_publish` makes one.
+    assert WheelRecord.model_validate(json.loads(data)).to_json().encode() == data
 
 
 def test_a_record_of_an_older_or_later_builder_is_read_and_kept(tmp_path: Path) -> None:
     old = make_record(tmp_path / NAME)
-    assert json.loads(WheelRecord.of(old).to_json()) == old
-    assert WheelRecord.of(old).mismatches == []
+    assert json.loads(WheelRecord.model_validate(old).to_json()) == old
+    assert WheelRecord.model_validate(old).mismatches == []
     later = {**old, "invented": {"later": [1, None]}}
-    assert json.loads(WheelRecord.of(later).to_json()) == later
+    assert json.loads(WheelRecord.model_validate(later).to_json()) == later
 
 
 def test_names_of_files_that_are_no_unicode_cost_no_wheel(tmp_path: Path) -> None:
-    written = WheelRecord.of(make_record(tmp_path / NAME, changes_by_hand=["modified \udcff.py"]))
+    written = WheelRecord.model_validate(make_record(tmp_path / NAME, changes_by_hand=["modified \udcff.py"]))
     assert written.changes_by_hand == ["modified ?.py"]
+
+
+def test_what_a_build_may_not_write_is_told_as_what_is_read(tmp_path: Path) -> None:
+    told = r"x\.json is no record of a wheel: version: .*control characters"
+    with pytest.raises(RecordError, match=told), refusing("x.json"):
+        WheelRecord.model_validate(make_record(tmp_path / NAME, version="1\x1b[2J"))
 
 
 BAD: dict[str, dict[str, Any]] = {
@@ -276,10 +282,12 @@ class Publishing:
         self.folder.mkdir()
         if old:
             first = make_wheel(self.folder, replaced={"torch_npu/which": b"old"})
-            publish_wheel(first, self.output, WheelRecord.of(make_record(first)), debug_archive(folder, b"old"))
+            publish_wheel(
+                first, self.output, WheelRecord.model_validate(make_record(first)), debug_archive(folder, b"old")
+            )
             self.old_debug = debug_path(self.output / NAME).read_bytes()
         self.wheel = make_wheel(self.folder, replaced={"torch_npu/which": b"new"}, library=elf())
-        self.record = WheelRecord.of(make_record(self.wheel, fingerprint="e" * 64))
+        self.record = WheelRecord.model_validate(make_record(self.wheel, fingerprint="e" * 64))
         self.debug = debug_archive(folder, b"new") if new_debug else None
 
     def publish(self) -> Path:

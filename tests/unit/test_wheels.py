@@ -114,7 +114,7 @@ def test_publishing_leaves_only_whole_files(tmp_path: Path) -> None:
     assert packed == [True, True]
     assert archives[0].read_bytes() == archives[1].read_bytes()
     output = tmp_path / "dist"
-    record = WheelRecord.of(make_record(wheel))
+    record = WheelRecord.model_validate(make_record(wheel))
     published = publish_wheel(wheel, output, record, archives[0])
     assert {file.name for file in output.iterdir()} == {NAME, f"{NAME}.json", f"{NAME}.debug.tar.gzip"}
     assert read_record(published) == record
@@ -189,8 +189,8 @@ def test_what_a_build_leaves_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_second_publication_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path)
     output = tmp_path / "dist"
-    publish_wheel(wheel, output, WheelRecord.of(make_record(wheel)), None)
+    publish_wheel(wheel, output, WheelRecord.model_validate(make_record(wheel)), None)
     (output / f".{NAME}.deadbeef").write_bytes(b"half")
     (output / f".{NAME}.json.deadbeef").write_bytes(b"half")
-    publish_wheel(wheel, output, WheelRecord.of(make_record(wheel)), None)
+    publish_wheel(wheel, output, WheelRecord.model_validate(make_record(wheel)), None)
     assert {file.name for file in output.iterdir()} == {NAME, f"{NAME}.json"}
