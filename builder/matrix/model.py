@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_validator
+from pydantic import Field, JsonValue, StrictBool, ValidationInfo, field_validator, model_validator
 
 from builder.matrix import patterns
 from builder.matrix.base import (
@@ -312,7 +312,7 @@ class Target:
         """False where no index has a torch wheel for this target, so that the user has to bring one."""
         return self.python in self.release.torch.wheels.get(self.arch, {})
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, JsonValue]:
         """The object that ``list --json`` prints for this target (DESIGN section 4)."""
         line, toolchain = self.release, self.toolchain
         return {

@@ -366,7 +366,8 @@ def test_debug_symbols_beside_a_wheel_that_is_skipped_get_the_new_name(world: Wo
 def test_the_record_of_another_targets_wheel_makes_none_of_this_one(world: World) -> None:
     first, second = world.plan(targets=world.targets[:2])
     wheel = world.wheel(first)
-    write_record(wheel, target=second.target.id, fingerprint=second.fingerprint, inputs=dict(second.inputs or {}))
+    assert second.inputs is not None
+    write_record(wheel, target=second.target.id, fingerprint=second.fingerprint, inputs=second.inputs.to_json())
     (planned,) = world.plan(targets=[second.target])
     assert planned.reason == f"its wheel is not whole: {wheel.name} is not for {second.target.id}"
     record_path(wheel).unlink()
