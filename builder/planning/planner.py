@@ -61,7 +61,7 @@ class Planned:
     record: WheelRecord | None = None
     hint: str | None = None
 
-    def describe(self) -> dict[str, JsonValue]:
+    def describe(self) -> dict[str, object]:
         """The object that ``plan --json`` prints."""
         return {
             **self.target.describe(),
