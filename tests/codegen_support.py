@@ -11,6 +11,7 @@ from pathlib import Path
 
 from builder.compilation import codegen_cache
 from builder.core.trust import Trust
+from builder.payload.codegen.key import COMPILERS
 
 LINE = "v2.5.1-7.1.0"
 
@@ -84,7 +85,10 @@ def state(root: Path) -> State:
 
 @dataclass
 class Place:
-    """Where builds happen: always in the same folder, as in an environment."""
+    """Where builds happen: always in the same folder, as in an environment.
+
+    What ``root`` holds of earlier builds is gone on with.
+    """
 
     root: Path
     #: What the variables of a build have besides the usual.
@@ -97,12 +101,17 @@ class Place:
     trust: Trust = Trust.RELEASE
 
     def __post_init__(self) -> None:
+        self.said = ""
+        self.warning: str | None = None
+        if self.source.exists():
+            return
         write_tree(self.source)
         for folder in (self.cache, self.out, self.tools):
             folder.mkdir()
-        # Hashing the real compiler takes longer than all the rest of a small generation.
-        (self.tools / "gcc").write_text("#!/bin/sh\nexit 1\n")
-        (self.tools / "gcc").chmod(0o755)
+        # Hashing the real compilers takes longer than all the rest of a small generation.
+        for name in COMPILERS:
+            (self.tools / name).write_text("#!/bin/sh\nexit 1\n")
+            (self.tools / name).chmod(0o755)
 
     @property
     def source(self) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from head_support import Branches, TableFinder, TableGatherer
 from rich.console import Console
 from support import MACHINE, CommandLine, Ran
 from wheel_support import make_record, make_target_wheel
@@ -62,8 +63,11 @@ def commit(repository: Path, branch: str, files: Mapping[str, str]) -> str:
     return made
 
 
-def channel_matrix(matrix: Matrix, upstream: Miniature, folder: Path, channels: Mapping[str, Any]) -> Matrix:
-    """``matrix`` over the miniature's repositories, with these channels; 2.6 follows its own branch of op-plugin."""
+def channel_matrix(matrix: Matrix, upstream: Miniature | None, folder: Path, channels: Mapping[str, Any]) -> Matrix:
+    """``matrix`` with these channels, over the repositories of ``upstream`` if any.
+
+    2.6 follows its own branch of op-plugin.
+    """
     path = folder / "nightly.yaml"
     path.write_text(yaml.safe_dump({"channels": dict(channels)}, sort_keys=False))
     lines = [
@@ -71,9 +75,10 @@ def channel_matrix(matrix: Matrix, upstream: Miniature, folder: Path, channels: 
         for line in matrix.releases
     ]
     sources = matrix.sources
-    for name, place in (("torch_npu", upstream.torch_npu), ("op-plugin", upstream.op_plugin)):
-        sources = sources.with_override(name, str(place))
-    sources = sources.with_override("nlohmann-json", str(upstream.nlohmann))
+    if upstream is not None:
+        for name, place in (("torch_npu", upstream.torch_npu), ("op-plugin", upstream.op_plugin)):
+            sources = sources.with_override(name, str(place))
+        sources = sources.with_override("nlohmann-json", str(upstream.nlohmann))
     documents = {**matrix.documents, "nightly": read_document(path)}
     return replace(matrix, releases=tuple(lines), sources=sources, documents=documents)
 
@@ -94,10 +99,12 @@ def know_the_environment() -> None:
 class FakeEngine:
     """Writes a wheel with its record where ``run_targets`` would, for what the planner says of a target.
 
-    ``failing`` maps targets to why they fail; ``recognised`` maps those that it says have a wheel of a fingerprint;
-    ``built`` lists what was built; ``after`` is called after each target; ``policy`` is that of the last run.
+    ``gatherer`` finds the sources, as ``builder.executors.local.gatherer`` does. ``failing`` maps targets to why they
+    fail; ``recognised`` maps those that it says have a wheel of a fingerprint; ``built`` lists what was built;
+    ``after`` is called after each target; ``policy`` is that of the last run.
     """
 
+    gatherer: Callable[..., Any] = gatherer
     failing: dict[str, BuilderError] = field(default_factory=dict)
     recognised: dict[str, str] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
@@ -118,7 +125,8 @@ class FakeEngine:
         self.policy = policy
         workspace.create()
         run = Run(workspace.runs)
-        planner = Planner(gatherer(matrix, workspace, options, reporter, policy.locked), workspace, options, reporter)
+        sources = self.gatherer(matrix, workspace, options, reporter, policy.locked)
+        planner = Planner(sources, workspace, options, reporter)
         for target in targets:
             result = run.target(target.id)
             planned = planner.plan_target(target)
@@ -160,16 +168,21 @@ def compile_error(text: str = "an error") -> TargetError:
 
 
 class World:
-    """A miniature upstream of its own, a workspace, and nights of one channel after the other."""
+    """An upstream of its own, a workspace, and nights of one channel after the other."""
 
-    def __init__(self, folder: Path, upstream: Miniature, matrix: Matrix | None = None, **channel: Any) -> None:
-        """The repositories of ``upstream`` are written to."""
+    def __init__(
+        self, folder: Path, upstream: Miniature | None = None, matrix: Matrix | None = None, **channel: Any
+    ) -> None:
+        """The repositories of ``upstream`` are written to; without any there are only the heads of branches."""
         self.folder = folder
-        self.upstream = upstream
-        if OTHER_BRANCH not in git(self.upstream.op_plugin, "branch", "--format=%(refname:short)").split():
-            git(self.upstream.op_plugin, "branch", OTHER_BRANCH, "7.1.0")
-        self.workspace = Workspace(root=folder / "build", output=folder / "dist")
+        self.branches = Branches({"torch_npu": ("v2.5.1-7.1.0", "v2.6.0-7.1.0"), "op-plugin": ("7.1.0", OTHER_BRANCH)})
         self.engine = FakeEngine()
+        if upstream is None:
+            self.engine.gatherer = lambda *given: TableGatherer(given[-1].pins())
+        elif OTHER_BRANCH not in git(upstream.op_plugin, "branch", "--format=%(refname:short)").split():
+            git(upstream.op_plugin, "branch", OTHER_BRANCH, "7.1.0")
+        self._upstream = upstream
+        self.workspace = Workspace(root=folder / "build", output=folder / "dist")
         self.said = io.StringIO()
         self._matrix = matrix if matrix is not None else load_matrix()
         self.options = BuildOptions()
@@ -178,7 +191,13 @@ class World:
     def settle(self, **channel: Any) -> None:
         """Write the channel ``night`` anew."""
         wanted = {"targets": {"target": [A, B, C]}, "keep": 9, **channel}
-        self.matrix = channel_matrix(self._matrix, self.upstream, self.folder, {"night": wanted})
+        self.matrix = channel_matrix(self._matrix, self._upstream, self.folder, {"night": wanted})
+
+    @property
+    def upstream(self) -> Miniature:
+        """The repositories."""
+        assert self._upstream is not None, "this world has no repositories"
+        return self._upstream
 
     @property
     def store(self) -> Any:
@@ -193,6 +212,8 @@ class World:
         self.engine.calls = 0
         reporter = Reporter(Console(file=self.said, width=300))
         more = {"engine": self.engine, "options": self.options, "night": day, **more}
+        if self._upstream is None:
+            more["finder"] = TableFinder(self.branches, self.matrix, self.workspace, reporter)
         return run_nightly(self.matrix, list(names), self.workspace, reporter=reporter, **more)
 
     @property
@@ -232,8 +253,17 @@ class World:
         found: dict[str, Any] = json.loads((newest / "result.json").read_text())
         return {**found, "folder": newest}
 
+    def head(self, repository: str, branch: str) -> str:
+        """The commit that a branch is at."""
+        if self._upstream is None:
+            return self.branches.head(repository, branch)
+        places = {"torch_npu": self._upstream.torch_npu, "op-plugin": self._upstream.op_plugin}
+        return git(places[repository], "rev-parse", branch)
+
     def change_op_plugin(self, branch: str = "7.1.0", text: str = "") -> str:
         """A commit on a branch of op-plugin."""
+        if self._upstream is None:
+            return self.branches.change("op-plugin", branch)
         return commit(self.upstream.op_plugin, branch, {"op_plugin/note.txt": text or str(time.monotonic_ns())})
 
 

@@ -39,11 +39,13 @@ def run_nightly(
     waive: Mapping[str, str] | None = None,
     retry: bool = False,
     engine: Engine = run_targets,
+    finder: HeadFinder | None = None,
 ) -> int:
     """Build and publish a night of each channel; all of ``nightly.yaml`` for no names. Returns the exit code.
 
     ``night`` is its day, by default today (UTC). ``waive`` gives, by target, why the night may do without it;
     ``retry`` builds also what failed in the newest night and has not changed since. ``dry_run`` prints the plan.
+    ``finder`` answers which commits there are, by default those of the hosts.
 
     The code is 0 when every required target is there or waived, and what a channel rehearses beside succeeds. Raises
     BuilderError for what is wrong with the request or a store, before anything is built; for one channel alone also
@@ -59,7 +61,7 @@ def run_nightly(
     for store in {} if dry_run else {store.url: store for store in stores.values()}.values():
         store.check()
     wishes = Wishes(day=night or datetime.now(timezone.utc).date(), exact=night is not None, waive=waived, retry=retry)
-    finder = HeadFinder(matrix, workspace, reporter, offline=options.offline)
+    finder = finder or HeadFinder(matrix, workspace, reporter, offline=options.offline)
     codes = []
     for one in chosen:
         for line, reason in one.left_out:

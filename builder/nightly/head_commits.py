@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from builder.core.build_options import BuildOptions
 from builder.core.errors import BuilderError, FailureKind, TargetError
 from builder.core.workspace import Workspace
+from builder.executors.local import gatherer
 from builder.matrix.loader import Matrix
 from builder.matrix.model import ReleaseLine, Target
 from builder.planning.lockfile import Lock
 from builder.progress.reporter import Reporter
 from builder.sources.mirrors import Mirror, Mirrors, Repository
 from builder.target.inputs import Inputs
+from builder.target.resolve_sources import Gatherer
 from builder.target.tree_request import OP_PLUGIN, TORCH_NPU
 
 #: Commits by branch of torch_npu and by what Gatherer calls the repository: ``torch_npu``, ``op_plugin``.
@@ -37,6 +40,8 @@ class HeadFinder:
     """Asks hosts for heads: one fetch of each repository, however many branches and channels want something of it."""
 
     def __init__(self, matrix: Matrix, workspace: Workspace, reporter: Reporter, *, offline: bool) -> None:
+        self._matrix = matrix
+        self._reporter = reporter
         self._sources = matrix.sources
         self._mirrors = Mirrors(workspace.mirrors, reporter, offline=offline)
         self._fetched: dict[str, Mirror] = {}
@@ -60,6 +65,10 @@ class HeadFinder:
         if failed and not found:
             raise next(iter(failed.values()))
         return found, failed
+
+    def gatherer(self, workspace: Workspace, options: BuildOptions, lock: Lock) -> Gatherer:
+        """What finds the sources of the commits that ``lock`` fixes."""
+        return gatherer(self._matrix, workspace, options, self._reporter, lock)
 
     def _commits(self, line: ReleaseLine, op_plugin: str) -> dict[str, str]:
         torch_npu, commit = self._head(TORCH_NPU, line.branch)

@@ -12,7 +12,7 @@ from builder.core.errors import EXIT_MACHINE_LACKS, EXIT_OK, BuilderError, Failu
 from builder.core.results import Run, TargetResult
 from builder.core.trust import Trust
 from builder.core.workspace import Workspace
-from builder.executors.local import Policy, gatherer
+from builder.executors.local import Policy
 from builder.matrix.channels import ChosenChannel
 from builder.matrix.loader import Matrix
 from builder.matrix.model import Target
@@ -144,7 +144,7 @@ class Night:
         found, lost = self._finder.find(missing, self._options.op_plugin)
         commits = {**commits, **found}
         workspace = self._bench.workspace()
-        sources = gatherer(self._matrix, workspace, self._options, self._reporter, self._lock(commits))
+        sources = self._finder.gatherer(workspace, self._options, self._lock(commits))
         planner = Planner(sources, workspace, self._options, self._reporter)
         finished = self._bench.finished() if with_finished else {}
         decider = Decider(planner, earlier, finished, self._options, retry=self._wishes.retry)

@@ -28,6 +28,24 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def first_build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A place after its first build, and a copy of it."""
+    place = Place(tmp_path_factory.mktemp("codegen") / "place")
+    outcome = place.build()
+    assert (outcome.result, place.runs, place.warning) == ("miss", 1, None)
+    return place.root, shutil.copytree(place.root, place.root.with_name("copy"), symlinks=True)
+
+
+@pytest.fixture
+def built(first_build: tuple[Path, Path]) -> Place:
+    """A place after its first build. It is always the same folder, which an entry is for."""
+    folder, copy = first_build
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder, symlinks=True)
+    return Place(folder)
+
+
 def edit(place: Place, name: str, text: str) -> None:
     (place.source / name).parent.mkdir(parents=True, exist_ok=True)
     (place.source / name).write_text(text)
@@ -69,14 +87,13 @@ def test_without_a_cache_upstreams_script_just_runs(place: Place) -> None:
     assert place.runs == 3
 
 
-def test_the_files_are_those_that_the_script_makes_without_the_cache(place: Place) -> None:
-    place.build()
-    place.build()
-    cached = state(place.tree)
-    place.cached = False
-    place.prepare()
-    place.generate()
-    assert state(place.tree) == cached
+def test_the_files_are_those_that_the_script_makes_without_the_cache(built: Place) -> None:
+    built.build()
+    cached = state(built.tree)
+    built.cached = False
+    built.prepare()
+    built.generate()
+    assert state(built.tree) == cached
 
 
 # -- what is an input ------------------------------------------------------------------------------------------
@@ -135,22 +152,20 @@ def module(place: Place, package: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NO_INPUT)
-def test_what_reaches_no_generated_file_keeps_the_result(place: Place, name: str) -> None:
-    place.build()
-    NO_INPUT[name](place)
-    assert place.build().result == "hit"
-    assert place.runs == 1
+def test_what_reaches_no_generated_file_keeps_the_result(built: Place, name: str) -> None:
+    NO_INPUT[name](built)
+    assert built.build().result == "hit"
+    assert built.runs == 1
 
 
 @pytest.mark.parametrize("name", INPUT)
-def test_what_can_reach_a_generated_file_makes_a_new_result(place: Place, name: str) -> None:
+def test_what_can_reach_a_generated_file_makes_a_new_result(built: Place, name: str) -> None:
     change, because = INPUT[name]
-    place.build()
-    change(place)
-    outcome = place.build()
-    assert (outcome.result, place.runs) == ("miss", 2)
+    change(built)
+    outcome = built.build()
+    assert (outcome.result, built.runs) == ("miss", 2)
     assert because in outcome.because
-    assert place.build().result == "hit"
+    assert built.build().result == "hit"
 
 
 def test_another_folder_makes_a_new_result(tmp_path: Path) -> None:
@@ -161,14 +176,13 @@ def test_another_folder_makes_a_new_result(tmp_path: Path) -> None:
     assert second.build().because == ("place",)
 
 
-def test_both_states_of_a_header_that_is_read_stay_in_the_cache(place: Place) -> None:
-    place.build()
-    before = place_text(place, "include/read.h")
-    edit(place, "include/read.h", "other\n")
-    place.build()
-    edit(place, "include/read.h", before)
-    assert place.build().result == "hit"
-    assert (place.tree / "made/deep/copy.txt").read_text() == before
+def test_both_states_of_a_header_that_is_read_stay_in_the_cache(built: Place) -> None:
+    before = place_text(built, "include/read.h")
+    edit(built, "include/read.h", "other\n")
+    built.build()
+    edit(built, "include/read.h", before)
+    assert built.build().result == "hit"
+    assert (built.tree / "made/deep/copy.txt").read_text() == before
 
 
 def test_pythons_that_hash_alike_share_and_where_the_order_is_fixed_all_do(
@@ -259,13 +273,12 @@ def test_nothing_is_kept_before_the_builder_says_so(place: Place) -> None:
     assert place.build().result == "miss"
 
 
-def test_a_second_generation_in_one_tree_is_upstreams_own(place: Place) -> None:
-    place.build()
-    place.prepare()
-    assert place.generate().returncode == 0
-    assert place.generate().returncode == 0
-    assert place.runs == 2
-    assert (place.tree / "config/info.yaml").read_text().count("- base") == 2
+def test_a_second_generation_in_one_tree_is_upstreams_own(built: Place) -> None:
+    built.prepare()
+    assert built.generate().returncode == 0
+    assert built.generate().returncode == 0
+    assert built.runs == 2
+    assert (built.tree / "config/info.yaml").read_text().count("- base") == 2
 
 
 def test_a_generator_that_gives_other_bytes_each_time_is_not_cached(place: Place) -> None:
@@ -315,12 +328,11 @@ def test_the_entries_that_were_not_used_for_long_go_first(place: Place, monkeypa
 # -- checking --------------------------------------------------------------------------------------------------
 
 
-def test_a_check_runs_generation_and_compares(place: Place) -> None:
-    place.build()
-    place.check = True
-    assert place.build().result == "same"
-    assert place.runs == 2
-    assert state(place.tree)["made/generated.cpp"][1] == 0o550
+def test_a_check_runs_generation_and_compares(built: Place) -> None:
+    built.check = True
+    assert built.build().result == "same"
+    assert built.runs == 2
+    assert state(built.tree)["made/generated.cpp"][1] == 0o550
 
 
 def test_a_check_fails_where_the_cache_has_something_else(place: Place) -> None:
@@ -342,15 +354,14 @@ def spoil(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("change", [spoil, lambda data: data[:-30], lambda data: b"", lambda data: b"no zip file"])
-def test_a_damaged_entry_is_as_good_as_none(place: Place, change: Callable[[bytes], bytes]) -> None:
-    place.build()
-    generated = state(place.tree)
-    (entry,) = place.entries
+def test_a_damaged_entry_is_as_good_as_none(built: Place, change: Callable[[bytes], bytes]) -> None:
+    generated = state(built.tree)
+    (entry,) = built.entries
     entry.write_bytes(change(entry.read_bytes()))
-    outcome = place.build()
-    assert (outcome.result, place.runs) == ("miss", 2)
+    outcome = built.build()
+    assert (outcome.result, built.runs) == ("miss", 2)
     assert "it is damaged" in outcome.because[0]
-    assert state(place.tree) == generated
+    assert state(built.tree) == generated
 
 
 def forged(place: Place, change: Callable[[dict[str, object]], None]) -> None:
@@ -376,52 +387,47 @@ def forged(place: Place, change: Callable[[dict[str, object]], None]) -> None:
         *((part, "made/../../x") for part in ("removed", "folders", "removed_folders")),
     ],
 )
-def test_no_entry_names_a_place_outside_of_the_tree(place: Place, part: str, name: str) -> None:
-    place.build()
-    generated = state(place.tree)
+def test_no_entry_names_a_place_outside_of_the_tree(built: Place, part: str, name: str) -> None:
+    generated = state(built.tree)
     item = {"path": name, "mode": 0o644, "sha256": "0" * 64} if part in ("outputs", "folders") else name
-    forged(place, lambda described: described[part].insert(0, item))  # type: ignore[attr-defined]
-    outcome = place.build()
-    assert (outcome.result, place.runs) == ("miss", 2)
+    forged(built, lambda described: described[part].insert(0, item))  # type: ignore[attr-defined]
+    outcome = built.build()
+    assert (outcome.result, built.runs) == ("miss", 2)
     assert "it names" in outcome.because[0]
-    assert state(place.tree) == generated
+    assert state(built.tree) == generated
 
 
-def test_an_entry_of_another_builder_or_key_is_not_used(place: Place) -> None:
-    place.build()
-    forged(place, lambda described: described.update(schema=0))
-    assert "another builder has made it" in place.build().because[0]
-    for entry in place.entries:
+def test_an_entry_of_another_builder_or_key_is_not_used(built: Place) -> None:
+    forged(built, lambda described: described.update(schema=0))
+    assert "another builder has made it" in built.build().because[0]
+    for entry in built.entries:
         entry.rename(entry.with_name(f"{'0' * 64}.{entry.name.split('.')[1]}.zip"))
-    assert place.build().result == "miss"
+    assert built.build().result == "miss"
 
 
-def test_an_entry_whose_files_are_not_what_it_says_leaves_the_tree_alone(place: Place) -> None:
-    place.build()
-    generated = state(place.tree)
-    forged(place, lambda described: described["outputs"][-1].update(sha256="0" * 64))  # type: ignore[index]
-    assert place.build().result == "miss"
-    assert state(place.tree) == generated
+def test_an_entry_whose_files_are_not_what_it_says_leaves_the_tree_alone(built: Place) -> None:
+    generated = state(built.tree)
+    forged(built, lambda described: described["outputs"][-1].update(sha256="0" * 64))  # type: ignore[index]
+    assert built.build().result == "miss"
+    assert state(built.tree) == generated
 
 
-def test_an_entry_that_does_not_fit_the_tree_leaves_it_alone(place: Place) -> None:
-    place.build()
-    generated = state(place.tree)
+def test_an_entry_that_does_not_fit_the_tree_leaves_it_alone(built: Place) -> None:
+    generated = state(built.tree)
 
     def into_a_file(described: dict[str, object]) -> None:
         described["outputs"][-1]["path"] = "config/functions.yaml/x"  # type: ignore[index]
 
-    forged(place, into_a_file)
-    outcome = place.build()
+    forged(built, into_a_file)
+    outcome = built.build()
     assert "config/functions.yaml/x is not in a folder here" in outcome.because[0]
-    assert state(place.tree) == generated
+    assert state(built.tree) == generated
 
 
 def test_a_tree_that_was_changed_by_half_ends_the_build(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    built: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place.build()
-    place.prepare()
+    built.prepare()
     done: list[str] = []
 
     def replace(source: Path, destination: Path) -> None:
@@ -430,15 +436,15 @@ def test_a_tree_that_was_changed_by_half_ends_the_build(
             raise OSError(28, "No space left on device")
         os.rename(source, destination)
 
-    for name, value in place.environment().items():
+    for name, value in built.environment().items():
         monkeypatch.setenv(name, value)
-    for name in set(os.environ) - set(place.environment()):
+    for name in set(os.environ) - set(built.environment()):
         monkeypatch.delenv(name)
     monkeypatch.setattr(entries.os, "replace", replace)
-    status = run.main(["/bin/bash", str(place.tree / "generate_code.sh"), sys.executable, place.version])
+    status = run.main(["/bin/bash", str(built.tree / "generate_code.sh"), sys.executable, built.version])
     assert status == 1
     assert "the tree is spoilt, build it again" in capsys.readouterr().out
-    assert place.runs == 1
+    assert built.runs == 1
 
 
 def test_a_cache_that_cannot_be_read_or_written_costs_only_time(place: Place) -> None:
@@ -468,20 +474,19 @@ def test_results_that_cannot_be_written_cost_only_the_cache(place: Place) -> Non
 
 
 @pytest.mark.parametrize("told", [b"", b"[]", b"{", b'{"result": 1, "seconds": "x"}', b'{"because": 3}', b"\xff"])
-def test_what_a_build_leaves_is_not_trusted(place: Place, told: bytes) -> None:
-    place.build()
-    (place.out / run.RESULT).write_bytes(told)
-    assert codegen_cache.outcome(place.out) is None
-    for entry in place.entries:
+def test_what_a_build_leaves_is_not_trusted(built: Place, told: bytes) -> None:
+    (built.out / run.RESULT).write_bytes(told)
+    assert codegen_cache.outcome(built.out) is None
+    for entry in built.entries:
         entry.unlink()
-    (place.out / run.ENTRY).unlink(missing_ok=True)
-    assert codegen_cache.keep(place.out, place.store) is None
-    (place.out / run.ENTRY).symlink_to("/etc/passwd")
-    assert "is not kept" in str(codegen_cache.keep(place.out, place.store))
-    (place.out / run.ENTRY).unlink()
-    (place.out / run.ENTRY).write_bytes(told)
-    assert "is not kept" in str(codegen_cache.keep(place.out, place.store))
-    assert list(place.store.iterdir()) == []
+    (built.out / run.ENTRY).unlink(missing_ok=True)
+    assert codegen_cache.keep(built.out, built.store) is None
+    (built.out / run.ENTRY).symlink_to("/etc/passwd")
+    assert "is not kept" in str(codegen_cache.keep(built.out, built.store))
+    (built.out / run.ENTRY).unlink()
+    (built.out / run.ENTRY).write_bytes(told)
+    assert "is not kept" in str(codegen_cache.keep(built.out, built.store))
+    assert list(built.store.iterdir()) == []
 
 
 def test_an_entry_that_is_too_large_is_not_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,33 +531,30 @@ def left(place: Place, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_an_entry_that_no_generation_makes_is_not_kept(place: Place, forgery: str) -> None:
-    place.build()
-    left(place, FORGERIES[forgery])
-    assert "the result of code generation is not kept" in str(codegen_cache.keep(place.out, place.store))
-    assert list(place.store.iterdir()) == []
-    assert not list(place.root.rglob("owned*"))
+def test_an_entry_that_no_generation_makes_is_not_kept(built: Place, forgery: str) -> None:
+    left(built, FORGERIES[forgery])
+    assert "the result of code generation is not kept" in str(codegen_cache.keep(built.out, built.store))
+    assert list(built.store.iterdir()) == []
+    assert not list(built.root.rglob("owned*"))
 
 
-def test_an_entry_that_unpacks_to_more_than_any_is_not_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    place.build()
-    left(place, lambda described: None)
+def test_an_entry_that_unpacks_to_more_than_any_is_not_kept(built: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    left(built, lambda described: None)
     monkeypatch.setattr(entries, "MOST_BYTES", 100)
-    assert "it is too large" in str(codegen_cache.keep(place.out, place.store))
+    assert "it is too large" in str(codegen_cache.keep(built.out, built.store))
 
 
-def test_an_entry_that_is_damaged_anywhere_ends_in_words(place: Place) -> None:
-    place.build()
-    left(place, lambda described: None)
-    whole = (place.out / run.ENTRY).read_bytes()
+def test_an_entry_that_is_damaged_anywhere_ends_in_words(built: Place) -> None:
+    left(built, lambda described: None)
+    whole = (built.out / run.ENTRY).read_bytes()
     chance = random.Random(11)  # noqa: S311 - the same bytes each time
     for _ in range(300):
         data = bytearray(whole[: chance.randrange(len(whole))] if chance.random() < 0.3 else whole)
         for _ in range(chance.randrange(1, 20)):
             if data:
                 data[chance.randrange(len(data))] = chance.randrange(256)
-        (place.out / run.ENTRY).write_bytes(data)
-        said = codegen_cache.keep(place.out, place.store)
+        (built.out / run.ENTRY).write_bytes(data)
+        said = codegen_cache.keep(built.out, built.store)
         assert said is None or "code generation" in said
 
 

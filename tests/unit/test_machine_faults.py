@@ -8,10 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
-from nightly_support import FRIDAY, SATURDAY, World, copy_of
+from nightly_support import FRIDAY, SATURDAY, World
 from nightly_support import C as TARGET
 
-from builder.cli.demo_upstream import Miniature
 from builder.cluster.messages import error_from_json, error_to_json
 from builder.compilation.output_parser import OutputReader
 from builder.core.errors import EXIT_MACHINE_LACKS, FailureKind, TargetError
@@ -155,9 +154,8 @@ def test_what_is_known_of_a_failure_comes_back_from_a_worker() -> None:
 
 
 @pytest.mark.parametrize("text", ["sed: couldn't open temporary file ./sedAb12Cd: Permission denied", COMPILING])
-def test_a_night_does_not_remember_a_machines_fault(tmp_path: Path, upstream: Miniature, text: str) -> None:
-    (tmp_path / "world").mkdir()
-    world = World(tmp_path / "world", copy_of(upstream, tmp_path / "upstream"), load_matrix())
+def test_a_night_does_not_remember_a_machines_fault(tmp_path: Path, text: str) -> None:
+    world = World(tmp_path, None, load_matrix())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("builder.planning.planner.environment_identity", lambda *_, **__: {"environment": "none"})
         world.engine.failing[TARGET] = failure(text)

@@ -66,11 +66,26 @@ def matrix() -> Matrix:
     return load_matrix()
 
 
-@pytest.fixture
-def make(tmp_path: Path, matrix: Matrix, upstream: Miniature, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Makes a world with a channel ``night`` of these settings."""
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.planning.planner.environment_identity", lambda *_, **__: {"environment": "none"})
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+@pytest.fixture
+def make(tmp_path: Path, matrix: Matrix) -> Make:
+    """Makes a world with a channel ``night`` of these settings, over a table of heads."""
+
+    def made(**channel: Any) -> World:
+        (tmp_path / "world").mkdir()
+        return World(tmp_path / "world", None, matrix, **channel)
+
+    return made
+
+
+@pytest.fixture
+def make_with_git(tmp_path: Path, matrix: Matrix, upstream: Miniature) -> Make:
+    """The same over repositories, for what depends on git: what hosts answer, how many commits lie between."""
 
     def made(**channel: Any) -> World:
         (tmp_path / "world").mkdir()
@@ -84,16 +99,22 @@ def world(make: Make) -> World:
     return make()
 
 
+@pytest.fixture
+def git_world(make_with_git: Make) -> World:
+    return make_with_git()
+
+
 # -- nights, one after the other ------------------------------------------------------------------------------
 
 
-def test_a_first_night_builds_everything(world: World) -> None:
+def test_a_first_night_builds_everything(git_world: World) -> None:
+    world = git_world
     assert world.night(FRIDAY) == 0
     assert world.engine.built == [A, B, C]
     assert (world.nights, world.latest) == (["2026-11-20"], "2026-11-20")
     assert world.statuses("2026-11-20") == {A: "built", B: "built", C: "built"}
-    head = git(world.upstream.torch_npu, "rev-parse", "v2.5.1-7.1.0")[:7]
-    laid = git(world.upstream.op_plugin, "rev-parse", "7.1.0")[:7]
+    head = world.head("torch_npu", "v2.5.1-7.1.0")[:7]
+    laid = world.head("op-plugin", "7.1.0")[:7]
     expected = f"torch_npu-2.5.1.post3.dev20261120+git{head}.op{laid}-cp310-cp310-linux_x86_64.whl"
     assert world.wheels("2026-11-20")[A] == expected
     # The output folder of ordinary builds has none of them, the workspace keeps none.
@@ -116,7 +137,8 @@ def test_a_night_with_nothing_new_makes_none(world: World) -> None:
     assert result["night"]["published"] is False
 
 
-def test_a_commit_rebuilds_what_it_touches_and_carries_the_rest(world: World) -> None:
+def test_a_commit_rebuilds_what_it_touches_and_carries_the_rest(git_world: World) -> None:
+    world = git_world
     world.night(FRIDAY)
     commit = world.change_op_plugin(OTHER_BRANCH)
     assert world.night(SATURDAY) == 0
@@ -126,10 +148,7 @@ def test_a_commit_rebuilds_what_it_touches_and_carries_the_rest(world: World) ->
     assert world.latest == "2026-11-21"
     friday, saturday = world.wheels("2026-11-20"), world.wheels("2026-11-21")
     assert (saturday[A], saturday[B]) == (friday[A], friday[B])
-    assert (
-        f".dev20261121+git{git(world.upstream.torch_npu, 'rev-parse', 'v2.6.0-7.1.0')[:7]}.op{commit[:7]}-"
-        in (saturday[C])
-    )
+    assert f".dev20261121+git{world.head('torch_npu', 'v2.6.0-7.1.0')[:7]}.op{commit[:7]}-" in (saturday[C])
     # Each night is whole by itself: the same bytes, and the records beside them.
     for name in (friday[A], f"{friday[A]}.json"):
         assert world.store.read(f"night/2026-11-21/{name}") == world.store.read(f"night/2026-11-20/{name}")
@@ -141,15 +160,17 @@ def test_a_commit_rebuilds_what_it_touches_and_carries_the_rest(world: World) ->
     assert entry.reason == "built in the night 2026-11-20"
 
 
-def test_one_fetch_of_each_repository(world: World) -> None:
+def test_one_fetch_of_each_repository(git_world: World) -> None:
+    world = git_world
     world.night(FRIDAY)
     world.night(SATURDAY)
     assert [world.text.count(f"fetching {name} ") for name in ("torch_npu", "op-plugin")] == [1, 1]
 
 
-def test_a_revert_brings_back_the_older_wheel(world: World) -> None:
+def test_a_revert_brings_back_the_older_wheel(git_world: World) -> None:
+    world = git_world
     world.night(FRIDAY)
-    before = git(world.upstream.op_plugin, "rev-parse", OTHER_BRANCH)
+    before = world.head("op-plugin", OTHER_BRANCH)
     world.change_op_plugin(OTHER_BRANCH)
     world.night(SATURDAY)
     git(world.upstream.op_plugin, "update-ref", f"refs/heads/{OTHER_BRANCH}", before)
@@ -320,7 +341,8 @@ def test_targets_that_were_not_started_are_holes(world: World) -> None:
     assert world.nights == ["2026-11-20"]
 
 
-def test_a_branch_that_is_gone_does_not_stop_the_others(world: World) -> None:
+def test_a_branch_that_is_gone_does_not_stop_the_others(git_world: World) -> None:
+    world = git_world
     world.night(FRIDAY)
     git(world.upstream.op_plugin, "update-ref", "-d", f"refs/heads/{OTHER_BRANCH}")
     git(world.workspace.mirrors / "op-plugin.git", "update-ref", "-d", f"refs/heads/{OTHER_BRANCH}")
@@ -332,7 +354,8 @@ def test_a_branch_that_is_gone_does_not_stop_the_others(world: World) -> None:
     assert f"no branch '{OTHER_BRANCH}'" in hole.reason
 
 
-def test_hosts_that_do_not_answer_are_not_taken_for_nothing_new(world: World) -> None:
+def test_hosts_that_do_not_answer_are_not_taken_for_nothing_new(git_world: World) -> None:
+    world = git_world
     world.night(FRIDAY)
     Path(world.upstream.torch_npu).rename(world.folder / "away")
     with pytest.raises(TargetError, match="torch_npu could not be fetched"):
@@ -417,10 +440,11 @@ def interrupt_after(world: World, target: str, day: date = FRIDAY) -> None:
     world.engine.after = lambda _: None
 
 
-def test_the_same_command_goes_on_with_the_night(world: World) -> None:
+def test_the_same_command_goes_on_with_the_night(git_world: World) -> None:
+    world = git_world
     interrupt_after(world, A)
     # What upstream does meanwhile is for the next night: this one has one state of every branch.
-    before = git(world.upstream.op_plugin, "rev-parse", "7.1.0")[:7]
+    before = world.head("op-plugin", "7.1.0")[:7]
     world.change_op_plugin()
     assert world.night(FRIDAY) == 0
     assert "going on with the night 2026-11-20" in world.text
@@ -455,7 +479,8 @@ def test_a_wheel_of_other_inputs_is_not_taken_for_what_a_worker_recognised(
     assert world.statuses("2026-11-20")[A] == "failed"
 
 
-def test_refresh_gives_up_the_commits_of_an_interrupted_night(world: World) -> None:
+def test_refresh_gives_up_the_commits_of_an_interrupted_night(git_world: World) -> None:
+    world = git_world
     interrupt_after(world, B)
     world.change_op_plugin(OTHER_BRANCH)
     world.options = BuildOptions(refresh=True)
@@ -678,7 +703,10 @@ def test_pruning_that_fails_is_no_failure_of_the_night(world: World, monkeypatch
 # -- plans, reports -------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(
+    git_world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = git_world
     assert world.night(FRIDAY, dry_run=True) == 0
     printed = capsys.readouterr().out
     assert printed.count("no night has a wheel of it") == 3
@@ -901,10 +929,10 @@ def test_the_branchs_own_version(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("op_plugin", "laid"), [("pinned", "7.1.0^"), (OTHER_BRANCH, OTHER_BRANCH)])
-def test_op_plugin_from_elsewhere(make: Make, op_plugin: str, laid: str) -> None:
-    world = make(op_plugin=op_plugin)
+def test_op_plugin_from_elsewhere(make_with_git: Make, op_plugin: str, laid: str) -> None:
+    world = make_with_git(op_plugin=op_plugin)
     assert world.night(FRIDAY) == 0
-    commit = git(world.upstream.op_plugin, "rev-parse", laid)[:7]
+    commit = world.head("op-plugin", laid)[:7]
     assert all(f".op{commit}-" in wheel for wheel in world.wheels("2026-11-20").values())
     assert world.night(SATURDAY) == 0
     assert world.engine.calls == 0
@@ -1069,13 +1097,13 @@ def rehearsals(monkeypatch: pytest.MonkeyPatch) -> Rehearsals:
 
 
 def test_what_is_not_due_is_rehearsed_after_the_night(world: World, rehearsals: Rehearsals) -> None:
-    world.settle(targets={"target": [A]}, rehearse={"target": [A, C]}, op_plugin="pinned")
+    world.settle(targets={"target": [A]}, rehearse={"target": [A, C]}, op_plugin=OTHER_BRANCH)
     assert world.night(FRIDAY) == 0
     assert world.engine.built == [A]
     ((targets, options, policy),) = rehearsals.asked
     assert (targets, policy.purpose.name, policy.locked) == ([C], "rehearse", None)
     # At the heads of the branches, and made of what the channel's wheels are made of.
-    assert (options.refresh, options.op_plugin) == (True, "pinned")
+    assert (options.refresh, options.op_plugin) == (True, OTHER_BRANCH)
     assert set(world.statuses("2026-11-20")) == {A}
     # Also where the night had nothing to build; not where it was only looked at.
     assert world.night(SATURDAY) == 0
