@@ -21,7 +21,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
-from support import bridge_address, unavailable
+from support import bridge_address, making_images, unavailable
 
 from builder.environments.docker_engine import DockerEngine
 from builder.environments.images import has_image
@@ -52,7 +52,9 @@ def enterprise_base(engine: DockerEngine, release: Release = "8", variant: Varia
     ``nothing`` lacks the package manager, too. The repositories of all of them are on hosts that do not resolve.
     """
     name = f"{REPOSITORY}:el{release}-{variant}"
-    if not has_image(engine, name) or not has_image(engine, f"{REPOSITORY}:packages"):
+    with making_images():
+        if has_image(engine, name) and has_image(engine, f"{REPOSITORY}:packages"):
+            return name
         if os.geteuid() != 0 or shutil.which("debootstrap") is None:
             unavailable(f"there is no image {name}, and only root with debootstrap can make it")
         subprocess.run(["sh", str(_SCRIPT), "--release", release, "--if-absent"], check=True)

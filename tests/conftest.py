@@ -1,17 +1,22 @@
-"""What tests share: the miniature upstream, an engine with a base image, and the command line."""
+"""What tests share: the miniature upstream, an engine with a base image, and the command line.
+
+Where they run in several processes, what takes long to make is made once for all of them, in the folder ``common``.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import MACHINE, CommandLine, base_image_for, unavailable
+from filelock import FileLock
+from support import MACHINE, CommandLine, base_image_for, may_have_host_names, take_host_name, unavailable
 
 from builder.cli.demo_upstream import Miniature, materialise
 from builder.environments.docker_engine import DockerEngine, NoEngine, find_engine
@@ -35,24 +40,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where tests run in several processes, those of a file run in one, and so do all files that use the engine.
+    """Where tests run in several processes, those of a file run in one: they share fixtures.
 
-    The tests of a file share fixtures. Builders remove what dead ones have left in the engine, which some tests make,
-    and count. (Groups by marks are of no use here: xdist 3.8 does not see them under pytest 9.2.)
+    So do all files that use the engine where processes cannot have host names of their own (see ``_host_of_its_own``).
+    (Groups by marks are of no use here: xdist 3.8 does not see them under pytest 9.2.)
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::", 1)[0]
-            return "engine" if _uses_engine(config.rootpath / file) else file
+            return "engine" if not may_have_host_names() and _uses_engine(config.rootpath / file) else file
 
     # Also for plain `-n2`, whose own way would deal the tests of a file over both.
     return ByFile(config, log) if config.getoption("dist") in {"load", "loadfile", "worksteal"} else None
 
 
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run of tests have in common; whoever makes something there holds a lock."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _plain_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _host_of_its_own() -> None:
+    """Each of several processes passes for another machine that uses the same engine.
+
+    Builders remove what dead ones of their own machine have left in the engine, which some tests make, and count.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and may_have_host_names():
+        take_host_name(f"{socket.gethostname()[:32]}-{worker}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_environment(common: Path) -> Iterator[None]:
     """Settings of the person who runs the tests do not reach them, nor do tests reach that person's folders."""
     # On a CI system the output of commands looks different, and summaries would go to the system's own file.
     theirs = ("BUILDER_", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITLAB_CI")
@@ -60,7 +85,7 @@ def _plain_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     for name in ("BUILDER_CA_BUNDLE", "BUILDER_REQUIRE_ENGINE"):
         if name in kept:
             os.environ[name] = kept[name]
-    os.environ["BUILDER_PACKAGES"] = str(tmp_path_factory.mktemp("packages"))
+    os.environ["BUILDER_PACKAGES"] = str(common / "packages")
     # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -69,9 +94,18 @@ def _plain_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 
 @pytest.fixture(scope="session")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
-    """The miniature upstream's repositories."""
-    return materialise(tmp_path_factory.mktemp("miniature"))
+def upstream(common: Path) -> Miniature:
+    """The miniature upstream's repositories, which no test writes to: ``copy_of`` gives one that it may."""
+    with FileLock(common / "miniature.lock"):
+        return materialise(common / "miniature")
+
+
+@pytest.fixture(scope="session")
+def environments(common: Path) -> Path:
+    """Environments on this host, made once: for workspaces of tests that are not about how they are made."""
+    folder = common / "environments"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

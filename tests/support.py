@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import os
 import pty
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from builder.core.workspace import resource
 from builder.environments.docker_engine import DockerEngine
@@ -30,6 +36,21 @@ def unavailable(reason: str) -> None:
     if os.environ.get("BUILDER_REQUIRE_ENGINE") == "1":
         pytest.fail(f"BUILDER_REQUIRE_ENGINE=1, but {reason}")
     pytest.skip(reason)
+
+
+@cache
+def may_have_host_names() -> bool:
+    """Whether this user may give a process a host name of its own."""
+    return subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode == 0
+
+
+def take_host_name(name: str) -> None:
+    """Give this thread, and all that it starts from now on, a host name that nobody else on this machine has."""
+    # os.unshare is there from Python 3.12 on.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x04000000) != 0:  # CLONE_NEWUTS
+        raise OSError(ctypes.get_errno(), "unshare")
+    socket.sethostname(name)
 
 
 def copy_cache(cache: Path, to: Path) -> None:
@@ -52,10 +73,19 @@ def ccache_program() -> str:
     return str(program)
 
 
+@contextmanager
+def making_images() -> Iterator[None]:
+    """Where several processes may find that a base image is absent, one of them makes it."""
+    with FileLock(Path(tempfile.gettempdir(), "torch-npu-builder-test-images.lock")):
+        yield
+
+
 def base_image_for(engine: DockerEngine, arch: str) -> str:
     """The name of a bookworm base image for ``arch``, made from Debian's packages where it is absent."""
     name = f"torch-npu-builder/base:bookworm-{arch}"
-    if not has_image(engine, name):
+    with making_images():
+        if has_image(engine, name):
+            return name
         if os.geteuid() != 0 or shutil.which("debootstrap") is None:
             unavailable(f"there is no image {name}, and only root with debootstrap can make it")
         script = resource("docker") / "bases" / "debian.sh"

@@ -56,12 +56,6 @@ def web_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
-def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Environments on this host, made once for all scenes."""
-    return tmp_path_factory.mktemp("environments")
-
-
 @pytest.fixture
 def scene(
     place: str,

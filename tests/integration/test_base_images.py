@@ -45,10 +45,11 @@ def harbor(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> It
 def quick(monkeypatch: pytest.MonkeyPatch, engine: DockerEngine) -> Iterator[None]:
     monkeypatch.setattr(base_images, "FIRST_WAIT", 0.2)
     yield
-    for image in engine.client.images.list():
-        names = (*image.tags, *(image.attrs.get("RepoDigests") or ()))
+    # As the engine lists them: the SDK's own list asks for each image again, which another process may have removed.
+    for image in engine.client.api.images():
+        names = (*(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ()))
         if any("manylinux_2_28_test" in name for name in names):
-            engine.client.images.remove(str(image.id), force=True)
+            engine.client.images.remove(str(image["Id"]), force=True)
 
 
 def mirrored(*places: str) -> EnvironmentRequest:

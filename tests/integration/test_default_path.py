@@ -24,6 +24,7 @@ from builder.core.errors import FailureKind, TargetError
 from builder.core.workspace import resource
 from builder.environments.docker import ready_docker
 from builder.environments.docker_engine import DockerEngine
+from builder.environments.images import has_image
 from builder.environments.interface import EnvironmentRequest, Limits, Ready, Toolset
 from builder.environments.network import NetworkSettings
 from builder.matrix.loader import load_matrix
@@ -51,7 +52,7 @@ def mirrored(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> 
             yield name, f"{host}/mirrored"
         finally:
             shutil.rmtree(tmp_path_factory.getbasetemp() / "registry0" / "images", ignore_errors=True)
-            if any(there in image.tags for image in engine.client.images.list()):
+            if has_image(engine, there):
                 engine.client.images.remove(there)
 
 

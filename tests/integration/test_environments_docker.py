@@ -342,8 +342,11 @@ def test_a_base_that_cannot_be_had_names_the_script(
 
 
 def test_a_torch_that_cannot_be_had_leaves_nothing(
-    engine: DockerEngine, request_: EnvironmentRequest, made: Ready, settings: NetworkSettings, tmp_path: Path
-) -> None:
+    engine: DockerEngine, request_: EnvironmentRequest, made: Ready, settings: NetworkSettings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    # Its own, because others make PyTorch in the one that all tests share.
+    monkeypatch.setenv("BUILDER_PACKAGES", str(tmp_path / "packages"))
     with pytest.raises(TargetError) as raised:
         _ready(replace(request_, torch="9.9.8"), settings, tmp_path / "log")
     assert raised.value.kind is FailureKind.IMAGE

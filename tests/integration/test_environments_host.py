@@ -208,9 +208,13 @@ def test_an_environment_is_made_once_and_again_when_half_made(
     assert marker.is_file()
 
 
-def test_an_environment_that_cannot_be_made_leaves_nothing(place: Path, request_: EnvironmentRequest) -> None:
+def test_an_environment_that_cannot_be_made_leaves_nothing(
+    place: Path, request_: EnvironmentRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from builder.core.errors import FailureKind, TargetError
 
+    # Its own, because others make PyTorch in the one that all tests share.
+    monkeypatch.setenv("BUILDER_PACKAGES", str(tmp_path / "packages"))
     before = {path.name for path in (place / "environments").iterdir() if path.is_dir()}
     for wrong in (replace(request_, torch="9.9.8"), replace(request_, requirements=("nowhere==9.9.8",))):
         with pytest.raises(TargetError) as raised:

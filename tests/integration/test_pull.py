@@ -172,7 +172,10 @@ def test_a_base_image_and_pytorch_that_are_missing(world: World, upstream: Minia
     assert (target["failure"]["kind"], target["failure"]["phase"]) == ("image", "image")
 
 
-def test_what_pip_would_need_on_a_host_is_told_at_once(world: World) -> None:
+def test_what_pip_would_need_on_a_host_is_told_at_once(world: World, environments: Path) -> None:
+    # One of Python 3.9 is in there for nobody.
+    world.cli.build.mkdir()
+    (world.cli.build / "environments").symlink_to(environments)
     with git_server(world.upstream.root, world.port):
         pulled = world.run("pull", f"--target={TARGET}", "--environment=host")
     assert pulled.code == 0, pulled.text
