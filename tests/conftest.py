@@ -65,11 +65,11 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _host_of_its_own() -> None:
-    """Each of several processes passes for another machine that uses the same engine.
+def pytest_configure() -> None:
+    """Let each of several processes pass for another machine that uses the same engine.
 
-    Builders remove what dead ones of their own machine have left in the engine, which some tests make, and count.
+    Before test modules are imported, some of which note the name. Builders remove what dead ones of their own machine
+    have left in the engine, which some tests make, and count.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and may_have_host_names():

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha1
 from typing import Any
 
+from sources_support import origin_of
+
 from builder.core.build_options import BuildOptions
 from builder.core.errors import FailureKind, TargetError
 from builder.core.workspace import Workspace
@@ -15,6 +17,7 @@ from builder.nightly.head_commits import HeadFinder
 from builder.planning.lockfile import Lock
 from builder.progress.reporter import Reporter
 from builder.sources.mirrors import Mirror
+from builder.sources.prepared_record import Origin
 
 
 class Branches:
@@ -77,13 +80,7 @@ class TableGatherer:
     def check(self, _decided: Mapping[str, str]) -> None:
         """Any commits can be built."""
 
-    def origin(self, decided: Mapping[str, str]) -> dict[str, Any]:
+    def origin(self, decided: Mapping[str, str]) -> Origin:
         """What ``checkout.describe`` would say of the commits."""
         laid = {"source": "commit", "commit": decided["op_plugin"]} if "op_plugin" in decided else None
-        return {
-            "torch_npu": decided["torch_npu"],
-            "submodules": {},
-            "op_plugin": laid,
-            "patches": [],
-            "custom_operators": None,
-        }
+        return origin_of(decided["torch_npu"], op_plugin=laid)

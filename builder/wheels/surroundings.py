@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -111,25 +112,27 @@ def torch_of(site: Path) -> Libraries:
 def cann_of_tree(tree: Path) -> Libraries | None:
     """Read the stubs and headers of CANN in a tree that was compiled; None where it has none.
 
-    A build could write there: no link is followed. Raises OSError, and TargetError (VERIFY) for a damaged stub.
+    A build could write there: no link is followed, and what cannot be read is no witness. Raises TargetError (VERIFY)
+    for a damaged stub.
     """
     exported: dict[str, str] = {}
     names: set[str] = set()
     declared: set[str] = set()
-    with UntrustedFolder(tree) as top:
+    with ExitStack() as opened:
         try:
-            folder = top.folder(THIRD_PARTY)
+            top = opened.enter_context(UntrustedFolder(tree))
+            folder = opened.enter_context(top.folder(THIRD_PARTY))
         except OSError:
             return None
-        with folder:
-            for path, state in folder.walk():
-                if not stat.S_ISREG(state.st_mode):
-                    continue
-                name = path.rsplit("/", 1)[-1]
+        for path, state in folder.walk():
+            name = path.rsplit("/", 1)[-1]
+            if not stat.S_ISREG(state.st_mode):
+                continue
+            with suppress(OSError):
                 if name.endswith(".so"):
-                    names.add(name)
                     with folder.open(path) as content:
                         _take(exported, name, content, f"{THIRD_PARTY}/{path}")
+                    names.add(name)
                 elif HEADERS.search(path):
                     declared |= declared_in([folder.read(path, _TEXT_LIMIT).decode("utf-8", "replace")])
     if not exported:

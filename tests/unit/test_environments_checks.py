@@ -89,7 +89,7 @@ def test_git_is_found_and_its_absence_said(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_an_interpreter_that_does_not_serve_is_named_with_its_reason(tmp_path: Path) -> None:
     program = tmp_path / "python3.77"
-    program.write_text('#!/bin/sh\necho \'["3.76.1", true, true, "\'$(uname -m)\'", "x"]\'\n')
+    program.write_text('#!/bin/sh\necho \'["3.76.1", true, true, "\'$(uname -m)\'", "x", ""]\'\n')
     program.chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYENV_ROOT": str(tmp_path / "none")}
     found, reasons = search("3.77", env)
@@ -98,7 +98,7 @@ def test_an_interpreter_that_does_not_serve_is_named_with_its_reason(tmp_path: P
     with pytest.raises(MachineError) as raised:
         need_interpreter("3.77", env)
     assert str(program) in str(raised.value.details)
-    program.write_text('#!/bin/sh\necho \'["3.77.1", false, true, "\'$(uname -m)\'", "x"]\'\n')
+    program.write_text('#!/bin/sh\necho \'["3.77.1", false, true, "\'$(uname -m)\'", "x", ""]\'\n')
     assert search("3.77", env)[1] == [f"{program} lacks its headers (Python.h)"]
 
 
@@ -106,7 +106,7 @@ def test_the_newest_pyenv_release_wins(tmp_path: Path) -> None:
     for release in ("3.77.2", "3.77.10", "3.7.7"):
         program = tmp_path / "versions" / release / "bin" / "python3.77"
         program.parent.mkdir(parents=True)
-        program.write_text(f'#!/bin/sh\necho \'["{release}", true, true, "\'$(uname -m)\'", "x"]\'\n')
+        program.write_text(f'#!/bin/sh\necho \'["{release}", true, true, "\'$(uname -m)\'", "x", ""]\'\n')
         program.chmod(0o755)
     found = find_interpreter("3.77", {"PATH": "/usr/bin:/bin", "PYENV_ROOT": str(tmp_path)})
     assert found is not None

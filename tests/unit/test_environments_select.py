@@ -27,7 +27,7 @@ class Programs:
 
     def put(self, python: str, *, version: str | None = None, headers: bool = True) -> Path:
         program = self.folder / f"python{python}"
-        answer = f'["{version or python + ".1"}", {str(headers).lower()}, true, "{os.uname().machine}", "x"]'
+        answer = f'["{version or python + ".1"}", {str(headers).lower()}, true, "{os.uname().machine}", "x", ""]'
         program.write_text(f"#!/bin/sh\necho >> {self.folder}/started\necho '{answer}'\n")
         program.chmod(0o755)
         return program

@@ -66,7 +66,7 @@ class Build:
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Build]:
-    record = {"commits": {"torch_npu": "c" * 40}, "commit_time": 0}
+    record = SimpleNamespace(commits={"torch_npu": "c" * 40}, commit_time=0, custom_operators=())
     tree = SimpleNamespace(record=record)
     wheel = tmp_path / "a.whl"
     wheel.write_bytes(b"wheel")
@@ -80,7 +80,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Buil
     monkeypatch.setattr(Gatherer, "gather", lambda self, target: tree)
     for name, value in {
         "fresh_copy": lambda self, tree: [],
-        "environment": lambda self: SimpleNamespace(facts={}),
+        "environment": lambda self: SimpleNamespace(facts={}, pytorch=None),
         "opened": opened,
         "inputs": lambda self, *_: {},
         "toolchain": lambda self, *_: ({}, plan),
@@ -90,8 +90,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Buil
     monkeypatch.setattr("builder.target.build_tree.Scratch.scripts", lambda self: (None, None))
     monkeypatch.setattr(repair_and_publish.Finish, "repair", lambda self, *_: wheel)
     monkeypatch.setattr(repair_and_publish.Finish, "_record", lambda self, *_: {})
-    monkeypatch.setattr(repair_and_publish.WheelRecord, "of", lambda values: values)
-    monkeypatch.setattr(repair_and_publish, "verify", lambda *_: None)
+    monkeypatch.setattr(repair_and_publish, "verify", lambda *_: SimpleNamespace(findings=()))
     return lambda **options: Build(tmp_path, BuildOptions(**options))
 
 
