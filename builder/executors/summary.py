@@ -18,10 +18,12 @@ from builder.environments.select import TORCH_CPU_INDEX
 from builder.planning.planner import Planned
 from builder.progress.reporter import Reporter, print_table, standard_output
 from builder.progress.state import STYLES
-from builder.wheels.record import RecordError, read_record
+from builder.wheels.record import RecordError, WheelRecord, read_record
 
 #: Styles of what is done about a target.
 _ACTIONS = {"build": "green", "skip": "cyan", "error": "red"}
+#: Options of ci/build.sh that leave a component out, and what users call it.
+_LEFT_OUT = {"--disable_torchair": "torchair", "--disable_rpc": "RPC"}
 
 
 def show_plan(planned: Sequence[Planned], *, as_json: bool = False) -> None:
@@ -90,21 +92,32 @@ def show_summary(run: Run, reporter: Reporter, *, wheels: bool = True) -> None:
     for result in run.targets if wheels else ():
         if result.wheel is not None:
             reporter.message(f"wheel: {result.wheel}")
-    last = next((result for result in reversed(run.targets) if wheels and result.wheel is not None), None)
-    if last is not None and last.wheel is not None and (command := install_command(last.wheel)) is not None:
-        reporter.message(f"install it: {command}")
+    last = next((result.wheel for result in reversed(run.targets) if wheels and result.wheel is not None), None)
+    record = _record(last) if last is not None else None
+    if last is not None and record is not None:
+        if lacking := left_out(record):
+            reporter.message(f"built without {' and '.join(lacking)}: --components=full builds them too")
+        reporter.message(f"install it: {install_command(last, record)}")
 
 
-def install_command(wheel: Path) -> str | None:
-    """The line that installs ``wheel``, with the index that has the torch that it requires; None without a record.
+def left_out(record: WheelRecord) -> list[str]:
+    """Name what a wheel was built without; users meet it much later, as "was not compiled with torchair"."""
+    return [name for option, name in _LEFT_OUT.items() if option in record.arguments]
+
+
+def install_command(wheel: Path, record: WheelRecord) -> str:
+    """The line that installs ``wheel``, with the index that has the torch that it requires.
 
     A requirement such as ``torch==2.5.1+cpu`` is on no index but PyTorch's own, where pip does not look by itself.
     """
-    try:
-        record = read_record(wheel)
-    except (OSError, RecordError):
-        return None
     words = [f"python{record.target.rpartition('-py')[2].partition('-')[0]}", "-m", "pip", "install"]
     if any("+cpu" in text for text in record.requires):
         words += ["--extra-index-url", TORCH_CPU_INDEX]
     return shlex.join([*words, str(wheel)])
+
+
+def _record(wheel: Path) -> WheelRecord | None:
+    try:
+        return read_record(wheel)
+    except (OSError, RecordError):
+        return None
