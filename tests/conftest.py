@@ -16,7 +16,15 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from support import MACHINE, CommandLine, base_image_for, may_have_host_names, take_host_name, unavailable
+from support import (
+    MACHINE,
+    CommandLine,
+    base_image_for,
+    copy_cache,
+    may_have_host_names,
+    take_host_name,
+    unavailable,
+)
 
 from builder.cli.demo_upstream import Miniature, materialise
 from builder.environments.docker_engine import DockerEngine, NoEngine, find_engine
@@ -106,6 +114,31 @@ def environments(common: Path) -> Path:
     folder = common / "environments"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiled(
+    common: Path, environments: Path, miniature_options: Callable[..., list[str]], request: pytest.FixtureRequest
+) -> Callable[[str, Path], None]:
+    """Gives a workspace the objects of a build in a ``container`` or on the ``host``, which is done once.
+
+    For tests that need a build, and nothing of how its sources are compiled.
+    """
+
+    def give(place: str, workspace: Path) -> None:
+        made = CommandLine(common / f"compiled-{place}")
+        options = ["--environment=host"]
+        if place == "container":
+            options = ["--environment=docker", f"--base-image={request.getfixturevalue('base_image')}"]
+        with FileLock(common / f"compiled-{place}.lock"):
+            if not made.dist:
+                made.build.mkdir(parents=True, exist_ok=True)
+                (made.build / "environments").symlink_to(environments)
+                ran = made(f"--target=v2.5.1-7.1.0-py3.11-{MACHINE}", *miniature_options(*options))
+                assert ran.code == 0, ran.text
+        copy_cache(made.build / "cache", workspace / "cache")
+
+    return give
 
 
 @pytest.fixture(scope="session")

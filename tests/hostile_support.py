@@ -72,6 +72,8 @@ class Scene:
     options: list[str]
     victim: Victim
     commits: int = 0
+    #: Gives the workspace what a harmless build compiles, for attacks that do not care.
+    warm: Callable[[], None] = lambda: None
 
     @property
     def cli(self) -> CommandLine:

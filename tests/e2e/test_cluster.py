@@ -43,11 +43,14 @@ def files(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory, environments: Path) -> Iterator[Machines]:
+def machines(
+    tmp_path_factory: pytest.TempPathFactory, environments: Path, compiled: Callable[[str, Path], None]
+) -> Iterator[Machines]:
     """A scheduler with a worker for this machine's architecture."""
     made = Machines(tmp_path_factory.mktemp("cluster"))
     made.workspace("near").mkdir(parents=True)
     (made.workspace("near") / "environments").symlink_to(environments)
+    compiled("host", made.workspace("near"))
     try:
         yield made.add("near", f"{MACHINE}=1").ready("near")
     finally:

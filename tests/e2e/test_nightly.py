@@ -43,7 +43,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the nights of one engine have compiled, for those of the next: they are about nights."""
     return tmp_path_factory.mktemp("compiled") / "cache"
 
@@ -51,10 +51,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [(), ("--engine=dask",)], ids=["local", "dask"])
-def test_nights_one_after_the_other(cli: CommandLine, base_image: str, compiled: Path, by: tuple[str, ...]) -> None:
+def test_nights_one_after_the_other(
+    cli: CommandLine, base_image: str, compiled: Callable[[str, Path], None], by_nights: Path, by: tuple[str, ...]
+) -> None:
     nights = Nights(cli, "--environment=docker", f"--base-image={base_image}", *by)
     for workspace in [cli.build / "workers" / number for number in ("0", "1")] if by else [cli.build]:
-        copy_cache(compiled, workspace / "cache")
+        compiled("container", workspace)
+        copy_cache(by_nights, workspace / "cache")
     before = git(nights.upstream.op_plugin, "rev-parse", OTHER_BRANCH)[:7]
 
     ran = nights("2026-11-20", "--dry-run")
@@ -65,7 +68,7 @@ def test_nights_one_after_the_other(cli: CommandLine, base_image: str, compiled:
 
     ran = nights("2026-11-20")
     assert ran.code == 0, ran.text
-    copy_cache(cli.build / "cache", compiled)
+    copy_cache(cli.build / "cache", by_nights)
     named = re.findall(r"wheel: (\S+)", ran.text)
     assert [Path(path).parent for path in named] == [nights.store / "2026-11-20"] * 2
     assert all(Path(path).is_file() for path in named)

@@ -64,6 +64,7 @@ def scene(
     environments: Path,
     upstream: Miniature,
     miniature_options: Callable[..., list[str]],
+    compiled: Callable[[str, Path], None],
 ) -> Iterator[Scene]:
     """An empty workspace beside files that no build may reach."""
     where = ["--environment=host"]
@@ -71,6 +72,8 @@ def scene(
         where = ["--environment=docker", f"--base-image={request.getfixturevalue('base_image')}"]
     (tmp_path / "scene" / "build").mkdir(parents=True)
     (tmp_path / "scene" / "build" / "environments").symlink_to(environments)
-    yield Scene(tmp_path / "scene", upstream, miniature_options(*where), Victim.make(tmp_path / "machine"))
+    made = Scene(tmp_path / "scene", upstream, miniature_options(*where), Victim.make(tmp_path / "machine"))
+    made.warm = lambda: compiled(place, made.cli.build)
+    yield made
     # What attacks leave is more than pytest's own removal can take.
     remove_tree(tmp_path / "scene")

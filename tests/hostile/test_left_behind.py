@@ -92,6 +92,7 @@ def test_sizes_and_shapes_cost_that_build_alone(scene: Scene, held: Told) -> Non
     for command in (["cache", "stats"], ["history"], ["cache", "clear"], ["clean"]):
         unharmed(scene.command(*command))
     scene.plant("echo 'attack: none'")
+    scene.warm()
     ran = scene.build()
     assert ran.code == 0, ran.text
     held(

@@ -32,6 +32,7 @@ def digest(scene: Scene) -> str:
 
 def test_a_lower_level_changes_nothing_of_a_higher_one(scene: Scene, held: Told) -> None:
     scene.plant("")
+    scene.warm()
     first = scene.build()
     assert first.code == 0, first.text
     clean = digest(scene)
@@ -59,6 +60,7 @@ def test_a_lower_level_changes_nothing_of_a_higher_one(scene: Scene, held: Told)
 
 def test_a_lower_level_is_given_what_a_higher_one_has_compiled(scene: Scene) -> None:
     scene.plant("")
+    scene.warm()
     assert scene.build().code == 0
     scene.plant("echo another commit")
     ran = scene.build("--trust=unknown")

@@ -72,6 +72,7 @@ def test_a_build_reaches_nothing_of_the_machine(
         monkeypatch.setenv(name, SECRET)
     script = SCRIPT.replace("VICTIM", str(scene.victim.folder)).replace("PORT", str(web_port))
     scene.plant(script)
+    scene.warm()
     ran = scene.build()
     unharmed(ran)
     assert ran.code == 0, ran.text

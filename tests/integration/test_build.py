@@ -362,8 +362,11 @@ def newest_run(cli: CommandLine) -> Path:
     return max((cli.build / "runs").iterdir(), key=lambda run: run.name)
 
 
-def test_custom_operator_from_the_folder_to_a_call(tmp_path: Path, base_image: str, upstream: Miniature) -> None:
+def test_custom_operator_from_the_folder_to_a_call(
+    tmp_path: Path, base_image: str, compiled: Callable[[str, Path], None]
+) -> None:
     cli = CommandLine(tmp_path)
+    compiled("container", cli.build / "demo")
     ran = cli("demo", "--environment=docker", f"--base-image={base_image}", "--python=3.11", "--custom-ops")
     assert ran.code == 0, ran.text
     assert "npu_add_custom([1, 2], [3, 4]) = [4.0, 6.0]" in ran.text

@@ -426,8 +426,10 @@ def test_a_commit_whose_answer_never_comes_has_made_its_image(engine: DockerEngi
 
 
 def test_docker_29_builds(
-    base_image: str, tmp_path: Path, cli: CommandLine, miniature_options: Callable[..., list[str]]
-) -> None:
+    base_image: str, tmp_path: Path, cli: CommandLine, miniature_options: Callable[..., list[str]],
+    compiled: Callable[[str, Path], None],
+) -> None:  # fmt: skip
+    compiled("container", cli.build)
     with newer_engine(tmp_path / "newer.sock") as url:
         options = miniature_options("--environment=docker", f"--base-image={base_image}")
         ran = cli("--pytorch=v2.5.1-7.1.0", "--python=3.11", *options, env={"DOCKER_HOST": url})

@@ -203,7 +203,9 @@ def test_a_toolkit_stands_at_its_own_path_too(made: Ready, folders: Folders, pla
     (toolkit / "version").write_text("8.5.0\n")
     with made.open(replace(folders, cann=toolkit)) as opened:
         assert opened.warnings == ()
-        lines = said(opened, f". {opened.paths.cann}/set_env.sh; ls '{toolkit.parent}'; echo x > '{toolkit}/x'")
+        # In one stream, because two come in no order.
+        script = f". {opened.paths.cann}/set_env.sh; ls '{toolkit.parent}'; echo x > '{toolkit}/x'"
+        lines = said(opened, f"exec 2>&1; {script}")
     assert lines[:2] == ["8.5.0", "cann-8.5.0"]
     assert "Read-only" in lines[2]
     # Its own path would hide the system of the container: it stands at the fixed path, and that is said.

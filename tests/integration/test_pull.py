@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,7 +108,10 @@ def pulled_then_built_offline(world: World, *place: str) -> Ran:
 
 
 @pytest.mark.engine
-def test_a_container_build_without_network_after_a_pull(world: World, base_image: str) -> None:
+def test_a_container_build_without_network_after_a_pull(
+    world: World, base_image: str, compiled: Callable[[str, Path], None]
+) -> None:
+    compiled("container", world.cli.build)
     pulled = pulled_then_built_offline(world, "--environment=docker", f"--base-image={base_image}")
     words = " ".join(pulled.text.split())
     for name in ("torch_npu.git", "op-plugin.git", "nlohmann-json.git", base_image, "torch-npu-builder/env:"):
@@ -116,7 +119,8 @@ def test_a_container_build_without_network_after_a_pull(world: World, base_image
     assert str(world.packages) in pulled.text.replace("\n", "")
 
 
-def test_a_host_build_without_network_after_a_pull(world: World) -> None:
+def test_a_host_build_without_network_after_a_pull(world: World, compiled: Callable[[str, Path], None]) -> None:
+    compiled("host", world.cli.build)
     pulled_then_built_offline(world, "--environment=host")
 
 
