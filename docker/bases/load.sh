@@ -28,7 +28,7 @@ trap 'rm -rf "$folder"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-arch='' env='' labels='' entrypoint='' layers='' digests='' images=''
+arch='' env='' labels='' entrypoint='' layers='' digests='' history='' images=''
 while [ $# -gt 0 ]; do
     case $1 in
         --arch | --env | --label | --entrypoint | --tag) [ $# -ge 2 ] || fail "$1 needs a value" ;;
@@ -39,6 +39,8 @@ while [ $# -gt 0 ]; do
             ln -sf "$(readlink -f "$1")" "$folder/$digest.tar"
             layers=$(quoted "$layers" "$digest.tar")
             digests=$(quoted "$digests" "sha256:$digest")
+            # An engine that adds a layer copies what is said of those below it, and podman takes no layer unsaid.
+            history="$history${history:+,}{\"created\":\"1970-01-01T00:00:00Z\",\"created_by\":\"load.sh\"}"
             shift
             continue ;;
     esac
@@ -51,8 +53,8 @@ while [ $# -gt 0 ]; do
         --tag)
             [ -n "$arch" ] || fail "--arch is missing before --tag $2"
             [ -n "$layers" ] || fail "no layer stands before --tag $2"
-            printf '{"architecture":"%s","os":"linux","created":"1970-01-01T00:00:00Z","config":{%s"Env":[%s],"Cmd":["/bin/sh"],"Labels":{%s}},"rootfs":{"type":"layers","diff_ids":[%s]}}\n' \
-                "$arch" "$entrypoint" "$env" "$labels" "$digests" >"$folder/config"
+            printf '{"architecture":"%s","os":"linux","created":"1970-01-01T00:00:00Z","config":{%s"Env":[%s],"Cmd":["/bin/sh"],"Labels":{%s}},"history":[%s],"rootfs":{"type":"layers","diff_ids":[%s]}}\n' \
+                "$arch" "$entrypoint" "$env" "$labels" "$history" "$digests" >"$folder/config"
             config=$(sha256sum "$folder/config")
             config=${config%% *}.json
             mv "$folder/config" "$folder/$config"

@@ -11,7 +11,7 @@ import pytest
 from nightly_support import FRIDAY, SATURDAY, World
 from nightly_support import C as TARGET
 
-from builder.cluster.messages import error_from_json, error_to_json
+from builder.cluster.messages import SentError
 from builder.compilation.output_parser import OutputReader
 from builder.core.errors import EXIT_MACHINE_LACKS, FailureKind, TargetError
 from builder.environments.image_inputs import Log, script_failure
@@ -149,8 +149,8 @@ def test_a_wheel_that_is_not_there_is_no_word_of_a_compiler(tmp_path: Path) -> N
 
 def test_what_is_known_of_a_failure_comes_back_from_a_worker() -> None:
     error = failure("", 127)
-    assert error_from_json(error_to_json(error)).conclusive is False  # type: ignore[attr-defined]
-    assert error_from_json(error_to_json(failure(GENERATION + "KeyError: 'x'"))).conclusive  # type: ignore[attr-defined]
+    assert SentError.of(error).conclusive is False
+    assert SentError.of(failure(GENERATION + "KeyError: 'x'")).conclusive
 
 
 @pytest.mark.parametrize("text", ["sed: couldn't open temporary file ./sedAb12Cd: Permission denied", COMPILING])
